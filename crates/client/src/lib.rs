@@ -1,0 +1,1 @@
+//! The Rust client: region cache, retries, raw calls.

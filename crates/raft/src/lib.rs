@@ -1,0 +1,1 @@
+//! The consensus of one Raft group as a pure state machine.

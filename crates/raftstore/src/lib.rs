@@ -1,0 +1,1 @@
+//! Many Raft regions on one store: routing, peers, apply, reads.

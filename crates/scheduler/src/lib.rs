@@ -1,0 +1,1 @@
+//! Ids, timestamps, stores and the region directory as a replicated state machine.

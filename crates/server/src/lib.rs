@@ -1,0 +1,1 @@
+//! gRPC and HTTP services, transport between stores, configuration.

@@ -1,0 +1,1 @@
+//! Simulated clock, network and disk that drive whole clusters in one thread.

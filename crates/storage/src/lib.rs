@@ -1,0 +1,1 @@
+//! Two engines, the key layout, and the state of each replica in step.

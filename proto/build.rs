@@ -1,0 +1,31 @@
+//! Compiles the messages of `proto/` to Rust without protoc.
+//!
+//! protobuf-parse's pure-Rust parser reads the files into descriptors; those are encoded
+//! once and decoded as prost's own descriptors, which feed the tonic generator.
+
+use prost::Message;
+use protobuf::Message as _;
+
+fn main() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder of .proto files can be read")
+        .map(|entry| entry.expect("a folder entry can be read").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "proto"))
+        .collect();
+    files.sort();
+    let parsed = protobuf_parse::Parser::new()
+        .pure()
+        .include(&folder)
+        .inputs(&files)
+        .file_descriptor_set()
+        .expect("the .proto files are well-formed");
+    let bytes = parsed.write_to_bytes().expect("descriptors encode");
+    let descriptors =
+        prost_types::FileDescriptorSet::decode(&bytes[..]).expect("descriptors decode");
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)
+        .expect("the messages generate Rust code");
+}

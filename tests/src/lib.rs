@@ -1,0 +1,1 @@
+//! Cluster tests with real processes and real clients.
