@@ -1,0 +1,38 @@
+# StrataKV. `make run` and `make test` do all the set-up on a fresh Debian machine.
+# One environment for all targets, so that going from one to another compiles nothing twice.
+
+CACHE ?= $(HOME)/.cache/strata
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export ROCKSDB_LIB_DIR ?= $(CACHE)/rocksdb
+export ROCKSDB_STATIC ?= 1
+export STRATA_BIN ?= $(CARGO_TARGET_DIR)/release/strata
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+SHELL := /bin/bash
+
+# Arguments for `strata up`, for example: make run UP="--nodes 1 --port 4000"
+UP ?=
+
+.PHONY: help setup run build test list-tests lint
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: ## install what is missing; compile RocksDB once
+	@scripts/setup.sh
+
+build: setup ## build the strata binary
+	cargo build --release --locked --workspace --bins
+
+run: build ## build and run a three-node cluster until Ctrl-C
+	$(STRATA_BIN) up $(UP)
+
+test: build ## run all tests
+	scripts/test.sh
+
+list-tests: setup ## list every test
+	@cargo test --workspace --release --locked -q -- --list
+
+lint: setup ## formatting, clippy and docs, warnings denied
+	cargo fmt --all -- --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps -q

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Brings a Debian machine to where StrataKV builds, and does nothing where it already is.
+#
+#   1. system packages: a C and C++ compiler, make, libclang (for RocksDB's bindings)
+#   2. a Rust toolchain, checked only
+#   3. RocksDB, compiled once (about 12 minutes on two cores) and kept as
+#      $HOME/.cache/strata/rocksdb/librocksdb.a, which every later build links
+#
+# Safe to run again at any time, also when an earlier run was cut off.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache=${STRATA_CACHE:-$HOME/.cache/strata}
+rust_needed=1.88
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# 1. System packages ---------------------------------------------------------
+missing=()
+command -v gcc >/dev/null || missing+=(gcc)
+command -v g++ >/dev/null || missing+=(g++)
+command -v make >/dev/null || missing+=(make)
+command -v git >/dev/null || missing+=(git)
+ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 ||
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
+    compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
+    missing+=(libclang-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ]; then
+        as_root=()
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        as_root=(sudo)
+    else
+        fail "please install these packages and run again: apt-get install ${missing[*]}"
+    fi
+    command -v apt-get >/dev/null || fail "no apt-get here; please install: ${missing[*]}"
+    say "installing ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq </dev/null
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${missing[@]}" </dev/null >/dev/null
+fi
+
+# 2. Rust --------------------------------------------------------------------
+[ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+command -v cargo >/dev/null ||
+    fail "no Rust toolchain; install Rust $rust_needed or newer with rustup, then run again"
+have=$(rustc --version | cut -d' ' -f2)
+oldest=$(printf '%s\n%s\n' "$rust_needed" "$have" | sort -V | head -n 1)
+[ "$oldest" = "$rust_needed" ] ||
+    fail "Rust $have is older than $rust_needed; run: rustup update stable"
+
+# 3. RocksDB -----------------------------------------------------------------
+# Named by the version in Cargo.lock: bindings and library must come from one source.
+version=$(grep -A1 '^name = "librocksdb-sys"$' Cargo.lock | sed -n 's/^version = "\(.*\)"$/\1/p')
+[ -n "$version" ] || fail "Cargo.lock names no librocksdb-sys"
+library=$cache/rocksdb
+if [ ! -f "$library/librocksdb.a" ] || [ "$(cat "$library/VERSION" 2>/dev/null)" != "$version" ]; then
+    say "compiling RocksDB ($version), once; this takes about 12 minutes on two cores"
+    mkdir -p "$library"
+    env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC -u CARGO_TARGET_DIR \
+        cargo build --release --locked -p librocksdb-sys --target-dir "$cache/rocksdb-build" </dev/null
+    built=$(find "$cache/rocksdb-build/release/build" -path '*/librocksdb-sys-*/out/librocksdb.a' -printf '%T@ %p\n' |
+        sort -rn | head -n 1 | cut -d' ' -f2-)
+    [ -n "$built" ] || fail "RocksDB was compiled, but librocksdb.a is not where it is expected"
+    # The version is written last: a run that was cut off before it starts over.
+    rm -f "$library/VERSION"
+    cp "$built" "$library/librocksdb.a"
+    printf '%s\n' "$version" >"$library/VERSION"
+    rm -rf "$cache/rocksdb-build"
+fi
