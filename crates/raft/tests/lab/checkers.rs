@@ -68,6 +68,16 @@ pub struct Violation {
     pub detail: String,
 }
 
+impl std::fmt::Display for Violation {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            out,
+            "{:?} broken at {:?}: {}",
+            self.rule, self.at, self.detail
+        )
+    }
+}
+
 /// What the checkers look at after each event of one server.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct View {

@@ -4,6 +4,7 @@
 //!
 //! * `harness`: virtual time, network, disks, servers; the course's vocabulary.
 //! * `checkers`: what must hold in every run.
+//! * `final_checks`: what must hold when a run has come to rest.
 //! * `scenarios_2a` .. `scenarios_2d`: the rows, each a few lines.
 //! * `safety_properties`: thousands of seeded schedules.
 //! * `planted_faults`: a broken server, disk, network or service is found out.
@@ -11,6 +12,7 @@
 //! A run is repeated by its seed: `RAFT_LAB_SEED=n cargo test -p strata-raft --test lab NAME`.
 
 mod checkers;
+mod final_checks;
 mod harness;
 mod planted_faults;
 mod safety_properties;

@@ -3,8 +3,14 @@
 //! A group with the fault runs through seeds of a schedule until a checker speaks. That the
 //! same schedules are clean without a fault is shown by `safety_properties`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use crate::checkers::Rule;
+use crate::final_checks::check_acknowledged;
 use crate::harness::faults::Fault;
+use crate::harness::group::Group;
+use crate::harness::options::Options;
 use crate::safety_properties::{Schedule, run_schedule};
 
 /// Seeds tried until a fault shows.
@@ -103,5 +109,35 @@ fn planted_fault_stale_reads_fail_the_harness() {
         Fault::WildClocks,
         Schedule::READS,
         &[Rule::OneLease, Rule::StaleRead],
+    );
+}
+
+/// A service that acknowledges a command when it is proposed: its leader is cut off, and the
+/// command is nowhere to be found in the end.
+#[test]
+fn planted_fault_early_acknowledgement_fails_the_harness() {
+    let mut group = Group::new(Options::new(3, 1));
+    group.run(Duration::from_secs(3));
+    let (leader, _) = *group
+        .leaders()
+        .last()
+        .expect("a leader after three quiet seconds");
+    let (index, kept) = group.propose(leader, 0).expect("the leader takes commands");
+    let mut acknowledged = BTreeMap::from([(index, kept)]);
+    group.run(Duration::from_secs(1));
+    assert!(check_acknowledged(&group, &[1, 2, 3], &acknowledged).is_ok());
+
+    group.network.disconnected.insert(leader);
+    let (index, lost) = group
+        .propose(leader, 0)
+        .expect("the leader knows no better");
+    acknowledged.insert(index, lost);
+    group.run(Duration::from_secs(3));
+    group.network.disconnected.clear();
+    group.run(Duration::from_secs(3));
+    let found = check_acknowledged(&group, &[1, 2, 3], &acknowledged);
+    assert_eq!(
+        found.map_err(|violation| violation.rule),
+        Err(Rule::Acknowledged)
     );
 }

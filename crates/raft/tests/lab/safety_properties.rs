@@ -19,9 +19,9 @@ use strata_proto::eraftpb::{
 use strata_raft::{Index, PeerId, Term};
 
 use crate::checkers::{Coverage, Rule, Violation};
+use crate::final_checks::{check_log_limits, check_logs_match, check_replicas_equal};
 use crate::harness::faults::Fault;
 use crate::harness::group::Group;
-use crate::harness::lab::check_logs_match;
 use crate::harness::options::{Options, SNAPSHOT_INTERVAL};
 
 /// How long after healing a group may take to agree.
@@ -405,8 +405,7 @@ impl<'a> Run<'a> {
             if let Some(index) = proposed
                 && self.is_agreed(index)
             {
-                check_logs_match(&self.group);
-                return self.check_limit();
+                return self.final_checks();
             }
             // What a replaced leader took is gone, and its places with it: the lowest counts.
             let newer = self.propose_at_newest_leader();
@@ -475,24 +474,18 @@ impl<'a> Run<'a> {
             })
     }
 
-    /// With snapshots on no member's log is longer than an interval, what is kept behind it
-    /// and what is on its way.
-    fn check_limit(&mut self) -> Result<(), Violation> {
+    fn final_checks(&self) -> Result<(), Violation> {
+        check_logs_match(&self.group)?;
+        check_replicas_equal(&self.group, &self.group.ids())?;
         let Some(interval) = self.group.options.snapshot_interval else {
             return Ok(());
         };
-        let limit = interval + self.group.options.kept_entries + interval;
-        let leader = self.newest_leader().unwrap_or(1);
-        let entries = self.group.disks[&leader].current(|log| log.entries.len() as u64);
-        if entries > limit {
-            let detail = format!("the log of {leader} has {entries} entries, limit {limit}");
-            return Err(Violation {
-                rule: Rule::LogLimit,
-                at: self.group.now,
-                detail,
-            });
-        }
-        Ok(())
+        // An interval, as much on its way, and what is kept for followers.
+        let entries_max = 2 * interval + self.group.options.kept_entries;
+        let members = self
+            .newest_leader()
+            .map_or(Vec::new(), |leader| vec![leader]);
+        check_log_limits(&self.group, &members, entries_max as usize, usize::MAX)
     }
 }
 
@@ -525,7 +518,7 @@ fn run_seeds(schedule: Schedule, seeds: u64) -> Coverage {
         let _announce = Announce(seed);
         match run_schedule(&schedule, seed) {
             Ok(covered) => total.add(covered),
-            Err(violation) => panic!("seed {seed}: {violation:?}"),
+            Err(violation) => panic!("seed {seed}: {violation}"),
         }
     }
     println!("{total:?}");

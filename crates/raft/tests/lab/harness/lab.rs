@@ -14,7 +14,10 @@ use strata_raft::{Index, PeerId, Role, Term};
 use super::group::{Group, log_range};
 use super::options::{Options, SNAPSHOT_INTERVAL};
 use super::service::CommandId;
-use crate::checkers::Rule;
+use crate::checkers::Violation;
+use crate::final_checks::{
+    check_acknowledged, check_log_limits, check_logs_match, check_replicas_equal,
+};
 
 /// The course's upper bound of an election, in which its rows measure their waits.
 pub const RAFT_ELECTION_TIMEOUT: Duration = Duration::from_millis(1_000);
@@ -126,7 +129,7 @@ impl Lab {
 
     fn check_violations(&self) {
         if let Some(violation) = self.group.history.violations.first() {
-            panic!("{violation:?}");
+            panic!("{violation}");
         }
     }
 
@@ -408,26 +411,16 @@ impl Lab {
             );
             self.sleep(POLL);
         }
-        let acknowledged = std::mem::take(&mut self.acknowledged);
-        let lists: Vec<_> = self
-            .group
-            .servers
-            .values()
-            .map(|server| &server.life.as_ref().expect("healed").service.commands)
-            .collect();
-        assert!(
-            lists.iter().all(|list| *list == lists[0]),
-            "replicas differ"
-        );
-        for (index, command) in acknowledged {
-            assert_eq!(self.n_committed(index), (self.servers(), Some(command)));
-            assert_eq!(
-                self.group.history.place_of(command),
-                Some(index),
-                "command {command}"
-            );
+        let ids = self.group.ids();
+        self.pass(check_acknowledged(&self.group, &ids, &self.acknowledged));
+        self.pass(check_replicas_equal(&self.group, &ids));
+        self.pass(check_logs_match(&self.group));
+    }
+
+    fn pass(&self, checked: Result<(), Violation>) {
+        if let Err(violation) = checked {
+            panic!("{violation}");
         }
-        check_logs_match(&self.group);
     }
 
     /// True when all servers are up and have applied all that the leader has.
@@ -453,14 +446,13 @@ impl Lab {
         if self.group.options.snapshot_interval.is_none() {
             return;
         }
-        for (id, disk) in &self.group.disks {
-            let (bytes, entries) = disk.current(|log| (log.log_bytes(), log.entries.len()));
-            assert!(bytes <= LOG_BYTES_MAX, "the log of {id} has {bytes} bytes");
-            assert!(
-                entries <= LOG_ENTRIES_MAX,
-                "the log of {id} has {entries} entries"
-            );
-        }
+        let ids = self.group.ids();
+        self.pass(check_log_limits(
+            &self.group,
+            &ids,
+            LOG_ENTRIES_MAX,
+            LOG_BYTES_MAX,
+        ));
         let most = self.group.log_entries_max;
         assert!(most <= 2 * LOG_ENTRIES_MAX, "a log once had {most} entries");
     }
@@ -472,31 +464,6 @@ impl Drop for Lab {
             eprintln!(
                 "failed at {:?}; repeat with RAFT_LAB_SEED={}",
                 self.group.now, self.group.options.seed
-            );
-        }
-    }
-}
-
-/// Any two logs hold the same entries where they overlap.
-pub fn check_logs_match(group: &Group) {
-    for (id, disk) in &group.disks {
-        for (other_id, other) in group.disks.range(id + 1..) {
-            let differs = disk.current(|log| {
-                other.current(|other| {
-                    let first = log.truncated.index.max(other.truncated.index) + 1;
-                    let last = log.last_index().min(other.last_index());
-                    // From the last place where the terms agree, all before must agree.
-                    let agreed = (first..=last)
-                        .rev()
-                        .find(|at| log.term(*at) == other.term(*at));
-                    (first..=agreed.unwrap_or(0)).find(|at| log.entry(*at) != other.entry(*at))
-                })
-            });
-            assert_eq!(
-                differs,
-                None,
-                "{:?}: {id} and {other_id} differ",
-                Rule::LogMatching
             );
         }
     }
