@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use strata_raft::{Index, PeerId};
 
-use crate::checkers::{Rule, Violation};
 use crate::harness::group::Group;
 use crate::harness::service::CommandId;
+use crate::rules::{Rule, Violation};
 
 fn violated(group: &Group, rule: Rule, detail: String) -> Result<(), Violation> {
     Err(Violation {

@@ -3,10 +3,10 @@
 //! the checkers can fail.
 //!
 //! * `harness`: virtual time, network, disks, servers; the course's vocabulary.
-//! * `checkers`: what must hold in every run.
+//! * `rules`, `checkers`: what must hold at every step.
 //! * `final_checks`: what must hold when a run has come to rest.
 //! * `scenarios_2a` .. `scenarios_2d`: the rows, each a few lines.
-//! * `safety_properties`: thousands of seeded schedules.
+//! * `random_schedule`, `safety_properties`: thousands of seeded schedules.
 //! * `planted_faults`: a broken server, disk, network or service is found out.
 //!
 //! A run is repeated by its seed: `RAFT_LAB_SEED=n cargo test -p strata-raft --test lab NAME`.
@@ -15,6 +15,8 @@ mod checkers;
 mod final_checks;
 mod harness;
 mod planted_faults;
+mod random_schedule;
+mod rules;
 mod safety_properties;
 mod scenarios_2a;
 mod scenarios_2b;

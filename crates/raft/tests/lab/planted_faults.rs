@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::checkers::Rule;
 use crate::final_checks::check_acknowledged;
 use crate::harness::faults::Fault;
 use crate::harness::group::Group;
 use crate::harness::options::Options;
-use crate::safety_properties::{Schedule, run_schedule};
+use crate::random_schedule::{Schedule, run_schedule};
+use crate::rules::Rule;
 
 /// Seeds tried until a fault shows.
 const SEEDS: u64 = 100;

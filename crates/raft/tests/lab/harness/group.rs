@@ -12,18 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use strata_proto::eraftpb::{ConfChangeV2, ConfState, HardState, Message, MessageType};
-use strata_raft::{
-    Config, EntryId, Error, Index, PeerId, RawNode, Role, SnapshotStatus, Storage, Term,
-};
+use strata_proto::eraftpb::{ConfChangeV2, ConfState, Message, MessageType};
+use strata_raft::{Error, Index, PeerId, RawNode, Role, SnapshotStatus, Storage, Term};
 
-use super::disk::{Disk, Image};
+use super::disk::Disk;
 use super::faults::Fault;
 use super::network::{Counters, Network, SendContext, is_request};
-use super::options::{ELECTION_TIMEOUT, Options, TICK};
+use super::options::{Options, TICK};
 use super::server::{Clock, Life, Server};
-use super::service::{CommandId, Service, command};
-use crate::checkers::{History, View};
+use super::service::{CommandId, command};
+use crate::checkers::History;
 
 /// Something that happens to a server at some time.
 #[derive(Debug)]
@@ -168,72 +166,6 @@ impl Group {
             .filter(|(_, life)| life.view.role == Role::Leader)
             .map(|(id, life)| (id, life.view.term))
             .collect()
-    }
-
-    /// Starts a server that is down, from its disk.
-    pub fn start(&mut self, id: PeerId) {
-        let now = self.now;
-        let server = self.servers.get_mut(&id).expect("the server exists");
-        assert!(server.life.is_none(), "server {id} is up already");
-        server.incarnation += 1;
-        let disk = server.disk.clone();
-        let service = disk.current(|image| Service::restore(&image.checkpoint));
-        let applied = service.applied.index;
-        disk.tamper(|image| image.hard_state.commit = image.hard_state.commit.max(applied));
-        disk.current(|image| self.history.on_start(id, applied, image));
-        let hard_state = disk.current(|image| image.hard_state);
-        let config = Config {
-            id,
-            applied,
-            election_timeout: ELECTION_TIMEOUT,
-            max_bytes_per_message: self.options.bytes_per_message,
-            max_inflight_messages: self.options.inflight_messages,
-            quiet_after_start: hard_state != HardState::default(),
-            seed: self.options.seed ^ (server.incarnation << 32),
-            ..Config::default()
-        };
-        let clock = server.clock;
-        let node = match RawNode::new(&config, disk, clock.read(now)) {
-            Ok(node) => node,
-            Err(error) => panic!("server {id} does not start: {error}"),
-        };
-        let mut life = Life {
-            node,
-            service,
-            unsynced: Default::default(),
-            to_apply: Default::default(),
-            apply_scheduled: false,
-            view: View::default(),
-            reads: BTreeMap::new(),
-        };
-        life.view = life.read_view();
-        server.life = Some(life);
-        let first_tick = clock
-            .simulated(TICK)
-            .mul_f64(self.rng.random_range(0.01..1.0));
-        self.schedule(first_tick, id, true, Event::Tick);
-        self.touch(id);
-    }
-
-    /// Stops a server at once. Of its unsynced writes a random prefix survives.
-    pub fn crash(&mut self, id: PeerId) {
-        let Some(server) = self.servers.get_mut(&id) else {
-            return;
-        };
-        let Some(life) = server.life.take() else {
-            return;
-        };
-        let kept = self.rng.random_range(0..=server.disk.unsynced_batches());
-        server.disk.crash(kept);
-        let survives = self.options.service_may_survive && self.rng.random_bool(0.5);
-        let fault = self.options.fault;
-        server.disk.tamper(|image| {
-            if survives && life.service.applied.index > image.checkpoint.at.index {
-                image.checkpoint = std::rc::Rc::new(life.service.checkpoint());
-            }
-            break_image(fault, image);
-        });
-        self.touched.remove(&id);
     }
 
     /// Lets a server stand still for `span`; its clock runs on.
@@ -480,6 +412,11 @@ impl Group {
         self.touched.insert(id);
     }
 
+    /// A server that is down has nothing to be pumped.
+    pub fn untouch(&mut self, id: PeerId) {
+        self.touched.remove(&id);
+    }
+
     fn pump_touched(&mut self) {
         while let Some(id) = self.touched.pop_first() {
             self.pump(id);
@@ -514,23 +451,6 @@ impl Group {
             }
         }
         self.history.on_leases(&holders);
-    }
-}
-
-/// Applies a planted fault to what a crash has left.
-fn break_image(fault: Option<Fault>, image: &mut Image) {
-    match fault {
-        Some(Fault::ForgetVote) => image.hard_state.vote = 0,
-        Some(Fault::LoseSyncedEntries) => {
-            let kept = image.entries.len().saturating_sub(3);
-            image.entries.truncate(kept);
-            let last = EntryId {
-                term: 0,
-                index: image.last_index(),
-            };
-            image.hard_state.commit = image.hard_state.commit.min(last.index);
-        }
-        _ => {}
     }
 }
 

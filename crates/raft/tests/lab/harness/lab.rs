@@ -14,10 +14,10 @@ use strata_raft::{Index, PeerId, Role, Term};
 use super::group::{Group, log_range};
 use super::options::{Options, SNAPSHOT_INTERVAL};
 use super::service::CommandId;
-use crate::checkers::Violation;
 use crate::final_checks::{
     check_acknowledged, check_log_limits, check_logs_match, check_replicas_equal,
 };
+use crate::rules::Violation;
 
 /// The course's upper bound of an election, in which its rows measure their waits.
 pub const RAFT_ELECTION_TIMEOUT: Duration = Duration::from_millis(1_000);

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod faults;
 pub mod group;
 pub mod lab;
+pub mod lives;
 pub mod network;
 pub mod options;
 pub mod pump;

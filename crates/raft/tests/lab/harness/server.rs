@@ -12,7 +12,7 @@ use strata_raft::{Index, PeerId, RawNode};
 
 use super::disk::{Checkpoint, Disk};
 use super::service::Service;
-use crate::checkers::View;
+use crate::rules::View;
 
 /// A clock that runs fast or slow and was set at another moment than the others'.
 #[derive(Clone, Copy, Debug)]
