@@ -278,3 +278,61 @@ impl Storage for Disk {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(range: std::ops::Range<Index>, term: Term) -> Batch {
+        let entries = range.map(|index| Entry {
+            term,
+            index,
+            ..Entry::default()
+        });
+        Batch {
+            entries: entries.collect(),
+            ..Batch::default()
+        }
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
+        let disk = Disk::new(ConfState::default(), 1);
+        let first = disk.write(entries(1..4, 1));
+        disk.sync_through(first);
+        disk.write(entries(3..6, 2));
+        disk.write(entries(6..9, 2));
+        assert_eq!(disk.current(Image::last_index), 8);
+        assert_eq!(disk.synced(Image::last_index), 3);
+
+        disk.crash(1);
+        assert_eq!(disk.current(Image::last_index), 5);
+        assert_eq!(disk.term(2), Ok(1));
+        assert_eq!(disk.term(3), Ok(2));
+        assert_eq!(disk.unsynced_batches(), 0);
+    }
+
+    #[test]
+    fn a_compacted_log_answers_at_its_truncation_point_only() {
+        let disk = Disk::new(ConfState::default(), 2);
+        disk.write(entries(1..10, 3));
+        let at = EntryId { term: 3, index: 6 };
+        let checkpoint = Checkpoint {
+            at,
+            ..Checkpoint::default()
+        };
+        disk.write(Batch {
+            compact: Some((Rc::new(checkpoint), at)),
+            ..Batch::default()
+        });
+        assert_eq!(disk.first_index(), Ok(7));
+        assert_eq!(disk.term(6), Ok(3));
+        assert_eq!(disk.term(5), Err(StorageError::Compacted));
+        assert_eq!(disk.term(10), Err(StorageError::Unavailable));
+        assert_eq!(disk.entries(6, 8, 100), Err(StorageError::Compacted));
+        assert_eq!(disk.entries(7, 10, 0).map(|some| some.len()), Ok(1));
+        let busy = disk.snapshot(0, 2);
+        assert_eq!(busy, Err(StorageError::SnapshotTemporarilyUnavailable));
+        assert!(disk.snapshot(0, 2).is_ok(), "there on the second request");
+    }
+}
