@@ -15,7 +15,7 @@ use std::time::Duration;
 use strata_proto::eraftpb::{ConfState, Entry, Message, MessageType};
 use strata_raft::{Index, PeerId, Role, Term};
 
-use crate::harness::disk::{Disk, Image};
+use crate::harness::disk::{BOOTSTRAP, Disk, Image};
 use crate::harness::service::{CommandId, Service, entry_digest};
 use crate::rules::{Coverage, Rule, View, Violation};
 
@@ -28,7 +28,7 @@ struct Committed {
 }
 
 /// Everything that happened, as far as the rules need it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct History {
     /// Simulated time of the event at hand.
     pub now: Duration,
@@ -57,6 +57,32 @@ pub struct History {
 }
 
 impl History {
+    /// A history that begins with the bootstrap: its entries are committed and applied.
+    pub fn new() -> Self {
+        let bootstrap = Committed {
+            term: BOOTSTRAP.term,
+            digest: 0,
+            leader_term: BOOTSTRAP.term,
+        };
+        Self {
+            now: Duration::ZERO,
+            violations: Vec::new(),
+            leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            leader_log: BTreeMap::new(),
+            committed: vec![bootstrap; BOOTSTRAP.index as usize],
+            applied: vec![(0, 0); BOOTSTRAP.index as usize],
+            command_places: BTreeMap::new(),
+            acknowledged: BOOTSTRAP.index,
+            conf_changes: 0,
+            starts: 0,
+            installs: 0,
+            reads: 0,
+            leased_steps: 0,
+        }
+    }
+
     /// How much has happened.
     pub fn coverage(&self) -> Coverage {
         Coverage {
@@ -119,7 +145,10 @@ impl History {
             disks[&id].current(|image| self.on_leader(id, new.term, image));
         }
         if new.commit > old.commit {
-            if leads {
+            // One that has just stepped down, as a leader that applies its own removal,
+            // committed as the leader of that term.
+            let led = old.role == Role::Leader && old.term == new.term;
+            if leads || led {
                 self.on_leader_commit(id, new, disks, conf);
             } else {
                 disks[&id].current(|image| self.on_follower_commit(id, new.commit, image));

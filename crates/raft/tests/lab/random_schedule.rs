@@ -22,6 +22,8 @@ use crate::rules::{Coverage, Rule, Violation};
 
 /// How long after healing a group may take to agree.
 const HEALING: Duration = Duration::from_secs(30);
+/// Weight of proposals among the actions.
+const PROPOSALS: u32 = 40;
 /// Servers that ever take part in one schedule.
 const SERVERS_MAX: u64 = 10;
 
@@ -55,7 +57,7 @@ pub struct Schedule {
 impl Schedule {
     /// Nothing but proposals.
     const QUIET: Schedule = Schedule {
-        span: Duration::from_secs(5),
+        span: Duration::from_secs(10),
         weather: 0,
         partitions: 0,
         crashes: 0,
@@ -184,7 +186,7 @@ impl<'a> Run<'a> {
     fn act(&mut self) {
         let schedule = self.schedule;
         let weights = [
-            12,
+            PROPOSALS,
             schedule.weather,
             schedule.partitions,
             schedule.crashes,
@@ -479,11 +481,16 @@ impl<'a> Run<'a> {
         let Some(interval) = self.group.options.snapshot_interval else {
             return Ok(());
         };
-        // An interval, as much on its way, and what is kept for followers.
-        let entries_max = 2 * interval + self.group.options.kept_entries;
-        let members = self
-            .newest_leader()
-            .map_or(Vec::new(), |leader| vec![leader]);
-        check_log_limits(&self.group, &members, entries_max as usize, usize::MAX)
+        let Some(leader) = self.newest_leader() else {
+            return Ok(());
+        };
+        // Not applied yet is not dropped yet. A crash may lose one unsynced checkpoint.
+        let applied = self
+            .group
+            .life(leader)
+            .map_or(0, |life| life.service.applied.index);
+        let waiting = self.group.disks[&leader].current(|log| log.last_index() - applied);
+        let entries_max = 2 * interval + self.group.options.kept_entries + waiting;
+        check_log_limits(&self.group, &[leader], entries_max as usize, usize::MAX)
     }
 }

@@ -18,6 +18,10 @@ use std::rc::Rc;
 use strata_proto::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use strata_raft::{EntryId, Index, PeerId, RaftState, Storage, StorageError, Term};
 
+/// Where the log of the first members begins: the same on all of them, so that a server
+/// that joins later is behind the log's start and gets the membership in a snapshot.
+pub const BOOTSTRAP: EntryId = EntryId { term: 5, index: 5 };
+
 /// The service's state at one applied index, as it is written to disk and sent to others.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
@@ -135,16 +139,21 @@ struct State {
 pub struct Disk(Rc<RefCell<State>>);
 
 impl Disk {
-    /// A disk that holds `conf_state` and an empty log. A snapshot is served on every
-    /// `snapshot_every`th request and is "being generated" on the others.
+    /// A disk as the bootstrap leaves it where `conf_state` has voters, an empty one for a
+    /// server that joins later. A snapshot is served on every `snapshot_every`th request
+    /// and is "being generated" on the others.
     pub fn new(conf_state: ConfState, snapshot_every: u64) -> Self {
-        let image = Image {
-            checkpoint: Rc::new(Checkpoint {
-                conf_state,
-                ..Checkpoint::default()
-            }),
-            ..Image::default()
-        };
+        let mut image = Image::default();
+        if !conf_state.voters.is_empty() {
+            image.truncated = BOOTSTRAP;
+            image.hard_state.term = BOOTSTRAP.term;
+            image.hard_state.commit = BOOTSTRAP.index;
+        }
+        image.checkpoint = Rc::new(Checkpoint {
+            at: image.truncated,
+            conf_state,
+            ..Checkpoint::default()
+        });
         Self(Rc::new(RefCell::new(State {
             current: image.clone(),
             synced: image,

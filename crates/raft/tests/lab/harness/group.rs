@@ -76,6 +76,8 @@ pub struct Group {
     touched: BTreeSet<PeerId>,
     next_command: CommandId,
     next_read: u64,
+    /// Events are printed.
+    pub traced: bool,
 }
 
 impl Group {
@@ -90,7 +92,7 @@ impl Group {
                 ..Network::default()
             },
             counters: Counters::default(),
-            history: History::default(),
+            history: History::new(),
             rng: ChaCha8Rng::seed_from_u64(options.seed),
             refused: 0,
             log_entries_max: 0,
@@ -99,6 +101,7 @@ impl Group {
             touched: BTreeSet::new(),
             next_command: 0,
             next_read: 0,
+            traced: std::env::var_os("RAFT_LAB_TRACE").is_some(),
             options,
         };
         let voters = group.options.voters.clone();
@@ -313,6 +316,7 @@ impl Group {
                 Event::SnapshotDelivered(id),
             );
         }
+        self.trace(|| render(&message));
         let life = self.life_mut(id).expect("only a live server gets events");
         if life.node.step(local, message).is_err() {
             self.refused += 1;
@@ -402,8 +406,18 @@ impl Group {
         }
         life.view = new;
         if old != new {
+            if self.traced {
+                eprintln!("{:9.3} {id}: {new:?}", self.now.as_secs_f64());
+            }
             self.history
                 .on_view(id, old, new, &self.disks, &life.service.conf_state);
+        }
+    }
+
+    /// Tells what happens, for the search after the cause of a failure: RAFT_LAB_TRACE=1.
+    pub fn trace(&self, what: impl FnOnce() -> String) {
+        if self.traced {
+            eprintln!("{:9.3} {}", self.now.as_secs_f64(), what());
         }
     }
 
@@ -459,5 +473,24 @@ pub fn log_range(disk: &Disk) -> (Index, Index) {
     (
         disk.first_index().unwrap_or(0),
         disk.last_index().unwrap_or(0),
+    )
+}
+
+fn render(message: &Message) -> String {
+    let entries: Vec<_> = message
+        .entries
+        .iter()
+        .map(|entry| (entry.term, entry.index))
+        .collect();
+    format!(
+        "{} -> {} {:?} term {} prev {}@{} commit {} reject {} {entries:?}",
+        message.from,
+        message.to,
+        message.msg_type(),
+        message.term,
+        message.index,
+        message.log_term,
+        message.commit,
+        message.reject
     )
 }

@@ -8,20 +8,20 @@
 use std::collections::BTreeMap;
 
 use rand::Rng;
-use strata_proto::eraftpb::HardState;
 use strata_raft::{Config, PeerId, RawNode};
 
-use super::disk::Image;
+use super::disk::{BOOTSTRAP, Image};
 use super::faults::Fault;
 use super::group::{Event, Group};
 use super::options::{ELECTION_TIMEOUT, TICK};
 use super::server::Life;
 use super::service::Service;
-use crate::rules::View;
+use crate::rules::{Rule, View};
 
 impl Group {
     /// Starts a server that is down, from its disk.
     pub fn start(&mut self, id: PeerId) {
+        self.trace(|| format!("{id} starts"));
         let now = self.now;
         let server = self.servers.get_mut(&id).expect("the server exists");
         assert!(server.life.is_none(), "server {id} is up already");
@@ -38,14 +38,17 @@ impl Group {
             election_timeout: ELECTION_TIMEOUT,
             max_bytes_per_message: self.options.bytes_per_message,
             max_inflight_messages: self.options.inflight_messages,
-            quiet_after_start: hard_state != HardState::default(),
+            quiet_after_start: hard_state.term > BOOTSTRAP.term || hard_state.vote != 0,
             seed: self.options.seed ^ (server.incarnation << 32),
             ..Config::default()
         };
         let clock = server.clock;
         let node = match RawNode::new(&config, disk, clock.read(now)) {
             Ok(node) => node,
-            Err(error) => panic!("server {id} does not start: {error}"),
+            Err(error) => {
+                let detail = format!("server {id} does not start: {error}");
+                return self.history.violate(Rule::Restart, detail);
+            }
         };
         let mut life = Life {
             node,
@@ -74,6 +77,9 @@ impl Group {
             return;
         };
         let kept = self.rng.random_range(0..=server.disk.unsynced_batches());
+        if self.traced {
+            eprintln!("{:9.3} {id} crashes", self.now.as_secs_f64());
+        }
         server.disk.crash(kept);
         let survives = self.options.service_may_survive && self.rng.random_bool(0.5);
         let fault = self.options.fault;

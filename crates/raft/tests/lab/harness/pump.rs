@@ -64,6 +64,11 @@ impl Group {
         let entries = disk.current(|image| image.entries.len());
         self.log_entries_max = self.log_entries_max.max(entries);
         let life = self.life_mut(id).expect("a pumped server is up");
+        if install.is_some() {
+            // The snapshot holds what still waits; a checkpoint of the service's old state
+            // must not be written over it.
+            life.to_apply.clear();
+        }
         life.node.advance_append_async(ready);
         let waits = Unsynced {
             sequence,
@@ -238,7 +243,11 @@ impl Group {
         }
         if !is_command {
             let change = change_of(entry);
-            if let Ok(conf_state) = life.node.apply_conf_change(&change) {
+            let changed = life.node.apply_conf_change(&change);
+            if self.traced {
+                eprintln!("{id} applies {}: {change:?} -> {changed:?}", entry.index);
+            }
+            if let Ok(conf_state) = changed {
                 life.service.conf_state = conf_state;
                 self.history.conf_changes += 1;
             }
@@ -247,23 +256,25 @@ impl Group {
         self.maybe_compact(id, entry);
     }
 
-    /// Takes a checkpoint at each multiple of the interval and drops the log before it.
+    /// Takes a checkpoint at each multiple of the interval and drops the log before it. A
+    /// changed membership is saved at once, too: a new member needs a snapshot that names it.
     fn maybe_compact(&mut self, id: PeerId, entry: &Entry) {
         let Some(interval) = self.options.snapshot_interval else {
             return;
         };
-        if !(entry.index + 1).is_multiple_of(interval) {
+        let due = (entry.index + 1).is_multiple_of(interval)
+            && self.options.fault != Some(Fault::NeverCompact);
+        if !due && entry.entry_type() == EntryType::EntryNormal {
             return;
         }
         let kept = self.options.kept_entries;
         let server = &self.servers[&id];
         let Some(life) = &server.life else { return };
         let checkpoint = Rc::new(life.service.checkpoint());
-        let stays = self.options.fault == Some(Fault::NeverCompact);
         let truncated = server.disk.current(|log| {
             let to: Index = entry.index.saturating_sub(kept);
             match log.term(to) {
-                Some(term) if !stays && to > log.truncated.index => EntryId { term, index: to },
+                Some(term) if due && to > log.truncated.index => EntryId { term, index: to },
                 _ => log.truncated,
             }
         });
