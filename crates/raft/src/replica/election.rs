@@ -80,7 +80,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn is_promotable(&self) -> bool {
         self.tracker.is_voter(self.id)
             && self.term < u64::MAX
-            && self.log.applied() + 1 >= self.log.first_index()
+            && !self.log.awaits_snapshot()
             && !self.has_unapplied_conf_change()
     }
 
