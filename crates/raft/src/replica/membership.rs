@@ -45,7 +45,7 @@ impl<S: Storage> Replica<S> {
 
     /// Puts a committed change in force.
     pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, Error> {
-        if self.log.applied() + 1 < self.log.first_index() {
+        if self.log.awaits_snapshot() {
             return Err(ConfChangeError::CoveredBySnapshot.into());
         }
         let membership = change_membership(self.tracker.membership(), change)?;

@@ -122,7 +122,7 @@ impl<S: Storage> Replica<S> {
             leader: None,
             now,
             heard_at: None,
-            quiet_until: now + quiet,
+            quiet_until: now.saturating_add(quiet),
             election_elapsed: 0,
             heartbeat_elapsed: 0,
             election_timeout: 0,
@@ -344,7 +344,7 @@ impl<S: Storage> Replica<S> {
             && !self.timeout_now_sent
             && self.log.applied() >= self.term_start;
         let from = self.lease_from.filter(|_| valid)?;
-        Some(from + self.config.lease())
+        Some(from.saturating_add(self.config.lease()))
     }
 
     /// A read state for this replica's own reader.

@@ -12,7 +12,11 @@ use super::Replica;
 use crate::error::Error;
 use crate::log::snapshot_id;
 use crate::storage::Storage;
-use crate::types::{NO_PEER, Role};
+use crate::types::{Index, NO_PEER, Role};
+
+/// Highest index taken from a message. Nobody gets there by counting, and there is always a
+/// next one.
+const INDEX_MAX: Index = u64::MAX >> 1;
 
 impl<S: Storage> Replica<S> {
     /// Takes a message from a peer. An error means that it was dropped.
@@ -126,8 +130,7 @@ impl<S: Storage> Replica<S> {
         if term > message.term {
             return Err(self.malformed(message, "entries of a later term than the leader's"));
         }
-        // One below the end of the numbers, so that the next index always exists.
-        if index >= u64::MAX - 1 {
+        if index > INDEX_MAX {
             return Err(self.malformed(message, "index out of range"));
         }
         Ok(())
@@ -139,7 +142,7 @@ impl<S: Storage> Replica<S> {
             return Err(self.malformed(message, "no snapshot"));
         };
         let id = snapshot_id(snapshot);
-        let in_range = id.index > 0 && id.index < u64::MAX - 1;
+        let in_range = (1..=INDEX_MAX).contains(&id.index);
         if !in_range || id.term == 0 || id.term > message.term {
             return Err(self.malformed(message, "snapshot without a valid place in the log"));
         }

@@ -16,13 +16,18 @@ use crate::storage::Storage;
 use crate::types::{PeerId, Role};
 
 impl<S: Storage> Replica<S> {
-    /// Begins to hand leadership over to `to`. Nothing happens if `to` is no voter, leads
-    /// already, or is being handed it.
+    /// Begins to hand leadership over to `to`; to the leader itself, calls off what was
+    /// begun. Nothing happens if `to` is no voter or is being handed it already.
     pub fn transfer_leader(&mut self, to: PeerId) {
         if !self.is_leader() {
             return self.forward_transfer(to);
         }
-        if to == self.id || !self.tracker.is_voter(to) || self.transferee == Some(to) {
+        if to == self.id {
+            // The lease stays void if the transferee was told to campaign already.
+            self.transferee = None;
+            return;
+        }
+        if !self.tracker.is_voter(to) || self.transferee == Some(to) {
             return;
         }
         self.transferee = Some(to);

@@ -11,7 +11,14 @@ use crate::support::node::{
 
 /// A node with a log of these terms, whose term is that of its last entry.
 fn with_log(id: PeerId, voters: &[PeerId], terms: &[Term]) -> Option<Node> {
-    Some(Node::at(id, voters, terms.last().copied().unwrap_or(0), 0, terms, 0))
+    Some(Node::at(
+        id,
+        voters,
+        terms.last().copied().unwrap_or(0),
+        0,
+        terms,
+        0,
+    ))
 }
 
 #[test]
@@ -22,11 +29,18 @@ fn progress_leader() {
     for count in 0..5 {
         let own = node.progress(1);
         assert_eq!(own.matched, count + 1, "own match before proposal {count}");
-        assert_eq!(own.next, own.matched + 1, "own next before proposal {count}");
+        assert_eq!(
+            own.next,
+            own.matched + 1,
+            "own next before proposal {count}"
+        );
         node.propose("foo").unwrap();
     }
     let other = node.progress(2);
-    assert_eq!((other.state, other.matched, other.next), (ProgressState::Replicate, 1, 7));
+    assert_eq!(
+        (other.state, other.matched, other.next),
+        (ProgressState::Replicate, 1, 7)
+    );
 }
 
 #[test]
@@ -72,12 +86,19 @@ fn leader_election_with_pre_vote() {
     for (answers, role, term) in cases {
         let voters: Vec<PeerId> = (1..=answers.len() as u64).collect();
         let nodes = voters.iter().zip(answers).map(|(&id, &answers)| {
-            let config = Config { pre_vote: true, ..config(id) };
+            let config = Config {
+                pre_vote: true,
+                ..config(id)
+            };
             answers.then(|| Node::new(config, Disk::with_voters(&voters)))
         });
         let mut net = Network::with(nodes.collect());
         net.campaign(1);
-        assert_eq!((net.role(1), net.nodes[&1].term()), (role, term), "{answers:?}");
+        assert_eq!(
+            (net.role(1), net.nodes[&1].term()),
+            (role, term),
+            "{answers:?}"
+        );
     }
 }
 
@@ -114,7 +135,13 @@ fn overwrite_newer_logs(pre_vote: bool) {
     if pre_vote {
         for id in voters {
             let node = net.node(id);
-            *node = Node::new(Config { pre_vote, ..config(id) }, node.disk.clone());
+            *node = Node::new(
+                Config {
+                    pre_vote,
+                    ..config(id)
+                },
+                node.disk.clone(),
+            );
         }
     }
     // Nodes 3, 4 and 5 know of term 2, so node 1 fails and learns of it.
@@ -142,14 +169,28 @@ fn in_each_role() -> Vec<(Role, Node)> {
     let fresh = || Node::at(1, &[1, 2, 3], 1, 0, &[], 0);
     let follower = fresh();
     let disk = fresh().disk;
-    let mut pre_candidate = Node::new(Config { pre_vote: true, ..config(1) }, disk);
+    let mut pre_candidate = Node::new(
+        Config {
+            pre_vote: true,
+            ..config(1)
+        },
+        disk,
+    );
     pre_candidate.campaign();
     let mut candidate = Node::at(1, &[1, 2, 3], 0, 0, &[], 0);
     candidate.campaign();
     let mut leader = Node::at(1, &[1, 2, 3], 0, 0, &[], 0);
     leader.lead();
-    let roles = [Role::Follower, Role::PreCandidate, Role::Candidate, Role::Leader];
-    let nodes: Vec<_> = roles.into_iter().zip([follower, pre_candidate, candidate, leader]).collect();
+    let roles = [
+        Role::Follower,
+        Role::PreCandidate,
+        Role::Candidate,
+        Role::Leader,
+    ];
+    let nodes: Vec<_> = roles
+        .into_iter()
+        .zip([follower, pre_candidate, candidate, leader])
+        .collect();
     for (role, node) in &nodes {
         assert_eq!((node.role(), node.term()), (*role, 1));
     }
@@ -169,9 +210,20 @@ fn vote_from_any_state() {
         node.step(request);
         let sent = node.sent();
         assert_eq!(sent.len(), 1, "{role:?} sent {sent:?}");
-        assert_eq!(sent[0].msg_type(), MessageType::MsgRequestVoteResponse, "{role:?}");
-        assert!(!sent[0].reject, "{role:?} refused a newer log in a newer term");
-        assert_eq!((node.role(), node.term(), node.vote()), (Role::Follower, 2, 2), "{role:?}");
+        assert_eq!(
+            sent[0].msg_type(),
+            MessageType::MsgRequestVoteResponse,
+            "{role:?}"
+        );
+        assert!(
+            !sent[0].reject,
+            "{role:?} refused a newer log in a newer term"
+        );
+        assert_eq!(
+            (node.role(), node.term(), node.vote()),
+            (Role::Follower, 2, 2),
+            "{role:?}"
+        );
     }
 }
 
@@ -189,9 +241,17 @@ fn pre_vote_from_any_state() {
         node.step(request);
         let sent = node.sent();
         assert_eq!(sent.len(), 1, "{role:?} sent {sent:?}");
-        assert_eq!(sent[0].msg_type(), MessageType::MsgRequestPreVoteResponse, "{role:?}");
+        assert_eq!(
+            sent[0].msg_type(),
+            MessageType::MsgRequestPreVoteResponse,
+            "{role:?}"
+        );
         // A pre-vote is no promise: nothing of the voter's state moves.
-        assert_eq!((node.role(), node.term(), node.vote()), (role, term, vote), "{role:?}");
+        assert_eq!(
+            (node.role(), node.term(), node.vote()),
+            (role, term, vote),
+            "{role:?}"
+        );
     }
 }
 
@@ -219,7 +279,10 @@ fn dueling_candidates() {
 fn dueling_pre_candidates() {
     let mut net = Network::with(
         (1..=3)
-            .map(|id| Config { pre_vote: true, ..config(id) })
+            .map(|id| Config {
+                pre_vote: true,
+                ..config(id)
+            })
             .map(|config| Some(Node::new(config, Disk::with_voters(&[1, 2, 3]))))
             .collect(),
     );
@@ -231,7 +294,11 @@ fn dueling_pre_candidates() {
     // This time nobody is disturbed.
     net.campaign(3);
     for (id, role) in [(1, Role::Leader), (2, Role::Follower), (3, Role::Follower)] {
-        assert_eq!((net.role(id), net.nodes[&id].term()), (role, 1), "node {id}");
+        assert_eq!(
+            (net.role(id), net.nodes[&id].term()),
+            (role, 1),
+            "node {id}"
+        );
     }
 }
 
@@ -249,7 +316,11 @@ fn candidate_concede() {
     assert_eq!((net.role(1), net.nodes[&1].term()), (Role::Follower, 1));
     for id in 1..=3 {
         assert_eq!(net.nodes[&id].log(), [(1, 1), (2, 1)], "log of {id}");
-        assert_eq!(net.nodes[&id].applied_data(), ["force follower"], "node {id}");
+        assert_eq!(
+            net.nodes[&id].applied_data(),
+            ["force follower"],
+            "node {id}"
+        );
         assert_eq!(net.commit(id), 2, "commit of {id}");
     }
 }
@@ -304,7 +375,10 @@ fn recv_msg_request_vote() {
         node.step(request(term, index, log_term));
         let sent = node.sent_of(MessageType::MsgRequestVoteResponse);
         assert_eq!(sent.len(), 1, "{index} {log_term} {vote}");
-        assert_eq!(sent[0].reject, refused, "index {index} log term {log_term} vote {vote}");
+        assert_eq!(
+            sent[0].reject, refused,
+            "index {index} log term {log_term} vote {vote}"
+        );
         assert_eq!(sent[0].term, term);
     }
     // A candidate and a leader have voted for themselves, whatever the log of the other.
@@ -331,8 +405,15 @@ fn all_server_stepdown() {
             node.pass(ELECTION_TIMEOUT);
             let last = if role == Role::Leader { 1 } else { 0 };
             let log_term = if kind == MessageType::MsgAppend { 0 } else { 3 };
-            node.step(Message { log_term, ..message(kind, 2, 1, 3) });
-            assert_eq!((node.role(), node.term()), (Role::Follower, 3), "{role:?} {kind:?}");
+            node.step(Message {
+                log_term,
+                ..message(kind, 2, 1, 3)
+            });
+            assert_eq!(
+                (node.role(), node.term()),
+                (Role::Follower, 3),
+                "{role:?} {kind:?}"
+            );
             assert_eq!(node.last_index(), last, "{role:?} {kind:?}");
             assert_eq!(node.log().len() as u64, last, "{role:?} {kind:?}");
             let leader = (kind == MessageType::MsgAppend).then_some(2);
@@ -361,7 +442,10 @@ fn candidate_resets_term_on(kind: MessageType) {
     net.heal();
     let term = net.nodes[&1].term();
     net.deliver(vec![message(kind, 1, 3, term)]);
-    assert_eq!((net.role(3), net.nodes[&3].leader()), (Role::Follower, Some(1)));
+    assert_eq!(
+        (net.role(3), net.nodes[&3].leader()),
+        (Role::Follower, Some(1))
+    );
     assert_eq!(net.nodes[&3].term(), term);
     assert_eq!(net.nodes[&1].term(), term);
 }
@@ -377,8 +461,15 @@ fn candidate_reset_term_append() {
 }
 
 fn checked(id: PeerId, pre_vote: bool) -> Option<Node> {
-    let config = Config { check_quorum: true, pre_vote, ..config(id) };
-    Some(Node::new(config, crate::support::node::disk_at(&[1, 2, 3], 1, 0, &[], 0)))
+    let config = Config {
+        check_quorum: true,
+        pre_vote,
+        ..config(id)
+    };
+    Some(Node::new(
+        config,
+        crate::support::node::disk_at(&[1, 2, 3], 1, 0, &[], 0),
+    ))
 }
 
 #[test]
@@ -398,7 +489,10 @@ fn disruptive_follower() {
     // The heartbeat arrives. The answer of the higher term makes the leader step down, so
     // that the group can elect again instead of keeping node 3 out for ever.
     net.deliver(vec![message(MessageType::MsgHeartbeat, 1, 3, 2)]);
-    assert_eq!([1, 2, 3].map(|id| net.role(id)), [Role::Follower, Role::Follower, Role::Candidate]);
+    assert_eq!(
+        [1, 2, 3].map(|id| net.role(id)),
+        [Role::Follower, Role::Follower, Role::Candidate]
+    );
     assert_eq!([1, 2, 3].map(|id| net.nodes[&id].term()), [3, 2, 3]);
 }
 
@@ -431,7 +525,10 @@ fn recv_msg_beat() {
         assert_eq!(beats.len(), wanted, "{role:?}");
         // The message of that name is local: nobody can make a node beat from outside.
         let refused = node.try_step(message(MessageType::MsgBeat, 2, 1, 1));
-        assert!(matches!(refused, Err(Error::LocalMessage { .. })), "{role:?}: {refused:?}");
+        assert!(
+            matches!(refused, Err(Error::LocalMessage { .. })),
+            "{role:?}: {refused:?}"
+        );
         assert!(node.sent().is_empty(), "{role:?}");
     }
 }
@@ -453,7 +550,9 @@ fn campaign_while_leader() {
 #[test]
 fn split_vote() {
     let voters = [1, 2, 3];
-    let nodes = voters.iter().map(|&id| Some(Node::at(id, &voters, 1, 0, &[], 0)));
+    let nodes = voters
+        .iter()
+        .map(|&id| Some(Node::at(id, &voters, 1, 0, &[], 0)));
     let mut net = Network::with(nodes.collect());
     net.campaign(1);
     net.isolate(1);
@@ -461,7 +560,10 @@ fn split_vote() {
     net.start_campaign(2);
     net.start_campaign(3);
     net.settle();
-    assert_eq!([2, 3].map(|id| (net.role(id), net.nodes[&id].term())), [(Role::Candidate, 3); 2]);
+    assert_eq!(
+        [2, 3].map(|id| (net.role(id), net.nodes[&id].term())),
+        [(Role::Candidate, 3); 2]
+    );
     net.campaign(2);
     assert_eq!((net.role(2), net.nodes[&2].term()), (Role::Leader, 4));
     assert_eq!((net.role(3), net.nodes[&3].term()), (Role::Follower, 4));
@@ -472,9 +574,17 @@ fn stale_vote_answers_do_not_count() {
     let mut node = Node::at(1, &[1, 2, 3], 4, 0, &[], 0);
     node.campaign();
     let _ = node.try_step(vote_answer(2, 1, 4, false));
-    assert_eq!(node.role(), Role::Candidate, "a vote of term 4 was counted in term 5");
+    assert_eq!(
+        node.role(),
+        Role::Candidate,
+        "a vote of term 4 was counted in term 5"
+    );
     let _ = node.try_step(vote_answer(9, 1, 5, false));
-    assert_eq!(node.role(), Role::Candidate, "a stranger's vote was counted");
+    assert_eq!(
+        node.role(),
+        Role::Candidate,
+        "a stranger's vote was counted"
+    );
     node.step(vote_answer(2, 1, 5, false));
     assert_eq!(node.role(), Role::Leader);
     node.step(append(3, 1, 6, (0, 0), &[], 0));

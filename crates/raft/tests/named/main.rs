@@ -14,7 +14,6 @@ mod support;
 
 mod election;
 mod faults;
-mod hostile;
 mod membership;
 mod network;
 mod paper;

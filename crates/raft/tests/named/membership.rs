@@ -26,14 +26,20 @@ fn add_node_twice_keeps_its_progress() {
     node.step(append_answer(2, 1, 1, 1));
     node.raw.apply_conf_change(&change(AddNode, 2)).unwrap();
     assert_eq!(node.voters(), [1, 2]);
-    assert_eq!(node.progress(2).matched, 1, "a peer added again lost its progress");
+    assert_eq!(
+        node.progress(2).matched,
+        1,
+        "a peer added again lost its progress"
+    );
 }
 
 #[test]
 fn add_learner_then_promote() {
     let mut node = Node::of(1, &[1]);
     node.lead();
-    node.raw.apply_conf_change(&change(AddLearnerNode, 2)).unwrap();
+    node.raw
+        .apply_conf_change(&change(AddLearnerNode, 2))
+        .unwrap();
     assert_eq!((node.voters(), node.learners()), (vec![1], vec![2]));
     // A learner gets the log but is in no quorum.
     assert_eq!(node.propose("alone"), Ok(2));
@@ -41,7 +47,11 @@ fn add_learner_then_promote() {
     node.step(append_answer(2, 1, 1, 2));
     node.raw.apply_conf_change(&change(AddNode, 2)).unwrap();
     assert_eq!((node.voters(), node.learners()), (vec![1, 2], vec![]));
-    assert_eq!(node.progress(2).matched, 2, "promotion forgot what the learner holds");
+    assert_eq!(
+        node.progress(2).matched,
+        2,
+        "promotion forgot what the learner holds"
+    );
 }
 
 #[test]
@@ -128,7 +138,10 @@ fn new_leader_proposes_no_change_before_old_ones_are_applied() {
     net.campaign(1);
     assert_eq!(net.role(1), Role::Leader);
     let early = net.node(1).propose_change(change(AddNode, 5));
-    assert!(matches!(early, Err(Error::ConfChangePending { .. })), "{early:?}");
+    assert!(
+        matches!(early, Err(Error::ConfChangePending { .. })),
+        "{early:?}"
+    );
 }
 
 /// Messages to peers that exist in no test network are lost, as those to dead stores are.
@@ -141,7 +154,10 @@ fn joint_change_needs_both_majorities_and_leaves_by_itself() {
     node.propose_change(change).unwrap();
     node.step(append_answer(2, 1, 1, 2));
     let joint = node.status().conf_state;
-    assert_eq!((joint.voters, joint.voters_outgoing), (vec![1, 4, 5], vec![1, 2, 3]));
+    assert_eq!(
+        (joint.voters, joint.voters_outgoing),
+        (vec![1, 4, 5], vec![1, 2, 3])
+    );
     assert!(joint.auto_leave);
     // The leave entry is appended by the leader itself; the old majority is not enough.
     assert_eq!(node.last_index(), 3);
@@ -151,7 +167,10 @@ fn joint_change_needs_both_majorities_and_leaves_by_itself() {
     node.step(append_answer(4, 1, 1, 3));
     assert_eq!(node.commit(), 3);
     let left = node.status().conf_state;
-    assert_eq!((left.voters, left.voters_outgoing.len()), (vec![1, 4, 5], 0));
+    assert_eq!(
+        (left.voters, left.voters_outgoing.len()),
+        (vec![1, 4, 5], 0)
+    );
     assert!(!left.auto_leave);
 }
 
@@ -163,11 +182,18 @@ fn explicit_joint_change_stays_until_told_to_leave() {
     enter.transition = ConfChangeTransition::Explicit.into();
     node.propose_change(enter).unwrap();
     assert_eq!(node.status().conf_state.voters_outgoing, [1]);
-    assert_eq!(node.last_index(), 2, "an explicit change was left without being asked");
+    assert_eq!(
+        node.last_index(),
+        2,
+        "an explicit change was left without being asked"
+    );
     node.propose_change(ConfChangeV2::default()).unwrap();
     node.step(append_answer(2, 1, 1, 3));
     let left = node.status().conf_state;
-    assert_eq!((left.voters, left.voters_outgoing, left.learners), (vec![1, 2], vec![], vec![3]));
+    assert_eq!(
+        (left.voters, left.voters_outgoing, left.learners),
+        (vec![1, 2], vec![], vec![3])
+    );
 }
 
 #[test]

@@ -20,21 +20,29 @@ pub struct Network {
     pub now: Duration,
     cut: BTreeSet<(PeerId, PeerId)>,
     ignored: Vec<MessageType>,
-    held: Option<Vec<Message>>,
 }
 
 impl Network {
     /// `count` fresh nodes.
     pub fn of(count: u64) -> Network {
         let voters: Vec<PeerId> = (1..=count).collect();
-        Network::with(voters.iter().map(|&id| Some(Node::of(id, &voters))).collect())
+        Network::with(
+            voters
+                .iter()
+                .map(|&id| Some(Node::of(id, &voters)))
+                .collect(),
+        )
     }
 
     /// `count` fresh nodes with pre-vote and quorum check, as in production.
     pub fn guarded(count: u64) -> Network {
         let voters: Vec<PeerId> = (1..=count).collect();
         let node = |&id: &PeerId| {
-            let config = strata_raft::Config { check_quorum: true, pre_vote: true, ..config(id) };
+            let config = strata_raft::Config {
+                check_quorum: true,
+                pre_vote: true,
+                ..config(id)
+            };
             Some(Node::new(config, Disk::with_voters(&voters)))
         };
         Network::with(voters.iter().map(node).collect())
@@ -42,8 +50,17 @@ impl Network {
 
     /// The given nodes; `None` is a peer that never answers.
     pub fn with(nodes: Vec<Option<Node>>) -> Network {
-        let nodes = nodes.into_iter().flatten().map(|node| (node.id, node)).collect();
-        Network { nodes, now: START, cut: BTreeSet::new(), ignored: Vec::new(), held: None }
+        let nodes = nodes
+            .into_iter()
+            .flatten()
+            .map(|node| (node.id, node))
+            .collect();
+        Network {
+            nodes,
+            now: START,
+            cut: BTreeSet::new(),
+            ignored: Vec::new(),
+        }
     }
 
     pub fn node(&mut self, id: PeerId) -> &mut Node {
@@ -80,17 +97,6 @@ impl Network {
         self.ignored.clear();
     }
 
-    /// Keeps back what passes links from now on, until `release`.
-    pub fn hold(&mut self) {
-        self.held = Some(Vec::new());
-    }
-
-    /// Delivers what was kept back.
-    pub fn release(&mut self) {
-        let held = self.held.take().unwrap_or_default();
-        self.deliver(held);
-    }
-
     fn passes(&self, message: &Message) -> bool {
         !self.cut.contains(&(message.from, message.to))
             && !self.ignored.contains(&message.msg_type())
@@ -112,10 +118,6 @@ impl Network {
         queue.extend(self.collect());
         while let Some(message) = queue.pop_front() {
             if !self.passes(&message) {
-                continue;
-            }
-            if let Some(held) = &mut self.held {
-                held.push(message);
                 continue;
             }
             let now = self.now;
@@ -149,7 +151,10 @@ impl Network {
 
     /// `id` proposes `data`, which must be taken.
     pub fn propose(&mut self, id: PeerId, data: &str) -> Index {
-        let index = self.node(id).propose(data).expect("the leader takes the proposal");
+        let index = self
+            .node(id)
+            .propose(data)
+            .expect("the leader takes the proposal");
         self.settle();
         index
     }
@@ -196,8 +201,16 @@ impl Network {
     /// Asserts that `leader` leads, and that each other node follows and knows it.
     pub fn assert_leader(&self, leader: PeerId) {
         for (&id, node) in &self.nodes {
-            let wanted = if id == leader { Role::Leader } else { Role::Follower };
-            assert_eq!(node.role(), wanted, "role of node {id} under leader {leader}");
+            let wanted = if id == leader {
+                Role::Leader
+            } else {
+                Role::Follower
+            };
+            assert_eq!(
+                node.role(),
+                wanted,
+                "role of node {id} under leader {leader}"
+            );
             assert_eq!(node.leader(), Some(leader), "leader known to node {id}");
         }
     }
@@ -206,7 +219,12 @@ impl Network {
     pub fn assert_same_logs(&self) {
         let first = self.nodes.values().next().expect("there is a node");
         for node in self.nodes.values() {
-            assert_eq!(node.disk.content().entries, first.disk.content().entries, "log of {}", node.id);
+            assert_eq!(
+                node.disk.content().entries,
+                first.disk.content().entries,
+                "log of {}",
+                node.id
+            );
             assert_eq!(node.commit(), first.commit(), "commit index of {}", node.id);
         }
     }

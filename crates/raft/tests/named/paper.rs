@@ -44,21 +44,30 @@ fn leader_update_term_from_message() {
 fn message_of_old_term_is_rejected() {
     let mut node = Node::at(1, &[1, 2, 3], 2, 0, &[], 0);
     let _ = node.try_step(append(2, 1, 1, (0, 0), &[(1, 1)], 1));
-    assert_eq!((node.log(), node.commit(), node.leader()), (vec![], 0, None));
+    assert_eq!(
+        (node.log(), node.commit(), node.leader()),
+        (vec![], 0, None)
+    );
 }
 
 /// Section 5.2.
 #[test]
 fn start_as_follower() {
     let node = Node::of(1, &[1, 2, 3]);
-    assert_eq!((node.role(), node.term(), node.leader()), (Role::Follower, 0, None));
+    assert_eq!(
+        (node.role(), node.term(), node.leader()),
+        (Role::Follower, 0, None)
+    );
 }
 
 /// Section 5.2: heartbeats go to all followers, at the heartbeat interval, without entries.
 #[test]
 fn leader_bcast_beat() {
     let interval = 3;
-    let config = Config { heartbeat_ticks: interval, ..config(1) };
+    let config = Config {
+        heartbeat_ticks: interval,
+        ..config(1)
+    };
     let mut node = Node::new(config, Disk::with_voters(&[1, 2, 3]));
     node.lead();
     for _ in 0..10 {
@@ -68,7 +77,11 @@ fn leader_bcast_beat() {
     node.ticks(interval - 1);
     assert!(node.sent().is_empty(), "a heartbeat before its time");
     node.tick();
-    let mut sent: Vec<_> = node.sent().iter().map(|m| (m.msg_type(), m.to, m.term, m.entries.len())).collect();
+    let mut sent: Vec<_> = node
+        .sent()
+        .iter()
+        .map(|m| (m.msg_type(), m.to, m.term, m.entries.len()))
+        .collect();
     sent.sort_unstable();
     let beat = MessageType::MsgHeartbeat;
     assert_eq!(sent, [(beat, 2, 1, 0), (beat, 3, 1, 0)]);
@@ -89,8 +102,15 @@ fn starts_election(role: Role) {
             break;
         }
     }
-    assert_eq!((node.role(), node.term(), node.vote()), (Role::Candidate, before + 1, 1));
-    let mut sent: Vec<_> = node.sent().iter().map(|m| (m.msg_type(), m.to, m.term)).collect();
+    assert_eq!(
+        (node.role(), node.term(), node.vote()),
+        (Role::Candidate, before + 1, 1)
+    );
+    let mut sent: Vec<_> = node
+        .sent()
+        .iter()
+        .map(|m| (m.msg_type(), m.to, m.term))
+        .collect();
     sent.sort_unstable();
     let vote = MessageType::MsgRequestVote;
     assert_eq!(sent, [(vote, 2, before + 1), (vote, 3, before + 1)]);
@@ -118,8 +138,16 @@ fn leader_election_in_one_round() {
         (5, &[(2, true), (3, true), (4, true)], Leader),
         (5, &[(2, true), (3, true)], Leader),
         (3, &[(2, false), (3, false)], Follower),
-        (5, &[(2, false), (3, false), (4, false), (5, false)], Follower),
-        (5, &[(2, true), (3, false), (4, false), (5, false)], Follower),
+        (
+            5,
+            &[(2, false), (3, false), (4, false), (5, false)],
+            Follower,
+        ),
+        (
+            5,
+            &[(2, true), (3, false), (4, false), (5, false)],
+            Follower,
+        ),
         (3, &[], Candidate),
         (5, &[(2, true)], Candidate),
         (5, &[(2, false), (3, false)], Candidate),
@@ -132,7 +160,11 @@ fn leader_election_in_one_round() {
         for &(from, granted) in votes {
             node.step(vote_answer(from, 1, 1, !granted));
         }
-        assert_eq!((node.role(), node.term()), (wanted, 1), "{size} voters, {votes:?}");
+        assert_eq!(
+            (node.role(), node.term()),
+            (wanted, 1),
+            "{size} voters, {votes:?}"
+        );
     }
 }
 
@@ -152,7 +184,11 @@ fn follower_vote() {
         node.step(message(MessageType::MsgRequestVote, asked_by, 3, 1));
         let sent = node.sent();
         assert_eq!(sent.len(), 1, "voted for {earlier}, asked by {asked_by}");
-        assert_eq!(sent[0], vote_answer(3, asked_by, 1, refused), "voted for {earlier}");
+        assert_eq!(
+            sent[0],
+            vote_answer(3, asked_by, 1, refused),
+            "voted for {earlier}"
+        );
     }
 }
 
@@ -164,7 +200,10 @@ fn candidate_fallback() {
         node.campaign();
         assert_eq!((node.role(), node.term()), (Role::Candidate, 1));
         node.step(append(2, 1, term, (0, 0), &[], 0));
-        assert_eq!((node.role(), node.term(), node.leader()), (Role::Follower, term, Some(2)));
+        assert_eq!(
+            (node.role(), node.term(), node.leader()),
+            (Role::Follower, term, Some(2))
+        );
     }
 }
 
@@ -244,7 +283,10 @@ fn timeouts_rarely_conflict(role: Role) {
         conflicts += usize::from(standing > 1);
     }
     let share = conflicts as f64 / rounds as f64;
-    assert!(share <= 0.3, "{conflicts} of {rounds} elections had two candidates");
+    assert!(
+        share <= 0.3,
+        "{conflicts} of {rounds} elections had two candidates"
+    );
 }
 
 #[test]
@@ -277,11 +319,17 @@ fn leader_start_replication() {
     let index = node.propose("some data").unwrap();
     assert_eq!((index, node.last_index(), node.commit()), (2, 2, 1));
     let sent = node.sent();
-    assert_eq!(sent.iter().map(|m| m.to).collect::<BTreeSet<_>>(), BTreeSet::from([2, 3]));
+    assert_eq!(
+        sent.iter().map(|m| m.to).collect::<BTreeSet<_>>(),
+        BTreeSet::from([2, 3])
+    );
     for m in &sent {
         assert_eq!(m.msg_type(), MessageType::MsgAppend);
         assert_eq!((m.term, m.index, m.log_term, m.commit), (1, 1, 1, 1));
-        assert_eq!(m.entries.iter().map(data).collect::<Vec<_>>(), [(2, 1, &b"some data"[..])]);
+        assert_eq!(
+            m.entries.iter().map(data).collect::<Vec<_>>(),
+            [(2, 1, &b"some data"[..])]
+        );
     }
     assert_eq!(node.log(), [(1, 1), (2, 1)]);
 }
@@ -295,8 +343,15 @@ fn leader_commit_entry() {
         node.step(append_answer(m.to, 1, 1, 2));
     }
     assert_eq!(node.commit(), 2);
-    assert_eq!(node.applied.last().map(data), Some((2, 1, &b"some data"[..])));
-    let told: BTreeSet<_> = node.sent().iter().map(|m| (m.to, m.msg_type(), m.commit)).collect();
+    assert_eq!(
+        node.applied.last().map(data),
+        Some((2, 1, &b"some data"[..]))
+    );
+    let told: BTreeSet<_> = node
+        .sent()
+        .iter()
+        .map(|m| (m.to, m.msg_type(), m.commit))
+        .collect();
     let append = MessageType::MsgAppend;
     assert_eq!(told, BTreeSet::from([(2, append, 2), (3, append, 2)]));
 }
@@ -322,7 +377,11 @@ fn leader_acknowledge_commit() {
         for &from in acceptors {
             node.step(append_answer(from, 1, 1, 2));
         }
-        assert_eq!(node.commit() > 1, committed, "{size} voters, accepted by {acceptors:?}");
+        assert_eq!(
+            node.commit() > 1,
+            committed,
+            "{size} voters, accepted by {acceptors:?}"
+        );
     }
 }
 
@@ -342,7 +401,13 @@ fn leader_commit_preceding_entries() {
         let mut wanted: Vec<(Index, Term)> = (1..).zip(terms.iter().copied()).collect();
         wanted.extend([(last + 1, 3), (last + 2, 3)]);
         let applied = &net.nodes[&1].applied;
-        assert_eq!(applied.iter().map(|e| (e.index, e.term)).collect::<Vec<_>>(), wanted);
+        assert_eq!(
+            applied
+                .iter()
+                .map(|e| (e.index, e.term))
+                .collect::<Vec<_>>(),
+            wanted
+        );
         assert_eq!(applied.last().map(|e| &e.data[..]), Some(&b"some data"[..]));
     }
 }
@@ -365,9 +430,16 @@ fn follower_commit_entry() {
             ..Entry::default()
         });
         let entries = entries.collect();
-        node.step(Message { entries, ..append(2, 1, 1, (0, 0), &[], commit) });
+        node.step(Message {
+            entries,
+            ..append(2, 1, 1, (0, 0), &[], commit)
+        });
         assert_eq!(node.commit(), commit);
-        assert_eq!(node.applied_data(), commands[..commit as usize], "commit {commit}");
+        assert_eq!(
+            node.applied_data(),
+            commands[..commit as usize],
+            "commit {commit}"
+        );
     }
 }
 
@@ -384,14 +456,22 @@ fn follower_check_msg_append() {
     ];
     for (before, (index, refused, hint, hint_term)) in cases {
         let mut node = Node::at(1, &[1, 2, 3], 2, 0, &[1, 2], 1);
-        node.step(append(2, 1, 2, before, &[], 0));
+        node.step(append(2, 1, before.1.max(2), before, &[], 0));
         let sent = node.sent();
         assert_eq!(sent.len(), 1, "behind {before:?}");
         let answer = &sent[0];
         assert_eq!(answer.msg_type(), MessageType::MsgAppendResponse);
-        assert_eq!((answer.index, answer.reject), (index, refused), "behind {before:?}");
+        assert_eq!(
+            (answer.index, answer.reject),
+            (index, refused),
+            "behind {before:?}"
+        );
         if refused {
-            assert_eq!((answer.reject_hint, answer.log_term), (hint, hint_term), "{before:?}");
+            assert_eq!(
+                (answer.reject_hint, answer.log_term),
+                (hint, hint_term),
+                "{before:?}"
+            );
         }
     }
 }
@@ -403,14 +483,21 @@ fn follower_append_entries() {
     // Entry before, entries sent, log afterwards, entries written for it. Log 1@1 2@2.
     let cases: [((Index, Term), Ids, Ids, Ids); 4] = [
         ((2, 2), &[(3, 3)], &[(1, 1), (2, 2), (3, 3)], &[(3, 3)]),
-        ((1, 1), &[(2, 3), (3, 4)], &[(1, 1), (2, 3), (3, 4)], &[(2, 3), (3, 4)]),
+        (
+            (1, 1),
+            &[(2, 3), (3, 4)],
+            &[(1, 1), (2, 3), (3, 4)],
+            &[(2, 3), (3, 4)],
+        ),
         ((0, 0), &[(1, 1)], &[(1, 1), (2, 2)], &[]),
         ((0, 0), &[(1, 3)], &[(1, 3)], &[(1, 3)]),
     ];
     for (before, sent, log, written) in cases {
         let mut node = Node::at(1, &[1, 2, 3], 4, 0, &[1, 2], 0);
         let now = node.now;
-        node.raw.step(now, append(2, 1, 4, before, sent, 0)).unwrap();
+        node.raw
+            .step(now, append(2, 1, 4, before, sent, 0))
+            .unwrap();
         let ready = node.raw.ready(now);
         assert_eq!(ready.entries, entries_of(written), "behind {before:?}");
         node.disk.append(&ready.entries);
@@ -490,11 +577,18 @@ fn voter() {
         let mut terms = terms.to_vec();
         terms.sort_unstable();
         let mut node = Node::at(1, &[1, 2], 2, 0, &terms, 0);
-        node.step(Message { index, log_term, ..message(MessageType::MsgRequestVote, 2, 1, 3) });
+        node.step(Message {
+            index,
+            log_term,
+            ..message(MessageType::MsgRequestVote, 2, 1, 3)
+        });
         let sent = node.sent();
         assert_eq!(sent.len(), 1, "{terms:?} {log_term} {index}");
         assert_eq!(sent[0].msg_type(), MessageType::MsgRequestVoteResponse);
-        assert_eq!(sent[0].reject, refused, "voter {terms:?}, candidate {index}@{log_term}");
+        assert_eq!(
+            sent[0].reject, refused,
+            "voter {terms:?}, candidate {index}@{log_term}"
+        );
     }
 }
 

@@ -20,18 +20,27 @@ fn raw_node_propose_and_conf_change() {
         transition: ConfChangeTransition::Explicit.into(),
         ..changes(list)
     };
-    let conf = |voters: &[u64], outgoing: &[u64], learners: &[u64], next: &[u64], auto_leave| ConfState {
-        voters: voters.to_vec(),
-        voters_outgoing: outgoing.to_vec(),
-        learners: learners.to_vec(),
-        learners_next: next.to_vec(),
-        auto_leave,
-    };
+    let conf =
+        |voters: &[u64], outgoing: &[u64], learners: &[u64], next: &[u64], auto_leave| ConfState {
+            voters: voters.to_vec(),
+            voters_outgoing: outgoing.to_vec(),
+            learners: learners.to_vec(),
+            learners_next: next.to_vec(),
+            auto_leave,
+        };
     // A change proposed to the single node 1; the membership right after it, and, where
     // that is joint, after leaving it.
     let cases: [(ConfChangeV2, ConfState, Option<ConfState>); 7] = [
-        (change(AddNode, 2), conf(&[1, 2], &[], &[], &[], false), None),
-        (change(AddLearnerNode, 2), conf(&[1], &[], &[2], &[], false), None),
+        (
+            change(AddNode, 2),
+            conf(&[1, 2], &[], &[], &[], false),
+            None,
+        ),
+        (
+            change(AddLearnerNode, 2),
+            conf(&[1], &[], &[2], &[], false),
+            None,
+        ),
         (
             explicit(&[(AddLearnerNode, 2)]),
             conf(&[1], &[1], &[2], &[], false),
@@ -73,13 +82,23 @@ fn propose_and_apply(change: &ConfChangeV2, entered: &ConfState, left: Option<&C
     node.lead();
     let mut seen = Vec::new();
     let at = node.last_index() + 2;
-    node.raw.propose(Default::default(), "somedata".into()).unwrap();
-    assert_eq!(node.raw.propose_conf_change(Default::default(), change.clone()), Ok(at));
+    node.raw
+        .propose(Default::default(), "somedata".into())
+        .unwrap();
+    assert_eq!(
+        node.raw
+            .propose_conf_change(Default::default(), change.clone()),
+        Ok(at)
+    );
     while node.raw.has_ready() && seen.is_empty() {
         let ready = node.raw.ready(node.now);
         node.disk.append(&ready.entries);
         let light = node.raw.advance_append(ready.clone());
-        for entry in ready.committed_entries.iter().chain(&light.committed_entries) {
+        for entry in ready
+            .committed_entries
+            .iter()
+            .chain(&light.committed_entries)
+        {
             if entry.index == at {
                 seen.push(entry.clone());
                 let state = node.raw.apply_conf_change(change).unwrap();
@@ -94,9 +113,16 @@ fn propose_and_apply(change: &ConfChangeV2, entered: &ConfState, left: Option<&C
     let held = ConfChangeV2::decode(entry.data.clone()).unwrap();
     assert_eq!(held.changes, change.changes);
     // Whoever is told to leave by itself does so: an entry of its own is in the log.
-    assert_eq!(node.status().last_index, at + u64::from(entered.auto_leave), "{change:?}");
+    assert_eq!(
+        node.status().last_index,
+        at + u64::from(entered.auto_leave),
+        "{change:?}"
+    );
     if let Some(left) = left {
-        let state = node.raw.apply_conf_change(&ConfChangeV2::default()).unwrap();
+        let state = node
+            .raw
+            .apply_conf_change(&ConfChangeV2::default())
+            .unwrap();
         assert_eq!(sorted(state), *left, "{change:?}");
     }
 }
@@ -121,7 +147,12 @@ fn raw_node_propose_add_duplicate_node() {
     // The change to the same effect did not block the next ones.
     let other = node.propose_change(change(AddNode, 2)).unwrap();
     assert_eq!((first, again, other), (2, 3, 4));
-    let applied: Vec<_> = node.applied.iter().map(EntryId::of).map(|id| id.index).collect();
+    let applied: Vec<_> = node
+        .applied
+        .iter()
+        .map(EntryId::of)
+        .map(|id| id.index)
+        .collect();
     assert_eq!(applied, [1, 2, 3, 4]);
     assert_eq!(node.applied[1].data, node.applied[2].data);
     assert_eq!(node.voters(), [1, 2]);
@@ -158,10 +189,17 @@ fn raw_node_start() {
     raw.propose(Default::default(), "foo".into()).unwrap();
     assert!(raw.has_ready());
     let ready = raw.ready(now);
-    let saved: Vec<_> = ready.entries.iter().map(|e| (e.index, e.term, &e.data[..])).collect();
+    let saved: Vec<_> = ready
+        .entries
+        .iter()
+        .map(|e| (e.index, e.term, &e.data[..]))
+        .collect();
     assert_eq!(saved, [(2, 1, &b"foo"[..])]);
     assert!(ready.must_sync);
-    assert!(ready.committed_entries.is_empty(), "applied before it was synced");
+    assert!(
+        ready.committed_entries.is_empty(),
+        "applied before it was synced"
+    );
     disk.append(&ready.entries);
     let light = raw.advance(ready);
     let committed: Vec<_> = light.committed_entries.iter().map(|e| e.index).collect();
@@ -181,7 +219,14 @@ fn raw_node_restart() {
     assert!(raw.has_ready());
     let ready = raw.ready(START);
     // Nothing to save: it is saved already. The committed entry is to be applied.
-    assert_eq!((ready.hard_state, ready.snapshot.as_ref(), ready.entries.len()), (None, None, 0));
+    assert_eq!(
+        (
+            ready.hard_state,
+            ready.snapshot.as_ref(),
+            ready.entries.len()
+        ),
+        (None, None, 0)
+    );
     assert!(!ready.must_sync);
     assert_eq!(ready.committed_entries, entries_of(&[(1, 1)]));
     let light = raw.advance(ready);
@@ -193,7 +238,10 @@ fn raw_node_restart() {
 #[test]
 fn raw_node_restart_with_applied_index_hands_nothing_out_twice() {
     let disk = disk_at(&[1], 1, 0, &[1, 1, 1], 2);
-    let config = Config { applied: 2, ..config(1) };
+    let config = Config {
+        applied: 2,
+        ..config(1)
+    };
     let raw = RawNode::new(&config, disk, START).unwrap();
     assert!(!raw.has_ready());
     assert_eq!(raw.status().applied, 2);
@@ -203,13 +251,23 @@ fn raw_node_restart_with_applied_index_hands_nothing_out_twice() {
 fn raw_node_restart_from_snapshot() {
     let disk = Disk::with_snapshot(snapshot(2, 1, &[1, 2]));
     disk.append(&entries_of(&[(3, 1)]));
-    disk.set_hard_state(HardState { term: 1, vote: 0, commit: 3 });
+    disk.set_hard_state(HardState {
+        term: 1,
+        vote: 0,
+        commit: 3,
+    });
     disk.sync();
     let mut raw = RawNode::new(&config(1), disk, START).unwrap();
     assert_eq!(raw.status().first_index, 3);
     let ready = raw.ready(START);
-    assert_eq!(ready.snapshot, None, "a restarted node reports its old snapshot");
-    assert_eq!((ready.hard_state, ready.entries.len(), ready.must_sync), (None, 0, false));
+    assert_eq!(
+        ready.snapshot, None,
+        "a restarted node reports its old snapshot"
+    );
+    assert_eq!(
+        (ready.hard_state, ready.entries.len(), ready.must_sync),
+        (None, 0, false)
+    );
     assert_eq!(ready.committed_entries, entries_of(&[(3, 1)]));
     raw.advance(ready);
     raw.advance_apply_to(3);

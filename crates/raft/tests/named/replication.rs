@@ -9,8 +9,10 @@ use crate::support::node::{Node, append, append_answer, message};
 #[test]
 fn log_replication() {
     // Proposals on the leader, and the peer that takes over in between, if any.
-    let cases: [(&[&str], Option<(PeerId, &str)>, Index); 2] =
-        [(&["somedata"], None, 2), (&["somedata"], Some((2, "somedata2")), 4)];
+    let cases: [(&[&str], Option<(PeerId, &str)>, Index); 2] = [
+        (&["somedata"], None, 2),
+        (&["somedata"], Some((2, "somedata2")), 4),
+    ];
     for (first, then, commit) in cases {
         let mut net = Network::of(3);
         net.campaign(1);
@@ -61,7 +63,11 @@ fn cannot_commit_without_new_term_entry() {
     net.ignore(MessageType::MsgAppend);
     net.campaign(2);
     assert_eq!(net.role(2), Role::Leader);
-    assert_eq!(net.commit(2), 1, "an entry of an old term was committed by counting");
+    assert_eq!(
+        net.commit(2),
+        1,
+        "an entry of an old term was committed by counting"
+    );
     net.heal();
     net.beat(2);
     net.propose(2, "some data");
@@ -133,7 +139,10 @@ fn heartbeat_update_commit() {
 fn handle_heartbeat_moves_commit_but_never_back() {
     for (told, wanted) in [(3, 3), (1, 2)] {
         let mut node = Node::at(1, &[1, 2], 2, 0, &[1, 2, 2], 2);
-        node.step(Message { commit: told, ..message(MessageType::MsgHeartbeat, 2, 1, 2) });
+        node.step(Message {
+            commit: told,
+            ..message(MessageType::MsgHeartbeat, 2, 1, 2)
+        });
         assert_eq!(node.commit(), wanted);
         let sent = node.sent();
         assert_eq!(sent.len(), 1);
@@ -181,7 +190,11 @@ fn proposal() {
         net.campaign(1);
         let proposed = net.node(1).propose("somedata");
         net.settle();
-        let (log, commit) = if success { (vec![(1, 1), (2, 1)], 2) } else { (vec![], 0) };
+        let (log, commit) = if success {
+            (vec![(1, 1), (2, 1)], 2)
+        } else {
+            (vec![], 0)
+        };
         match proposed {
             Ok(index) => assert_eq!((index, success), (2, true), "{answers:?}"),
             Err(error) => {
@@ -189,7 +202,11 @@ fn proposal() {
             }
         }
         for (id, node) in &net.nodes {
-            assert_eq!((node.log(), node.commit()), (log.clone(), commit), "{answers:?} node {id}");
+            assert_eq!(
+                (node.log(), node.commit()),
+                (log.clone(), commit),
+                "{answers:?} node {id}"
+            );
         }
         assert_eq!(net.nodes[&1].term(), 1);
     }
@@ -202,14 +219,23 @@ fn proposal_to_follower_is_refused_and_names_the_leader() {
     let refused = net.node(2).propose("somedata");
     assert_eq!(refused, Err(Error::NotLeader { leader: Some(1) }));
     net.settle();
-    assert_eq!(net.nodes[&1].last_index(), 1, "followers never forward proposals");
+    assert_eq!(
+        net.nodes[&1].last_index(),
+        1,
+        "followers never forward proposals"
+    );
 }
 
 #[test]
 fn handle_msg_append() {
     // An append, then the follower's last index and commit index, and whether it refuses.
     // The follower's log is 1@1 2@2.
-    type Case = ((Index, Term), &'static [(Index, Term)], Index, (Index, Index, bool));
+    type Case = (
+        (Index, Term),
+        &'static [(Index, Term)],
+        Index,
+        (Index, Index, bool),
+    );
     let cases: [Case; 11] = [
         // The entry before does not match, or is not there.
         ((2, 3), &[], 3, (2, 0, true)),
@@ -228,9 +254,14 @@ fn handle_msg_append() {
     ];
     for (before, entries, told, (last, commit, refused)) in cases {
         let mut node = Node::at(1, &[1, 2], 2, 0, &[1, 2], 0);
-        node.step(append(2, 1, 2, before, entries, told));
+        // No correct leader sends an entry of a later term than its own.
+        node.step(append(2, 1, before.1.max(2), before, entries, told));
         let shown = format!("behind {before:?} {entries:?} commit {told}");
-        assert_eq!((node.last_index(), node.commit()), (last, commit), "{shown}");
+        assert_eq!(
+            (node.last_index(), node.commit()),
+            (last, commit),
+            "{shown}"
+        );
         let sent = node.sent_of(MessageType::MsgAppendResponse);
         assert_eq!(sent.len(), 1, "{shown}");
         assert_eq!(sent[0].reject, refused, "{shown}");

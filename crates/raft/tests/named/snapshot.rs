@@ -12,7 +12,10 @@ pub fn snapshot(index: Index, term: Term, voters: &[PeerId]) -> Snapshot {
     Snapshot {
         data: "state".into(),
         metadata: Some(SnapshotMetadata {
-            conf_state: Some(ConfState { voters: voters.to_vec(), ..ConfState::default() }),
+            conf_state: Some(ConfState {
+                voters: voters.to_vec(),
+                ..ConfState::default()
+            }),
             index,
             term,
         }),
@@ -21,7 +24,10 @@ pub fn snapshot(index: Index, term: Term, voters: &[PeerId]) -> Snapshot {
 
 /// The message that carries `snapshot` from `from` to `to`.
 pub fn carry(from: PeerId, to: PeerId, term: Term, snapshot: Snapshot) -> Message {
-    Message { snapshot: Some(snapshot), ..message(MessageType::MsgSnapshot, from, to, term) }
+    Message {
+        snapshot: Some(snapshot),
+        ..message(MessageType::MsgSnapshot, from, to, term)
+    }
 }
 
 #[test]
@@ -34,7 +40,13 @@ fn restore_snapshot() {
     assert_eq!(node.disk.term(11), Ok(11));
     assert_eq!(node.voters(), [1, 2, 3]);
     let answers = node.sent_of(MessageType::MsgAppendResponse);
-    assert_eq!(answers.iter().map(|m| (m.to, m.index, m.reject)).collect::<Vec<_>>(), [(2, 11, false)]);
+    assert_eq!(
+        answers
+            .iter()
+            .map(|m| (m.to, m.index, m.reject))
+            .collect::<Vec<_>>(),
+        [(2, 11, false)]
+    );
     // The same snapshot again changes nothing.
     node.step(carry(2, 1, 11, wanted));
     assert_eq!(node.installed.len(), 1);
@@ -45,11 +57,17 @@ fn restore_snapshot() {
 fn restore_snapshot_pending_stops_campaigns_until_installed() {
     let mut node = Node::of(1, &[1, 2, 3]);
     let now = node.now;
-    node.raw.step(now, carry(2, 1, 11, snapshot(11, 11, &[1, 2, 3]))).unwrap();
+    node.raw
+        .step(now, carry(2, 1, 11, snapshot(11, 11, &[1, 2, 3])))
+        .unwrap();
     for tick in 1..100 {
         node.raw.tick(now + crate::support::node::TICK * tick);
     }
-    assert_eq!(node.role(), Role::Follower, "campaigned on data that is not there yet");
+    assert_eq!(
+        node.role(),
+        Role::Follower,
+        "campaigned on data that is not there yet"
+    );
 }
 
 #[test]
@@ -57,13 +75,19 @@ fn restore_ignore_snapshot() {
     let mut node = Node::at(1, &[1, 2], 1, 0, &[1, 1, 1], 1);
     // At the commit index: the follower has all of it.
     node.step(carry(2, 1, 1, snapshot(1, 1, &[1, 2])));
-    assert_eq!((node.installed.len(), node.commit(), node.last_index()), (0, 1, 3));
+    assert_eq!(
+        (node.installed.len(), node.commit(), node.last_index()),
+        (0, 1, 3)
+    );
     let answers = node.sent_of(MessageType::MsgAppendResponse);
     assert_eq!(answers.iter().map(|m| m.index).collect::<Vec<_>>(), [1]);
     // Beyond it, but the log holds an entry of that index and term: the log stays, and all
     // up to there is known to be committed.
     node.step(carry(2, 1, 1, snapshot(2, 1, &[1, 2])));
-    assert_eq!((node.installed.len(), node.commit(), node.last_index()), (0, 2, 3));
+    assert_eq!(
+        (node.installed.len(), node.commit(), node.last_index()),
+        (0, 2, 3)
+    );
 }
 
 #[test]
@@ -79,10 +103,17 @@ fn provide_snap() {
     let sent = node.sent();
     assert_eq!(sent.len(), 1);
     assert_eq!(sent[0].msg_type(), MessageType::MsgSnapshot);
-    let metadata = sent[0].snapshot.as_ref().and_then(|s| s.metadata.clone()).unwrap();
+    let metadata = sent[0]
+        .snapshot
+        .as_ref()
+        .and_then(|s| s.metadata.clone())
+        .unwrap();
     assert_eq!((metadata.index, metadata.term), (11, 11));
     let progress = node.progress(2);
-    assert_eq!((progress.state, progress.pending_snapshot), (ProgressState::Snapshot, 11));
+    assert_eq!(
+        (progress.state, progress.pending_snapshot),
+        (ProgressState::Snapshot, 11)
+    );
 }
 
 #[test]
@@ -99,16 +130,23 @@ fn ignore_providing_snap_to_inactive_or_paused_follower() {
     // While the snapshot is on its way, neither proposals nor old answers send more.
     node.propose("somedata").unwrap();
     let _ = node.try_step(refusal);
-    assert!(node.sent().iter().all(|m| m.msg_type() != MessageType::MsgSnapshot
-        && m.msg_type() != MessageType::MsgAppend));
+    assert!(node.sent().iter().all(
+        |m| m.msg_type() != MessageType::MsgSnapshot && m.msg_type() != MessageType::MsgAppend
+    ));
 }
 
 #[test]
 fn restore_from_snap_msg() {
     let mut node = Node::of(2, &[1, 2]);
     node.step(carry(1, 2, 2, snapshot(11, 1, &[1, 2])));
-    assert_eq!((node.leader(), node.term(), node.role()), (Some(1), 2, Role::Follower));
-    assert_eq!((node.last_index(), node.commit(), node.status().applied), (11, 11, 11));
+    assert_eq!(
+        (node.leader(), node.term(), node.role()),
+        (Some(1), 2, Role::Follower)
+    );
+    assert_eq!(
+        (node.last_index(), node.commit(), node.status().applied),
+        (11, 11, 11)
+    );
     assert_eq!(node.voters(), [1, 2]);
 }
 
@@ -154,7 +192,14 @@ fn follower_keeps_its_log_after_snapshot_and_goes_on_from_it() {
     let mut node = Node::of(2, &[1, 2]);
     node.step(carry(1, 2, 2, snapshot(11, 1, &[1, 2])));
     node.sent();
-    node.step(crate::support::node::append(1, 2, 2, (11, 1), &[(12, 2)], 12));
+    node.step(crate::support::node::append(
+        1,
+        2,
+        2,
+        (11, 1),
+        &[(12, 2)],
+        12,
+    ));
     assert_eq!((node.log(), node.commit()), (vec![(12, 2)], 12));
     // A leader takes the same way: entry 12 on the follower counts.
     let mut leader = Node::new(config(1), Disk::with_snapshot(snapshot(11, 1, &[1, 2])));

@@ -99,7 +99,9 @@ fn leader_transfer_to_non_existing_node() {
 fn leader_transfer_to_learner_is_ignored() {
     let mut net = Network::of(1);
     net.campaign(1);
-    net.node(1).propose_change(change(ConfChangeType::AddLearnerNode, 2)).unwrap();
+    net.node(1)
+        .propose_change(change(ConfChangeType::AddLearnerNode, 2))
+        .unwrap();
     net.transfer(1, 2);
     assert_eq!((net.role(1), transferee(&net, 1)), (Role::Leader, None));
 }
@@ -122,7 +124,10 @@ fn leader_transfer_remove_node() {
     net.ignore(MessageType::MsgTimeoutNow);
     net.transfer(1, 3);
     assert_eq!(transferee(&net, 1), Some(3));
-    net.node(1).raw.apply_conf_change(&change(ConfChangeType::RemoveNode, 3)).unwrap();
+    net.node(1)
+        .raw
+        .apply_conf_change(&change(ConfChangeType::RemoveNode, 3))
+        .unwrap();
     assert_eq!((net.role(1), transferee(&net, 1)), (Role::Leader, None));
 }
 
@@ -167,7 +172,10 @@ fn leader_transfer_timeout() {
     let mut net = led_by_one();
     net.isolate(3);
     net.transfer(1, 3);
-    assert_eq!(net.node(1).propose("refused meanwhile"), Err(Error::ProposalDropped));
+    assert_eq!(
+        net.node(1).propose("refused meanwhile"),
+        Err(Error::ProposalDropped)
+    );
     for _ in 0..ELECTION_TICKS {
         net.beat(1);
     }
@@ -192,7 +200,11 @@ fn transfer_order_of_old_term_or_of_non_leader_is_ignored() {
     let node = net.node(3);
     for (from, term) in [(1, 1), (1, 2)] {
         let _ = node.try_step(message(MessageType::MsgTimeoutNow, from, 3, term));
-        assert_eq!((node.role(), node.term()), (Role::Follower, 2), "order of {from} in {term}");
+        assert_eq!(
+            (node.role(), node.term()),
+            (Role::Follower, 2),
+            "order of {from} in {term}"
+        );
     }
     assert!(node.sent().is_empty());
     node.step(message(MessageType::MsgTimeoutNow, 2, 3, 2));
@@ -209,7 +221,10 @@ fn transfer_campaign_skips_pre_vote_and_says_so() {
     assert_eq!(requests.len(), 2);
     for request in requests {
         assert_eq!(request.msg_type(), MessageType::MsgRequestVote);
-        assert!(!request.context.is_empty(), "voters cannot tell a transfer from a disruption");
+        assert!(
+            !request.context.is_empty(),
+            "voters cannot tell a transfer from a disruption"
+        );
     }
 }
 

@@ -43,7 +43,11 @@ impl Disk {
         let entries: Vec<Entry> = terms
             .iter()
             .zip(1..)
-            .map(|(&term, index)| Entry { term, index, ..Entry::default() })
+            .map(|(&term, index)| Entry {
+                term,
+                index,
+                ..Entry::default()
+            })
             .collect();
         disk.append(&entries);
         disk.sync();
@@ -95,7 +99,9 @@ impl Disk {
             first.index,
             content.truncated.0 + 1,
         );
-        content.entries.truncate((first.index - content.truncated.0 - 1) as usize);
+        content
+            .entries
+            .truncate((first.index - content.truncated.0 - 1) as usize);
         content.entries.extend_from_slice(entries);
     }
 
@@ -113,10 +119,16 @@ impl Disk {
 
     /// Makes the snapshot at `index` that followers get from now on.
     pub fn make_snapshot(&self, index: Index, conf_state: ConfState) -> Snapshot {
-        let term = self.term(index).expect("the snapshot's index is in the log");
+        let term = self
+            .term(index)
+            .expect("the snapshot's index is in the log");
         let snapshot = Snapshot {
             data: format!("state at {index}").into(),
-            metadata: Some(SnapshotMetadata { conf_state: Some(conf_state), index, term }),
+            metadata: Some(SnapshotMetadata {
+                conf_state: Some(conf_state),
+                index,
+                term,
+            }),
         };
         self.0.borrow_mut().written.snapshot = Some(snapshot.clone());
         snapshot
@@ -124,9 +136,13 @@ impl Disk {
 
     /// Deletes the entries up to `index`, which must be in the log.
     pub fn compact(&self, index: Index) {
-        let term = self.term(index).expect("the truncation point is in the log");
+        let term = self
+            .term(index)
+            .expect("the truncation point is in the log");
         let content = &mut self.0.borrow_mut().written;
-        content.entries.drain(..(index - content.truncated.0) as usize);
+        content
+            .entries
+            .drain(..(index - content.truncated.0) as usize);
         content.truncated = (index, term);
     }
 
@@ -161,7 +177,10 @@ impl Disk {
 impl Storage for Disk {
     fn initial_state(&self) -> Result<RaftState, StorageError> {
         let content = &self.0.borrow().written;
-        Ok(RaftState { hard_state: content.hard_state, conf_state: content.conf_state.clone() })
+        Ok(RaftState {
+            hard_state: content.hard_state,
+            conf_state: content.conf_state.clone(),
+        })
     }
 
     fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
@@ -210,7 +229,10 @@ impl Storage for Disk {
         match &state.written.snapshot {
             Some(snapshot)
                 if !state.snapshot_unavailable
-                    && snapshot.metadata.as_ref().is_some_and(|m| m.index >= request_index) =>
+                    && snapshot
+                        .metadata
+                        .as_ref()
+                        .is_some_and(|m| m.index >= request_index) =>
             {
                 Ok(snapshot.clone())
             }

@@ -82,7 +82,14 @@ impl Node {
 
     /// A fresh node that a test begins in `term`, having voted for `vote` (0: nobody), with
     /// `terms` as the terms of its entries and `commit` of them committed.
-    pub fn at(id: PeerId, voters: &[PeerId], term: Term, vote: PeerId, terms: &[Term], commit: Index) -> Node {
+    pub fn at(
+        id: PeerId,
+        voters: &[PeerId],
+        term: Term,
+        vote: PeerId,
+        terms: &[Term],
+        commit: Index,
+    ) -> Node {
         Node::new(config(id), disk_at(voters, term, vote, terms, commit))
     }
 
@@ -118,7 +125,9 @@ impl Node {
     pub fn progress(&self, id: PeerId) -> Progress {
         let progress = self.status().progress;
         let found = progress.into_iter().find(|(peer, _)| *peer == id);
-        found.unwrap_or_else(|| panic!("node {} has no progress of {id}", self.id)).1
+        found
+            .unwrap_or_else(|| panic!("node {} has no progress of {id}", self.id))
+            .1
     }
 
     /// Sorted voters of the applied membership.
@@ -137,13 +146,20 @@ impl Node {
 
     /// Index and term of the whole saved log.
     pub fn log(&self) -> Vec<(Index, Term)> {
-        self.disk.content().entries.iter().map(|e| (e.index, e.term)).collect()
+        self.disk
+            .content()
+            .entries
+            .iter()
+            .map(|e| (e.index, e.term))
+            .collect()
     }
 
     /// Data of the applied ordinary entries that are not empty.
     pub fn applied_data(&self) -> Vec<String> {
         let normal = self.applied.iter().filter(|e| is_command(e));
-        normal.map(|e| String::from_utf8_lossy(&e.data).into_owned()).collect()
+        normal
+            .map(|e| String::from_utf8_lossy(&e.data).into_owned())
+            .collect()
     }
 
     /// Lets `elapsed` pass without a tick.
@@ -185,7 +201,9 @@ impl Node {
     }
 
     pub fn propose(&mut self, data: &str) -> Result<Index, Error> {
-        let result = self.raw.propose(Bytes::new(), Bytes::copy_from_slice(data.as_bytes()));
+        let result = self
+            .raw
+            .propose(Bytes::new(), Bytes::copy_from_slice(data.as_bytes()));
         self.settle();
         result
     }
@@ -227,7 +245,12 @@ impl Node {
     pub fn acknowledge_all(&mut self) {
         for voter in self.voters() {
             if voter != self.id {
-                self.step(append_answer(voter, self.id, self.term(), self.last_index()));
+                self.step(append_answer(
+                    voter,
+                    self.id,
+                    self.term(),
+                    self.last_index(),
+                ));
             }
         }
         self.sent();
@@ -290,7 +313,10 @@ impl Node {
     fn apply(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             if let Some(change) = conf_change_of(&entry).expect("our own change decodes") {
-                let conf_state = self.raw.apply_conf_change(&change).expect("the change fits");
+                let conf_state = self
+                    .raw
+                    .apply_conf_change(&change)
+                    .expect("the change fits");
                 self.disk.set_conf_state(conf_state);
                 self.disk.sync();
             }
@@ -322,7 +348,13 @@ pub fn disk_at(voters: &[PeerId], term: Term, vote: PeerId, terms: &[Term], comm
 
 /// A message of `kind`, to be completed with struct update syntax.
 pub fn message(kind: MessageType, from: PeerId, to: PeerId, term: Term) -> Message {
-    Message { msg_type: kind.into(), from, to, term, ..Message::default() }
+    Message {
+        msg_type: kind.into(),
+        from,
+        to,
+        term,
+        ..Message::default()
+    }
 }
 
 /// An append behind the entry `(index, log_term)` with `entries` of `(index, term)`.
@@ -345,18 +377,28 @@ pub fn append(
 
 /// Empty entries with these indexes and terms.
 pub fn entries_of(ids: &[(Index, Term)]) -> Vec<Entry> {
-    let entries = ids.iter().map(|&(index, term)| Entry { index, term, ..Entry::default() });
+    let entries = ids.iter().map(|&(index, term)| Entry {
+        index,
+        term,
+        ..Entry::default()
+    });
     entries.collect()
 }
 
 /// The answer that `from` holds everything up to `index`.
 pub fn append_answer(from: PeerId, to: PeerId, term: Term, index: Index) -> Message {
-    Message { index, ..message(MessageType::MsgAppendResponse, from, to, term) }
+    Message {
+        index,
+        ..message(MessageType::MsgAppendResponse, from, to, term)
+    }
 }
 
 /// The answer to a vote request.
 pub fn vote_answer(from: PeerId, to: PeerId, term: Term, reject: bool) -> Message {
-    Message { reject, ..message(MessageType::MsgRequestVoteResponse, from, to, term) }
+    Message {
+        reject,
+        ..message(MessageType::MsgRequestVoteResponse, from, to, term)
+    }
 }
 
 /// The membership change of one peer.
@@ -370,5 +412,8 @@ pub fn changes(list: &[(ConfChangeType, PeerId)]) -> ConfChangeV2 {
         change_type: kind.into(),
         node_id,
     });
-    ConfChangeV2 { changes: singles.collect(), ..ConfChangeV2::default() }
+    ConfChangeV2 {
+        changes: singles.collect(),
+        ..ConfChangeV2::default()
+    }
 }
