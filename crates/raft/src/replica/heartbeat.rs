@@ -24,9 +24,8 @@ impl<S: Storage> Replica<S> {
             if self.config.check_quorum && !self.tracker.take_quorum_active(self.id) {
                 return self.become_follower(self.term, None);
             }
-            // The transferee had its time.
-            self.transferee = None;
         }
+        self.tick_transfer();
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.send_round();
         }

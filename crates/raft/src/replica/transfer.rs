@@ -31,8 +31,7 @@ impl<S: Storage> Replica<S> {
             return;
         }
         self.transferee = Some(to);
-        // It gets one election timeout from now.
-        self.election_elapsed = 0;
+        self.transfer_elapsed = 0;
         if let Some(progress) = self.tracker.progress_mut(to) {
             progress.resend = progress.matched < self.log.last_index();
         }
@@ -47,6 +46,14 @@ impl<S: Storage> Replica<S> {
         let mut message = self.message(leader, MessageType::MsgTransferLeader);
         message.from = to;
         self.send(message);
+    }
+
+    /// Ends a transfer that came to nothing within an election timeout.
+    pub(super) fn tick_transfer(&mut self) {
+        self.transfer_elapsed = self.transfer_elapsed.saturating_add(1);
+        if self.transfer_elapsed >= self.config.election_ticks {
+            self.transferee = None;
+        }
     }
 
     /// Tells the transferee to campaign if it has the whole log.
