@@ -95,18 +95,27 @@ fn run(world: &mut World, name: &str, args: &[&str]) {
 }
 
 fn id(word: &str) -> PeerId {
-    word.parse().unwrap_or_else(|_| panic!("{word} is no number"))
+    word.parse()
+        .unwrap_or_else(|_| panic!("{word} is no number"))
 }
 
 fn ids(list: &str) -> Vec<u64> {
-    list.split(',').filter(|word| !word.is_empty()).map(id).collect()
+    list.split(',')
+        .filter(|word| !word.is_empty())
+        .map(id)
+        .collect()
 }
 
 /// The nodes named, or all that are up.
 fn named(world: &World, args: &[&str]) -> Vec<PeerId> {
     match args.first() {
         Some(word) => vec![id(word)],
-        None => world.peers.iter().filter(|(_, p)| p.up).map(|(&id, _)| id).collect(),
+        None => world
+            .peers
+            .iter()
+            .filter(|(_, p)| p.up)
+            .map(|(&id, _)| id)
+            .collect(),
     }
 }
 
@@ -207,7 +216,10 @@ fn time(world: &mut World, name: &str, args: &[&str]) {
 fn relative(text: &str) -> String {
     match text.split_once("no campaign before ") {
         Some((before, time)) => {
-            let seconds: f64 = time.trim_end_matches('s').parse().expect("a time in seconds");
+            let seconds: f64 = time
+                .trim_end_matches('s')
+                .parse()
+                .expect("a time in seconds");
             let millis = ((seconds - START.as_secs_f64()) * 1000.0).round();
             format!("{before}no campaign before {millis} ms")
         }
@@ -265,7 +277,10 @@ fn conf_change(args: &[&str]) -> ConfChangeV2 {
             }
         };
         let (change_type, node_id) = (change_type.into(), id(peer));
-        change.changes.push(ConfChangeSingle { change_type, node_id });
+        change.changes.push(ConfChangeSingle {
+            change_type,
+            node_id,
+        });
     }
     change
 }
@@ -314,7 +329,11 @@ fn messages(world: &mut World, name: &str, args: &[&str]) {
             world.queue.push_back(message);
         }
         _ => {
-            let lines: Vec<String> = world.queue.iter().map(|m| render::message(m, ">")).collect();
+            let lines: Vec<String> = world
+                .queue
+                .iter()
+                .map(|m| render::message(m, ">"))
+                .collect();
             world.output.extend(lines);
         }
     }
@@ -329,7 +348,9 @@ fn links(world: &mut World, name: &str, args: &[&str]) {
         "isolate" => {
             let one = id(args[0]);
             let others: Vec<PeerId> = world.peers.keys().copied().collect();
-            let links = others.iter().flat_map(|&other| [(one, other), (other, one)]);
+            let links = others
+                .iter()
+                .flat_map(|&other| [(one, other), (other, one)]);
             world.cut.extend(links);
         }
         "heal" => {
@@ -338,7 +359,8 @@ fn links(world: &mut World, name: &str, args: &[&str]) {
         }
         _ => {
             let kind = format!("Msg{}", args[0]);
-            let known = (0..=18).filter_map(|n| strata_proto::eraftpb::MessageType::try_from(n).ok());
+            let known =
+                (0..=18).filter_map(|n| strata_proto::eraftpb::MessageType::try_from(n).ok());
             let found = known.into_iter().find(|k| format!("{k:?}") == kind);
             world.dropped.push(found.expect("a kind of message"));
         }
@@ -400,8 +422,15 @@ fn show(world: &mut World, name: &str, args: &[&str]) {
             "log" => {
                 let content = world.peer(peer).disk.content();
                 let (index, term) = content.truncated;
-                let from = if index > 0 { format!("after {index}@{term} ") } else { String::new() };
-                world.say(format!("{peer} log {from}{}", render::entries(&content.entries)));
+                let from = if index > 0 {
+                    format!("after {index}@{term} ")
+                } else {
+                    String::new()
+                };
+                world.say(format!(
+                    "{peer} log {from}{}",
+                    render::entries(&content.entries)
+                ));
             }
             "status" => {
                 let status = world.status(peer);

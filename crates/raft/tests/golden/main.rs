@@ -27,9 +27,13 @@ use world::World;
 
 /// Runs all scripts of one subject and compares or rewrites their output.
 fn run_folder(subject: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(subject);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(subject);
     let listing = std::fs::read_dir(&folder).expect("the folder of scripts exists");
-    let mut paths: Vec<PathBuf> = listing.map(|entry| entry.expect("an entry").path()).collect();
+    let mut paths: Vec<PathBuf> = listing
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     paths.sort();
     assert!(!paths.is_empty(), "no scripts in {}", folder.display());
     let rewrite = std::env::var_os("STRATA_REWRITE").is_some_and(|value| value == "1");
@@ -45,7 +49,11 @@ fn run_folder(subject: &str) {
         if rewrite {
             std::fs::write(&path, fresh).expect("the script can be written");
         } else {
-            wrong.push(format!("{}\n{}", path.display(), first_difference(&text, &fresh)));
+            wrong.push(format!(
+                "{}\n{}",
+                path.display(),
+                first_difference(&text, &fresh)
+            ));
         }
     }
     assert!(wrong.is_empty(), "output differs:\n{}", wrong.join("\n"));
@@ -113,5 +121,8 @@ fn a_changed_output_is_noticed() {
     let text = "# Shows that the harness compares.\ncluster nodes=1\n---\nnonsense\n";
     let fresh = run_script(text, Path::new("inline"));
     assert_ne!(fresh, text);
-    assert_eq!(first_difference(text, &fresh), "  expected 4 lines, found 3");
+    assert_eq!(
+        first_difference(text, &fresh),
+        "  expected 4 lines, found 3"
+    );
 }

@@ -31,7 +31,11 @@ fn conf_change(change: &ConfChangeV2) -> String {
         format!("{sign}{}", single.node_id)
     });
     let list: Vec<String> = singles.collect();
-    if list.is_empty() { "leave".to_string() } else { list.join(" ") }
+    if list.is_empty() {
+        "leave".to_string()
+    } else {
+        list.join(" ")
+    }
 }
 
 pub fn conf_state(state: &ConfState) -> String {
@@ -39,14 +43,22 @@ pub fn conf_state(state: &ConfState) -> String {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-        if ids.is_empty() { String::new() } else { format!(" {name}={}", ids.join(",")) }
+        if ids.is_empty() {
+            String::new()
+        } else {
+            format!(" {name}={}", ids.join(","))
+        }
     };
     let text = [
         list("voters", &state.voters),
         list("outgoing", &state.voters_outgoing),
         list("learners", &state.learners),
         list("learners-next", &state.learners_next),
-        if state.auto_leave { " auto-leave".to_string() } else { String::new() },
+        if state.auto_leave {
+            " auto-leave".to_string()
+        } else {
+            String::new()
+        },
     ];
     text.concat().trim_start().to_string()
 }
@@ -72,14 +84,26 @@ pub fn message(message: &Message, arrow: &str) -> String {
         }
         MessageType::MsgAppendResponse => format!("index={}", m.index),
         MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-            let transfer = if m.context.is_empty() { "" } else { " transfer" };
+            let transfer = if m.context.is_empty() {
+                ""
+            } else {
+                " transfer"
+            };
             format!("last={}@{}{transfer}", m.index, m.log_term)
         }
         MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse => {
-            if m.reject { "no".to_string() } else { "yes".to_string() }
+            if m.reject {
+                "no".to_string()
+            } else {
+                "yes".to_string()
+            }
         }
         MessageType::MsgSnapshot => {
-            let metadata = m.snapshot.as_ref().and_then(|s| s.metadata.clone()).unwrap_or_default();
+            let metadata = m
+                .snapshot
+                .as_ref()
+                .and_then(|s| s.metadata.clone())
+                .unwrap_or_default();
             let conf = conf_state(&metadata.conf_state.unwrap_or_default());
             format!("at={}@{} {conf}", metadata.index, metadata.term)
         }
@@ -91,7 +115,13 @@ pub fn message(message: &Message, arrow: &str) -> String {
         }
         _ => String::new(),
     };
-    let text = format!("{}{arrow}{} {} term={} {details}", m.from, m.to, kind(m.msg_type()), m.term);
+    let text = format!(
+        "{}{arrow}{} {} term={} {details}",
+        m.from,
+        m.to,
+        kind(m.msg_type()),
+        m.term
+    );
     text.trim_end().to_string()
 }
 
@@ -105,8 +135,13 @@ pub fn role(role: Role) -> &'static str {
 }
 
 pub fn status(status: &Status) -> String {
-    let leader = status.soft_state.leader.map_or("-".to_string(), |id| id.to_string());
-    let transfer = status.transferee.map_or(String::new(), |to| format!(" transfer-to={to}"));
+    let leader = status
+        .soft_state
+        .leader
+        .map_or("-".to_string(), |id| id.to_string());
+    let transfer = status
+        .transferee
+        .map_or(String::new(), |to| format!(" transfer-to={to}"));
     format!(
         "{} {} term={} vote={} leader={leader} log={}..{} commit={} applied={} synced={}{transfer}",
         status.id,
@@ -127,7 +162,10 @@ pub fn progress(id: u64, progress: &Progress) -> String {
         ProgressState::Replicate => "replicate",
         ProgressState::Snapshot => "snapshot",
     };
-    let mut text = format!("{id} {state} match={} next={}", progress.matched, progress.next);
+    let mut text = format!(
+        "{id} {state} match={} next={}",
+        progress.matched, progress.next
+    );
     if progress.pending_snapshot > 0 {
         text += &format!(" pending={}", progress.pending_snapshot);
     }

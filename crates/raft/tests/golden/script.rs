@@ -52,7 +52,9 @@ impl Script {
     pub fn to_text(&self) -> String {
         let blocks = self.blocks.iter().map(|block| {
             let lines = block.commands.iter().map(String::as_str);
-            let lines = lines.chain(["---"]).chain(block.output.iter().map(String::as_str));
+            let lines = lines
+                .chain(["---"])
+                .chain(block.output.iter().map(String::as_str));
             lines.map(|line| format!("{line}\n")).collect::<String>()
         });
         blocks.collect::<Vec<_>>().join("\n")

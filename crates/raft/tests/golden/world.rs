@@ -64,7 +64,11 @@ impl World {
     }
 
     pub fn add_peer(&mut self, id: PeerId, disk: Disk) {
-        let config = Config { id, seed: id, ..self.config.clone() };
+        let config = Config {
+            id,
+            seed: id,
+            ..self.config.clone()
+        };
         let raw = RawNode::new(&config, disk.clone(), self.now()).expect("the node starts");
         let peer = Peer {
             raw,
@@ -79,7 +83,9 @@ impl World {
     }
 
     pub fn peer(&mut self, id: PeerId) -> &mut Peer {
-        self.peers.get_mut(&id).unwrap_or_else(|| panic!("there is no node {id}"))
+        self.peers
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("there is no node {id}"))
     }
 
     pub fn status(&self, id: PeerId) -> Status {
@@ -134,7 +140,10 @@ impl World {
                 Some(leader) if leader != id => format!(" of {leader}"),
                 _ => String::new(),
             };
-            self.say(format!("{id} is {}{leader} in term {term}", render::role(soft_state.role)));
+            self.say(format!(
+                "{id} is {}{leader} in term {term}",
+                render::role(soft_state.role)
+            ));
         }
         self.queue.extend(ready.messages.drain(..));
         for read in &ready.read_states {
@@ -146,8 +155,16 @@ impl World {
         let committed = std::mem::take(&mut ready.committed_entries);
         let number = ready.number;
         let peer = self.peer(id);
-        peer.writes.push_back(Write { number, content: peer.disk.content(), messages });
-        let snapshot = ready.snapshot.as_ref().and_then(|s| s.metadata.as_ref()).map(|m| m.index);
+        peer.writes.push_back(Write {
+            number,
+            content: peer.disk.content(),
+            messages,
+        });
+        let snapshot = ready
+            .snapshot
+            .as_ref()
+            .and_then(|s| s.metadata.as_ref())
+            .map(|m| m.index);
         peer.raw.advance_append_async(ready);
         if !peer.slow_disk {
             while self.sync_one(id) {}
@@ -165,7 +182,10 @@ impl World {
         if let Some(snapshot) = &ready.snapshot {
             let metadata = snapshot.metadata.clone().expect("a snapshot has metadata");
             disk.install(snapshot);
-            self.say(format!("{id} installs snapshot {}@{}", metadata.index, metadata.term));
+            self.say(format!(
+                "{id} installs snapshot {}@{}",
+                metadata.index, metadata.term
+            ));
         }
         if !ready.entries.is_empty() {
             self.say(format!("{id} appends {}", render::entries(&ready.entries)));
@@ -179,7 +199,9 @@ impl World {
     /// Syncs the oldest write of `id` that is not synced; false if there is none.
     pub fn sync_one(&mut self, id: PeerId) -> bool {
         let peer = self.peer(id);
-        let Some(write) = peer.writes.pop_front() else { return false };
+        let Some(write) = peer.writes.pop_front() else {
+            return false;
+        };
         peer.disk.sync_to(write.content);
         peer.raw.on_persist_ready(write.number);
         self.queue.extend(write.messages);
@@ -189,16 +211,26 @@ impl World {
     fn apply(&mut self, id: PeerId, entries: Vec<Entry>) {
         for entry in entries {
             self.say(format!("{id} applies {}", render::entry(&entry)));
-            let known = self.applied.entry(entry.index).or_insert_with(|| entry.clone());
-            assert_eq!(*known, entry, "state machine safety at index {}", entry.index);
+            let known = self
+                .applied
+                .entry(entry.index)
+                .or_insert_with(|| entry.clone());
+            assert_eq!(
+                *known, entry,
+                "state machine safety at index {}",
+                entry.index
+            );
             let peer = self.peers.get_mut(&id).expect("the node exists");
             if let Some(change) = conf_change_of(&entry).expect("our own change decodes") {
                 match peer.raw.apply_conf_change(&change) {
                     Ok(state) => {
                         peer.disk.set_conf_state_durably(state.clone());
-                        self.output.push(format!("{id} knows {}", render::conf_state(&state)));
+                        self.output
+                            .push(format!("{id} knows {}", render::conf_state(&state)));
                     }
-                    Err(error) => self.output.push(format!("{id} refuses the change: {error}")),
+                    Err(error) => self
+                        .output
+                        .push(format!("{id} refuses the change: {error}")),
                 }
             }
             let peer = self.peers.get_mut(&id).expect("the node exists");
@@ -219,7 +251,11 @@ impl World {
     pub fn restart(&mut self, id: PeerId, quiet_after_start: bool) {
         let now = self.now();
         let peer = self.peer(id);
-        let config = Config { applied: peer.applied, quiet_after_start, ..peer.config.clone() };
+        let config = Config {
+            applied: peer.applied,
+            quiet_after_start,
+            ..peer.config.clone()
+        };
         peer.raw = RawNode::new(&config, peer.disk.clone(), now).expect("the node restarts");
         peer.up = true;
         self.drive(id);

@@ -174,7 +174,10 @@ impl Disk {
     pub fn sync_to(&self, content: Content) {
         let mut state = self.0.borrow_mut();
         let conf_state = state.written.conf_state.clone();
-        state.synced = Content { conf_state, ..content };
+        state.synced = Content {
+            conf_state,
+            ..content
+        };
     }
 
     /// Loses everything that was not synced.
