@@ -169,8 +169,8 @@ fn run(seed: u64) -> (u64, u64) {
     let config = Config {
         id: 1,
         quiet_after_start: false,
-        check_quorum: seed % 2 == 0,
-        pre_vote: seed % 3 == 0,
+        check_quorum: seed.is_multiple_of(2),
+        pre_vote: seed.is_multiple_of(3),
         max_bytes_per_message: 50,
         max_inflight_messages: 2,
         seed,
