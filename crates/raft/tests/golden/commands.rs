@@ -10,6 +10,7 @@
 //! campaign N         after an election timeout without word from a leader
 //! campaign-now N     at once
 //! tick K [N]         K ticks on all nodes that are up, or on N alone
+//! run K              K times: a tick on all nodes, then everything is delivered
 //! pass MS            the clock moves on without a tick
 //! propose N DATA...  one entry each
 //! fill N DATA K      one entry with K bytes of data that begin with DATA
@@ -18,7 +19,8 @@
 //! deliver-all FILTER all that fit, once
 //! stabilize          everything, and all that follows from it
 //! lose [FILTER]      all that fit are lost
-//! repeat FILTER      the first that fits is put into the queue once more
+//! repeat FILTER      the first that fits is put at the end of the queue once more
+//! delay FILTER       the first that fits goes to the end of the queue
 //! queue              what is on its way
 //! cut N M            isolate N            heal            links
 //! drop KIND          that kind is lost until `heal`
@@ -27,7 +29,7 @@
 //! compact N          snapshot at what is applied; the log before it goes
 //! snapshot-pending N | snapshot-ready N       whether the snapshot is being made
 //! report-snapshot N M finish|failure          unreachable N M
-//! transfer N M       read N CONTEXT       lease N
+//! transfer N M       read N CONTEXT...    lease N
 //! log [N]            status [N]           members [N]        progress N
 //! ```
 
@@ -73,8 +75,14 @@ fn run(world: &mut World, name: &str, args: &[&str]) {
         "given" => given(world, args),
         "join" | "campaign" | "campaign-now" | "tick" | "pass" => time(world, name, args),
         "propose" | "fill" | "change" | "leave" | "transfer" | "read" => client(world, name, args),
-        "deliver" | "deliver-all" | "stabilize" | "lose" | "repeat" | "queue" => {
+        "deliver" | "deliver-all" | "stabilize" | "lose" | "repeat" | "delay" | "queue" => {
             messages(world, name, args);
+        }
+        "run" => {
+            for _ in 0..id(args[0]) {
+                run(world, "tick", &["1"]);
+                run(world, "stabilize", &[]);
+            }
         }
         "cut" | "isolate" | "heal" | "drop" => links(world, name, args),
         "persist" | "crash" | "restart" | "compact" | "snapshot-pending" | "snapshot-ready" => {
@@ -227,7 +235,12 @@ fn client(world: &mut World, name: &str, args: &[&str]) {
             refusals.extend(raw.propose_conf_change(Bytes::new(), change).err());
         }
         "transfer" => raw.transfer_leader(id(args[1])),
-        _ => refusals.extend(raw.read_index(Bytes::copy_from_slice(args[1].as_bytes())).err()),
+        _ => {
+            for context in &args[1..] {
+                let context = Bytes::copy_from_slice(context.as_bytes());
+                refusals.extend(raw.read_index(context).err());
+            }
+        }
     }
     for refusal in refusals {
         world.say(format!("{peer} refuses: {refusal}"));
@@ -292,10 +305,13 @@ fn messages(world: &mut World, name: &str, args: &[&str]) {
                 world.deliver(message);
             }
         }
-        "repeat" => {
+        "repeat" | "delay" => {
             let at = position(&world.queue).expect("a message that fits");
-            let again = world.queue[at].clone();
-            world.queue.push_back(again);
+            let message = world.queue[at].clone();
+            if name == "delay" {
+                world.queue.remove(at);
+            }
+            world.queue.push_back(message);
         }
         _ => {
             let lines: Vec<String> = world.queue.iter().map(|m| render::message(m, ">")).collect();
