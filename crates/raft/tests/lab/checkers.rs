@@ -48,8 +48,9 @@ pub struct History {
     command_places: BTreeMap<CommandId, Index>,
     /// Highest index that a leader has applied and so acknowledged.
     pub acknowledged: Index,
-    /// Membership changes applied, by any server.
-    pub conf_changes: u64,
+    /// The membership after each change, by its index; None where the change was refused.
+    conf_states: BTreeMap<Index, Option<ConfState>>,
+    conf_changes: u64,
     starts: u64,
     installs: u64,
     reads: u64,
@@ -75,6 +76,7 @@ impl History {
             applied: vec![(0, 0); BOOTSTRAP.index as usize],
             command_places: BTreeMap::new(),
             acknowledged: BOOTSTRAP.index,
+            conf_states: BTreeMap::new(),
             conf_changes: 0,
             starts: 0,
             installs: 0,
@@ -360,6 +362,20 @@ impl History {
         };
         if first.1 != digest {
             let detail = format!("{id} has another state at {index} than the first to apply it");
+            self.violate(Rule::ReplicasEqual, detail);
+        }
+    }
+
+    /// A server has applied the membership change at `index`; None if it was refused, which
+    /// must be so on every server.
+    pub fn on_conf_change(&mut self, id: PeerId, index: Index, state: Option<ConfState>) {
+        self.conf_changes += u64::from(state.is_some());
+        let first = self
+            .conf_states
+            .entry(index)
+            .or_insert_with(|| state.clone());
+        if *first != state {
+            let detail = format!("{id} has {state:?} from {index} on, another has {first:?}");
             self.violate(Rule::ReplicasEqual, detail);
         }
     }

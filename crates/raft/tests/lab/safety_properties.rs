@@ -133,7 +133,7 @@ fn the_same_seed_gives_the_same_run() {
         let run = || {
             let mut run = Run::new(&Schedule::EVERYTHING, seed);
             let outcome = run.trouble().map_err(|violation| violation.rule);
-            let counters = run.group.counters;
+            let counters = &run.group.counters;
             (
                 outcome,
                 counters.calls,

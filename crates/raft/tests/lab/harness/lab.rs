@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
+use strata_proto::eraftpb::MessageType;
 use strata_raft::{Index, PeerId, Role, Term};
 
 use super::group::{Group, log_range};
@@ -376,7 +377,7 @@ impl Lab {
         self.sleep(left);
         self.check_agreement();
         self.check_limits();
-        let (counters, commands) = (self.group.counters, self.group.history.commands());
+        let (counters, commands) = (&self.group.counters, self.group.history.commands());
         println!("Test {} ...", self.title);
         println!(
             "  ... Passed -- {:5.1} {:2} {:5} {:8} {:4}",
@@ -391,6 +392,15 @@ impl Lab {
             counters.busy_calls,
             counters.busy_calls as f64 / commands.max(1) as f64
         );
+        let kinds: Vec<String> = counters
+            .busy_by_kind
+            .iter()
+            .filter_map(|(kind, count)| {
+                let kind = MessageType::try_from(*kind).ok()?;
+                Some(format!("{} {count}", kind.as_str_name()))
+            })
+            .collect();
+        println!("      {}", kinds.join(", "));
         if let Some((calls, for_commands)) = self.figures.limit {
             assert!(
                 counters.busy_calls * for_commands <= calls * commands,

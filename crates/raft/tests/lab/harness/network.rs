@@ -5,7 +5,7 @@
 //! 26 ms in the unreliable mode, answers are held back for up to 2.2 s (long reordering),
 //! and the sender hears of a failed call only after up to 7 s (long delays).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
@@ -106,7 +106,7 @@ impl Network {
 }
 
 /// What was sent since the start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Request messages: appends, votes, pre-votes, snapshots, heartbeats, read index,
     /// leader transfer. Answers do not count.
@@ -114,6 +114,8 @@ pub struct Counters {
     /// Those of `calls` that are there because of commands and real elections: without
     /// pre-votes, without what a leader's empty entry costs, without idle heartbeats.
     pub busy_calls: u64,
+    /// `busy_calls` by message type.
+    pub busy_by_kind: BTreeMap<i32, u64>,
     /// Encoded bytes of all messages, answers included, as the course counts them.
     pub bytes: u64,
 }
@@ -144,6 +146,9 @@ impl Counters {
             MessageType::MsgAppend => message.entries.iter().all(|entry| entry.data.is_empty()),
             _ => false,
         };
-        self.busy_calls += u64::from(!idle);
+        if !idle {
+            self.busy_calls += 1;
+            *self.busy_by_kind.entry(message.msg_type).or_default() += 1;
+        }
     }
 }

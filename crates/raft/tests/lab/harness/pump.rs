@@ -242,18 +242,21 @@ impl Group {
             self.history.acknowledged = self.history.acknowledged.max(entry.index);
         }
         if !is_command {
-            let change = change_of(entry);
-            let changed = life.node.apply_conf_change(&change);
-            if self.traced {
-                eprintln!("{id} applies {}: {change:?} -> {changed:?}", entry.index);
-            }
-            if let Ok(conf_state) = changed {
-                life.service.conf_state = conf_state;
-                self.history.conf_changes += 1;
-            }
-            self.observe(id, true);
+            self.change_members(id, entry);
         }
         self.maybe_compact(id, entry);
+    }
+
+    fn change_members(&mut self, id: PeerId, entry: &Entry) {
+        let change = change_of(entry);
+        let life = self.life_mut(id).expect("a server that applies is up");
+        let changed = life.node.apply_conf_change(&change);
+        if let Ok(conf_state) = &changed {
+            life.service.conf_state = conf_state.clone();
+        }
+        self.trace(|| format!("{id} applies {}: {change:?} -> {changed:?}", entry.index));
+        self.history.on_conf_change(id, entry.index, changed.ok());
+        self.observe(id, true);
     }
 
     /// Takes a checkpoint at each multiple of the interval and drops the log before it. A
@@ -268,8 +271,13 @@ impl Group {
             return;
         }
         let kept = self.options.kept_entries;
-        let server = &self.servers[&id];
-        let Some(life) = &server.life else { return };
+        let server = self.servers.get_mut(&id).expect("the server exists");
+        let Some(life) = server.life.as_mut() else {
+            return;
+        };
+        // A log that is cut above what the replica knows to be applied would look to it as
+        // if a snapshot had come in.
+        life.node.advance_apply_to(entry.index);
         let checkpoint = Rc::new(life.service.checkpoint());
         let truncated = server.disk.current(|log| {
             let to: Index = entry.index.saturating_sub(kept);
