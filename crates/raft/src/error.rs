@@ -108,9 +108,9 @@ pub enum ConfChangeError {
     /// The membership is not known: a replica without one waits for a snapshot.
     #[error("the membership is unknown")]
     UnknownMembership,
-    /// A snapshot that holds the change, or one after it, came in meanwhile. The driver skips
-    /// changes below the log's first index, and reports a snapshot as applied before it
-    /// applies what follows it.
+    /// A snapshot that holds the membership with this change in it came in after the entry
+    /// was handed out: there is nothing left to do. (A driver reports a snapshot as applied
+    /// before it applies what follows it, so a change behind the snapshot never gets this.)
     #[error("a snapshot has replaced the log")]
     CoveredBySnapshot,
     /// The entry's data cannot be decoded.

@@ -14,6 +14,7 @@ mod support;
 
 mod election;
 mod faults;
+mod hostile;
 mod membership;
 mod network;
 mod paper;

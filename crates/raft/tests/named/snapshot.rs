@@ -207,3 +207,18 @@ fn follower_keeps_its_log_after_snapshot_and_goes_on_from_it() {
     leader.step(append_answer(2, 1, leader.term(), 12));
     assert_eq!(leader.commit(), 12);
 }
+
+/// A node that was added lately may get a snapshot from before that: the log behind it adds
+/// the node, and until then it cannot stand.
+#[test]
+fn restore_snapshot_older_than_own_membership() {
+    let mut node = Node::of(4, &[]);
+    node.step(carry(1, 4, 2, snapshot(11, 1, &[1, 2, 3])));
+    assert_eq!((node.installed.len(), node.voters()), (1, vec![1, 2, 3]));
+    node.pass(crate::support::node::ELECTION_TIMEOUT);
+    let now = node.now;
+    assert_eq!(
+        node.raw.campaign(now),
+        Err(strata_raft::Error::NotPromotable)
+    );
+}

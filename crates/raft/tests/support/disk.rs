@@ -88,6 +88,14 @@ impl Disk {
         self.0.borrow_mut().written.conf_state = conf_state;
     }
 
+    /// Writes and syncs the membership alone, as the state machine's own disk does when it
+    /// applies a change.
+    pub fn set_conf_state_durably(&self, conf_state: ConfState) {
+        let mut state = self.0.borrow_mut();
+        state.written.conf_state = conf_state.clone();
+        state.synced.conf_state = conf_state;
+    }
+
     /// Writes `entries`, replacing what is there from the first one's index on.
     pub fn append(&self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
@@ -162,9 +170,14 @@ impl Disk {
     }
 
     /// Makes `content` the durable state: what was written when it was taken is synced,
-    /// what came after it is not.
+    /// what came after it is not. A membership that was applied meanwhile stays.
     pub fn sync_to(&self, content: Content) {
-        self.0.borrow_mut().synced = content;
+        let mut state = self.0.borrow_mut();
+        let conf_state = state.written.conf_state.clone();
+        state.synced = Content {
+            conf_state,
+            ..content
+        };
     }
 
     /// Loses everything that was not synced.

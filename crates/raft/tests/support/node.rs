@@ -117,6 +117,10 @@ impl Node {
         self.status().soft_state.leader
     }
 
+    pub fn first_index(&self) -> Index {
+        self.status().first_index
+    }
+
     pub fn last_index(&self) -> Index {
         self.status().last_index
     }
@@ -312,11 +316,10 @@ impl Node {
 
     fn apply(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            if let Some(change) = conf_change_of(&entry).expect("our own change decodes") {
-                let conf_state = self
-                    .raw
-                    .apply_conf_change(&change)
-                    .expect("the change fits");
+            // A change that makes no sense has no effect, on every replica alike.
+            if let Ok(Some(change)) = conf_change_of(&entry)
+                && let Ok(conf_state) = self.raw.apply_conf_change(&change)
+            {
                 self.disk.set_conf_state(conf_state);
                 self.disk.sync();
             }
