@@ -127,6 +127,13 @@ fn bad_input_newer_format_folder() {
             ..
         }
     ));
+    // A format that only the identity tells.
+    fs::write(folder.path().join("FORMAT"), "strata 1\n").unwrap();
+    let mut ident = files::read_ident(folder.path()).unwrap().unwrap();
+    ident.format_version = 3;
+    files::write_ident(folder.path(), &ident).unwrap();
+    let error = refused(folder.path(), &claim());
+    assert!(matches!(error, FolderError::NewerFormat { found: 3, .. }));
     for damage in ["strata", "strata 0\n", "other 1\n", "", "\u{fffd}"] {
         fs::write(folder.path().join("FORMAT"), damage).unwrap();
         let error = refused(folder.path(), &claim());
