@@ -230,7 +230,7 @@ impl ApplyShard {
             round.apply_task(peer, task)?;
         }
         for (region_id, entry_bytes) in touched {
-            let state = self.peers[&region_id].state.clone();
+            let state = self.peers[&region_id].state;
             record::put(
                 round.overlay.batch_mut(),
                 Cf::Raft,

@@ -49,7 +49,10 @@ pub struct StoreOptions {
     pub max_parked_requests: usize,
     /// How often a leader reports its region to the scheduler. 5 s.
     pub heartbeat_interval: Duration,
-    /// Seed of the election timeouts.
+    /// How often the kv engine learns which values have expired, if a clock has moved. It
+    /// syncs the kv engine. 60 s.
+    pub expiry_interval: Duration,
+    /// Seed of the election timeouts. Different at every start.
     pub seed: u64,
     /// False: the store drops all raft messages both ways and never campaigns, until
     /// it is told that it is admitted.
@@ -81,6 +84,7 @@ impl Default for StoreOptions {
             apply_credits: 4,
             max_parked_requests: 4096,
             heartbeat_interval: Duration::from_secs(5),
+            expiry_interval: Duration::from_secs(60),
             seed: 0,
             admitted: true,
         }

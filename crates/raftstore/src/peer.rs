@@ -88,7 +88,7 @@ impl<E: Engine> Peer<E> {
         view: Arc<PeerView>,
         now: Now,
     ) -> Result<Self, strata_raft::Error> {
-        let apply_state = storage.apply_state().clone();
+        let apply_state = *storage.apply_state();
         let hard_state = *storage.hard_state();
         // Nothing can have been promised in the state that the bootstrap wrote.
         let never_led = hard_state.term == BOOTSTRAP_TERM && hard_state.vote == 0;
@@ -295,10 +295,10 @@ impl<E: Engine> Peer<E> {
         let to_store_id = to_peer.store_id;
         let message = RaftMessage {
             region_id: self.region.id,
-            from_peer: Some(self.peer.clone()),
+            from_peer: Some(self.peer),
             to_peer: Some(to_peer),
             message: Some(message),
-            region_epoch: self.region.region_epoch.clone(),
+            region_epoch: self.region.region_epoch,
             ..RaftMessage::default()
         };
         context

@@ -136,7 +136,7 @@ impl<E: Engine> Peer<E> {
     fn entry(&self, context: &StepContext<'_>, commands: Vec<DataCommand>) -> EntryCommand {
         EntryCommand {
             leader_clock_ms: context.now.wall_ms,
-            region_epoch: self.region.region_epoch.clone(),
+            region_epoch: self.region.region_epoch,
             commands,
             admin: None,
         }

@@ -192,9 +192,7 @@ impl<E: Engine> Peer<E> {
         );
         self.apply_backlog_bytes -= applied.entry_bytes;
         self.apply_state = applied.state;
-        self.raft
-            .storage_mut()
-            .set_apply_state(self.apply_state.clone());
+        self.raft.storage_mut().set_apply_state(self.apply_state);
         self.raft.advance_apply_to(self.apply_state.applied_index);
         self.serve_reads_up_to_applied(context);
     }

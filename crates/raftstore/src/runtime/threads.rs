@@ -11,7 +11,9 @@ use strata_storage::{Durability, Engine};
 
 use super::{HeartbeatSink, Transport, clock};
 use crate::apply::{ApplyShard, ApplyTask};
+use crate::directory::DirectoryCell;
 use crate::error::Error;
+use crate::expiry::RegionClocks;
 use crate::gate::{ReadOutcome, serve_task};
 use crate::metrics::StoreMetrics;
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
@@ -337,5 +339,32 @@ pub(super) fn run_reader<E: Engine>(
             }
             ReadOutcome::Fatal(fault) => stop_process(logger, &fault.to_string()),
         }
+    }
+}
+
+/// Tells the kv engine from time to time which values have expired, until the channel is
+/// closed. Idle regions' clocks stand still; then nothing is done.
+pub(super) fn run_expiry<E: Engine>(
+    kv: &E,
+    directory: &DirectoryCell,
+    interval: Duration,
+    stop: &Receiver<()>,
+    logger: &Logger,
+) {
+    let mut published: Option<Arc<RegionClocks>> = None;
+    while stop.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+        let clocks = Arc::new(RegionClocks::collect(directory.load()));
+        if published
+            .as_ref()
+            .is_some_and(|older| !clocks.differ_from(older))
+        {
+            continue;
+        }
+        if let Err(error) = kv.make_durable() {
+            stop_process(logger, &error.to_string());
+        }
+        let lookup = clocks.clone();
+        kv.publish_expiry_clocks(Arc::new(move |cf, key| lookup.clock_of(cf, key)));
+        published = Some(clocks);
     }
 }
