@@ -412,3 +412,7 @@ fn entry_version(command: &EntryCommand) -> u64 {
         .as_ref()
         .map_or(0, |epoch| epoch.version)
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;
