@@ -100,9 +100,6 @@ pub enum ConfChangeError {
     /// There is no joint membership to leave.
     #[error("the membership is not joint")]
     NotJoint,
-    /// More than one voter would change without joint consensus, and the change forbids it.
-    #[error("more than one voter would change in one step")]
-    MoreThanOneVoter,
     /// A stored or received conf state names a peer in two parts that exclude each other,
     /// or names no voter.
     #[error("the conf state contradicts itself")]

@@ -103,12 +103,12 @@ pub struct Applied {
 ///
 /// Precondition for all but `batch`: the batch is written. Then the replies are delivered,
 /// the reads served, and `applied` goes to the shards of its regions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ApplyOutput {
     /// To be written to the kv engine.
     pub batch: WriteBatch,
     /// Unsynced for data; synced for what changes a region.
-    pub durability: Option<Durability>,
+    pub durability: Durability,
     /// Replies with their results.
     pub replies: Vec<(Reply, Result<Answer, Error>)>,
     /// Reads that waited for a clock entry.
@@ -161,7 +161,11 @@ pub struct ApplyShard {
 impl ApplyShard {
     /// A shard without regions.
     pub fn new(system: Arc<dyn SystemStateMachine>, metrics: Arc<StoreMetrics>) -> Self {
-        ApplyShard { peers: BTreeMap::new(), system, metrics }
+        ApplyShard {
+            peers: BTreeMap::new(),
+            system,
+            metrics,
+        }
     }
 
     /// Adds a region with the state that is on disk.
@@ -181,7 +185,19 @@ impl ApplyShard {
         kv: &E,
         tasks: Vec<ApplyTask>,
     ) -> Result<ApplyOutput, ApplyFault> {
-        let mut round = Round { kv, system: &*self.system, overlay: Overlay::default(), output: ApplyOutput::default() };
+        let output = ApplyOutput {
+            batch: WriteBatch::new(),
+            durability: Durability::Unsynced,
+            replies: Vec::new(),
+            reads: Vec::new(),
+            applied: Vec::new(),
+        };
+        let mut round = Round {
+            kv,
+            system: &*self.system,
+            overlay: Overlay::default(),
+            output,
+        };
         let mut touched: BTreeMap<u64, usize> = BTreeMap::new();
         for task in tasks {
             let peer = self
@@ -195,13 +211,25 @@ impl ApplyShard {
         }
         for (region_id, entry_bytes) in touched {
             let state = self.peers[&region_id].state.clone();
-            record::put(round.overlay.batch_mut(), Cf::Raft, keys::apply_state(region_id), &state);
-            round.output.applied.push(Applied { region_id, state, entry_bytes });
+            record::put(
+                round.overlay.batch_mut(),
+                Cf::Raft,
+                keys::apply_state(region_id),
+                &state,
+            );
+            round.output.applied.push(Applied {
+                region_id,
+                state,
+                entry_bytes,
+            });
         }
         self.metrics.apply_batches.increment();
-        let Round { overlay, mut output, .. } = round;
+        let Round {
+            overlay,
+            mut output,
+            ..
+        } = round;
         output.batch = overlay.into_batch();
-        output.durability = Some(Durability::Unsynced);
         Ok(output)
     }
 }
@@ -219,18 +247,29 @@ impl<E: Engine> Round<'_, E> {
         let mut proposals = task.proposals.into_iter().peekable();
         for entry in task.entries {
             let mut waiting = Vec::new();
-            while let Some(proposal) = proposals.next_if(|proposal| proposal.id.index <= entry.index) {
+            while let Some(proposal) =
+                proposals.next_if(|proposal| proposal.id.index <= entry.index)
+            {
                 if proposal.id == EntryId::of(&entry) {
                     waiting = proposal.waiting;
                 } else {
                     // Another leader's entry took the place: the command never happens.
-                    self.refuse(proposal.waiting, &Error::StaleCommand { region_id: task.region_id });
+                    self.refuse(
+                        proposal.waiting,
+                        &Error::StaleCommand {
+                            region_id: task.region_id,
+                        },
+                    );
                 }
             }
             self.apply_entry(peer, &entry, waiting)?;
         }
         let late = proposals.next().map(|proposal| proposal.id.index);
-        assert_eq!(late, None, "region {}: a proposal lies behind its task", task.region_id);
+        assert_eq!(
+            late, None,
+            "region {}: a proposal lies behind its task",
+            task.region_id
+        );
         Ok(())
     }
 
@@ -251,17 +290,29 @@ impl<E: Engine> Round<'_, E> {
         peer.state.applied_index = entry.index;
         peer.state.applied_term = entry.term;
         if entry.entry_type() != EntryType::EntryNormal {
-            return Err(ApplyFault::UnknownEntry { region_id, index: entry.index });
+            return Err(ApplyFault::UnknownEntry {
+                region_id,
+                index: entry.index,
+            });
         }
         if entry.data.is_empty() {
             // A new leader's first entry; nobody can wait for it.
-            assert!(waiting.is_empty(), "region {region_id}: a request waits for an empty entry");
+            assert!(
+                waiting.is_empty(),
+                "region {region_id}: a request waits for an empty entry"
+            );
             return Ok(());
         }
-        let command = EntryCommand::decode(entry.data.clone())
-            .map_err(|_| ApplyFault::CorruptEntry { region_id, index: entry.index })?;
+        let command =
+            EntryCommand::decode(entry.data.clone()).map_err(|_| ApplyFault::CorruptEntry {
+                region_id,
+                index: entry.index,
+            })?;
         if command.admin.is_some() {
-            return Err(ApplyFault::UnknownEntry { region_id, index: entry.index });
+            return Err(ApplyFault::UnknownEntry {
+                region_id,
+                index: entry.index,
+            });
         }
         peer.state.region_clock_ms = peer.state.region_clock_ms.max(command.leader_clock_ms);
         if !command.commands.is_empty() && version_of(&peer.region) != entry_version(&command) {
@@ -286,7 +337,10 @@ impl<E: Engine> Round<'_, E> {
             region: &peer.region,
             clock_ms: peer.state.region_clock_ms,
         };
-        commands.iter().map(|command| execute(&mut context, command)).collect()
+        commands
+            .iter()
+            .map(|command| execute(&mut context, command))
+            .collect()
     }
 
     fn answer(&mut self, waiting: Vec<Waiting>, outcomes: Vec<CommandOutcome>) {
@@ -295,7 +349,11 @@ impl<E: Engine> Round<'_, E> {
             match one {
                 Waiting::Write { commands, reply } => {
                     let own: Vec<_> = outcomes.by_ref().take(commands).collect();
-                    assert_eq!(own.len(), commands, "an entry holds fewer commands than its senders");
+                    assert_eq!(
+                        own.len(),
+                        commands,
+                        "an entry holds fewer commands than its senders"
+                    );
                     self.output.replies.push((reply, Ok(Answer::Written(own))));
                 }
                 Waiting::System { reply } => {
@@ -303,7 +361,9 @@ impl<E: Engine> Round<'_, E> {
                         Some(CommandOutcome::System(response)) => response,
                         _ => Bytes::new(),
                     };
-                    self.output.replies.push((reply, Ok(Answer::SystemWritten(response))));
+                    self.output
+                        .replies
+                        .push((reply, Ok(Answer::SystemWritten(response))));
                 }
                 Waiting::Clock(read) => self.output.reads.push(read),
             }
@@ -318,9 +378,15 @@ impl<E: Engine> Round<'_, E> {
 }
 
 fn version_of(region: &Region) -> u64 {
-    region.region_epoch.as_ref().map_or(0, |epoch| epoch.version)
+    region
+        .region_epoch
+        .as_ref()
+        .map_or(0, |epoch| epoch.version)
 }
 
 fn entry_version(command: &EntryCommand) -> u64 {
-    command.region_epoch.as_ref().map_or(0, |epoch| epoch.version)
+    command
+        .region_epoch
+        .as_ref()
+        .map_or(0, |epoch| epoch.version)
 }

@@ -59,12 +59,25 @@ impl<E: Engine> CommandContext<'_, E> {
     /// All mutations or none: a key outside the region refuses the command.
     fn write(&mut self, write: &WriteCommand) -> CommandOutcome {
         let space = write.space();
-        let outside = write.mutations.iter().find_map(|one| self.outside(space, &one.key));
+        let outside = write
+            .mutations
+            .iter()
+            .find_map(|one| self.outside(space, &one.key));
         if let Some(refusal) = outside {
             return refusal;
         }
-        for Mutation { key, value, ttl_seconds } in &write.mutations {
-            self.set(space, key, value.as_deref(), raw_value::expiry_after(self.clock_ms, *ttl_seconds));
+        for Mutation {
+            key,
+            value,
+            ttl_seconds,
+        } in &write.mutations
+        {
+            self.set(
+                space,
+                key,
+                value.as_deref(),
+                raw_value::expiry_after(self.clock_ms, *ttl_seconds),
+            );
         }
         CommandOutcome::Done
     }
@@ -72,7 +85,9 @@ impl<E: Engine> CommandContext<'_, E> {
     fn delete_range(&mut self, range: &DeleteRangeCommand) -> CommandOutcome {
         let space = range.space();
         if let Some((lower, upper)) = clip(self.region, space, &range.start_key, &range.end_key) {
-            self.overlay.batch_mut().delete_range(keys::raw_cf(space), lower, upper);
+            self.overlay
+                .batch_mut()
+                .delete_range(keys::raw_cf(space), lower, upper);
         }
         CommandOutcome::Done
     }
@@ -91,7 +106,10 @@ impl<E: Engine> CommandContext<'_, E> {
             let expiry = raw_value::expiry_after(self.clock_ms, cas.ttl_seconds);
             self.set(space, &cas.key, cas.value.as_deref(), expiry);
         }
-        Ok(CommandOutcome::CompareAndSwap { succeeded, previous })
+        Ok(CommandOutcome::CompareAndSwap {
+            succeeded,
+            previous,
+        })
     }
 
     fn append(&mut self, append: &AppendCommand) -> Result<CommandOutcome, ApplyFault> {
@@ -135,11 +153,18 @@ impl<E: Engine> CommandContext<'_, E> {
             .overlay
             .get(self.kv, keys::raw_cf(space), &keys::raw_key(space, key))
             .map_err(ReadFault::from)?;
-        let Some(stored) = stored else { return Ok(None) };
-        let decoded = raw_value::decode_bytes(&stored)
-            .map_err(|fault| ReadFault::RawValue { region_id: self.region.id, fault })?;
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
+        let decoded = raw_value::decode_bytes(&stored).map_err(|fault| ReadFault::RawValue {
+            region_id: self.region.id,
+            fault,
+        })?;
         let live = !decoded.is_expired(self.clock_ms);
-        Ok(live.then_some(LiveValue { value: decoded.value, expires_at_ms: decoded.expires_at_ms }))
+        Ok(live.then_some(LiveValue {
+            value: decoded.value,
+            expires_at_ms: decoded.expires_at_ms,
+        }))
     }
 
     /// The refusal of a command with a key that is empty or not in the region.
@@ -148,7 +173,9 @@ impl<E: Engine> CommandContext<'_, E> {
             return Some(CommandOutcome::Refused);
         }
         let compared = keys::compared_form(space, key);
-        let Region { start_key, end_key, .. } = self.region;
+        let Region {
+            start_key, end_key, ..
+        } = self.region;
         if keys::range_contains(start_key, end_key, &compared) {
             return None;
         }

@@ -34,7 +34,9 @@ pub(crate) struct PeerFacts<'a> {
 
 impl PeerFacts<'_> {
     fn leads(&self) -> bool {
-        self.leader.as_ref().is_some_and(|leader| leader.id == self.peer_id)
+        self.leader
+            .as_ref()
+            .is_some_and(|leader| leader.id == self.peer_id)
     }
 }
 
@@ -79,7 +81,9 @@ pub(crate) fn check_form(
 /// Clients must not see region 1, whatever they ask of it.
 fn refuse_system(of_system: bool, header: &RequestHeader) -> Result<(), Error> {
     if of_system {
-        return Err(Error::RegionNotFound { region_id: header.region_id });
+        return Err(Error::RegionNotFound {
+            region_id: header.region_id,
+        });
     }
     Ok(())
 }
@@ -89,16 +93,23 @@ fn check_read(options: &StoreOptions, command: &ReadCommand) -> Result<(), Inval
         ReadCommand::Get { space, key } | ReadCommand::Ttl { space, key } => {
             check_key(options, *space, key)
         }
-        ReadCommand::BatchGet { space, keys } => {
-            keys.iter().try_for_each(|key| check_key(options, *space, key))
-        }
-        ReadCommand::Scan { start, end, reverse, .. } => check_range(start, end, *reverse),
-        ReadCommand::BatchScan { ranges, reverse, .. } => {
-            ranges.iter().try_for_each(|(start, end)| check_range(start, end, *reverse))
-        }
-        ReadCommand::Checksum { ranges, .. } => {
-            ranges.iter().try_for_each(|(start, end)| check_range(start, end, false))
-        }
+        ReadCommand::BatchGet { space, keys } => keys
+            .iter()
+            .try_for_each(|key| check_key(options, *space, key)),
+        ReadCommand::Scan {
+            start,
+            end,
+            reverse,
+            ..
+        } => check_range(start, end, *reverse),
+        ReadCommand::BatchScan {
+            ranges, reverse, ..
+        } => ranges
+            .iter()
+            .try_for_each(|(start, end)| check_range(start, end, *reverse)),
+        ReadCommand::Checksum { ranges, .. } => ranges
+            .iter()
+            .try_for_each(|(start, end)| check_range(start, end, false)),
     }
 }
 
@@ -195,14 +206,20 @@ pub(crate) fn check_address(
             None => return Ok(Standing::NoLeader),
             Some(_) if replica_read => {}
             Some(leader) => {
-                return Err(Error::NotLeader { region_id, leader: Some(leader.clone()) });
+                return Err(Error::NotLeader {
+                    region_id,
+                    leader: Some(leader.clone()),
+                });
             }
         }
     }
     if let Some(peer) = &header.peer
         && peer.id != facts.peer_id
     {
-        return Err(Error::MismatchPeerId { requested: peer.id, actual: facts.peer_id });
+        return Err(Error::MismatchPeerId {
+            requested: peer.id,
+            actual: facts.peer_id,
+        });
     }
     if header.term != 0 && header.term.saturating_add(1) < facts.term {
         return Err(Error::StaleCommand { region_id });
@@ -215,15 +232,19 @@ pub(crate) fn check_address(
 /// Checks that a request is for this store.
 pub(crate) fn check_store(store_id: u64, header: &RequestHeader) -> Result<(), Error> {
     match &header.peer {
-        Some(peer) if peer.store_id != store_id => {
-            Err(Error::StoreNotMatch { requested: peer.store_id, actual: store_id })
-        }
+        Some(peer) if peer.store_id != store_id => Err(Error::StoreNotMatch {
+            requested: peer.store_id,
+            actual: store_id,
+        }),
         _ => Ok(()),
     }
 }
 
 fn check_epoch(header: &RequestHeader, region: &Region) -> Result<(), Error> {
-    let known = region.region_epoch.as_ref().map_or(0, |epoch| epoch.version);
+    let known = region
+        .region_epoch
+        .as_ref()
+        .map_or(0, |epoch| epoch.version);
     match &header.epoch {
         Some(epoch) if epoch.version != known => Err(Error::EpochNotMatch {
             region_id: region.id,
@@ -239,12 +260,12 @@ fn check_keys(body: &RequestBody, region: &Region) -> Result<(), Error> {
         RequestBody::Read(ReadCommand::Get { space, key } | ReadCommand::Ttl { space, key }) => {
             check_in_region(region, *space, key)
         }
-        RequestBody::Read(ReadCommand::BatchGet { space, keys }) => {
-            keys.iter().try_for_each(|key| check_in_region(region, *space, key))
-        }
-        RequestBody::Write(commands) => {
-            commands.iter().try_for_each(|command| check_command_keys(region, command))
-        }
+        RequestBody::Read(ReadCommand::BatchGet { space, keys }) => keys
+            .iter()
+            .try_for_each(|key| check_in_region(region, *space, key)),
+        RequestBody::Write(commands) => commands
+            .iter()
+            .try_for_each(|command| check_command_keys(region, command)),
         RequestBody::Read(_)
         | RequestBody::TransferLeader { .. }
         | RequestBody::SystemRead

@@ -178,11 +178,16 @@ pub struct Directory {
 impl Directory {
     /// A directory of the given regions.
     pub fn new(generation: u64, entries: Vec<DirectoryEntry>) -> Self {
-        let mut directory = Directory { generation, ..Directory::default() };
+        let mut directory = Directory {
+            generation,
+            ..Directory::default()
+        };
         for entry in entries {
             let id = entry.region.id;
             if id != SYSTEM_REGION_ID {
-                directory.by_start.insert(entry.region.start_key.clone(), id);
+                directory
+                    .by_start
+                    .insert(entry.region.start_key.clone(), id);
             }
             directory.by_id.insert(id, Arc::new(entry));
         }
@@ -198,7 +203,10 @@ impl Directory {
     pub fn covering(&self, compared: &[u8]) -> Option<&Arc<DirectoryEntry>> {
         let (_, id) = self
             .by_start
-            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(compared)))
+            .range::<[u8], _>((
+                std::ops::Bound::Unbounded,
+                std::ops::Bound::Included(compared),
+            ))
             .next_back()?;
         let entry = self.by_id.get(id)?;
         keys::range_contains(&entry.region.start_key, &entry.region.end_key, compared)
@@ -220,7 +228,9 @@ pub struct DirectoryCell {
 impl DirectoryCell {
     /// A cell that holds a directory.
     pub fn new(directory: Directory) -> Self {
-        DirectoryCell { current: RwLock::new(Arc::new(directory)) }
+        DirectoryCell {
+            current: RwLock::new(Arc::new(directory)),
+        }
     }
 
     /// The present directory.

@@ -15,16 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strata_proto::metapb::Region;
-use strata_storage::{Cf, Engine, ReadView, keys, raw_value};
+use strata_storage::{Engine, keys, raw_value};
 
 use crate::check::{PeerFacts, Standing, check_address, check_form, check_store};
 use crate::directory::{DirectoryCell, DirectoryEntry};
 use crate::error::Error;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
-use crate::request::{
-    Answer, Cancellation, ReadCommand, Reply, Request, RequestBody, RequestToken,
-};
+use crate::request::{Answer, ReadCommand, Reply, Request, RequestBody, RequestToken};
 use crate::serve::{ReadFault, Served, serve};
 use crate::task::{Expiry, PendingRequest, ReadBody, ReadTask};
 use crate::time::Now;
@@ -89,7 +87,13 @@ impl<E: Engine> Gate<E> {
         kv: E,
         metrics: Arc<StoreMetrics>,
     ) -> Self {
-        Gate { store_id, options, directory, kv, metrics }
+        Gate {
+            store_id,
+            options,
+            directory,
+            kv,
+            metrics,
+        }
     }
 
     /// The regions of this store.
@@ -105,13 +109,23 @@ impl<E: Engine> Gate<E> {
         reply: Reply,
     ) -> (RequestToken, GateAction<E::Snapshot>) {
         match self.check(now.monotonic, &request) {
-            Err(error) => {
-                (RequestToken::settled(), GateAction::Reply { reply, result: Err(error) })
-            }
+            Err(error) => (
+                RequestToken::settled(),
+                GateAction::Reply {
+                    reply,
+                    result: Err(error),
+                },
+            ),
             Ok((entry, standing, bytes)) => {
                 let (token, cancellation) = RequestToken::new();
                 let arrived = now.monotonic;
-                let pending = PendingRequest { request, reply, cancellation, bytes, arrived };
+                let pending = PendingRequest {
+                    request,
+                    reply,
+                    cancellation,
+                    bytes,
+                    arrived,
+                };
                 (token, self.place(now, &entry, standing, pending))
             }
         }
@@ -129,7 +143,10 @@ impl<E: Engine> Gate<E> {
             return Err(Error::DeadlineExceeded);
         }
         let region_id = header.region_id;
-        let entry = self.directory.entry(region_id).ok_or(Error::RegionNotFound { region_id })?;
+        let entry = self
+            .directory
+            .entry(region_id)
+            .ok_or(Error::RegionNotFound { region_id })?;
         let facts = PeerFacts {
             region: &entry.region,
             peer_id: entry.peer.id,
@@ -155,14 +172,23 @@ impl<E: Engine> Gate<E> {
             | RequestBody::SystemWrite(_) => None,
         };
         let Some(body) = body.filter(|_| standing == Standing::Here) else {
-            return GateAction::ToShard { shard: entry.shard, pending };
+            return GateAction::ToShard {
+                shard: entry.shard,
+                pending,
+            };
         };
         match self.read_under_lease(now, entry, &body) {
             Err(fault) => GateAction::Fatal(fault),
-            Ok(LeaseRead::Moved) => GateAction::ToShard { shard: entry.shard, pending },
+            Ok(LeaseRead::Moved) => GateAction::ToShard {
+                shard: entry.shard,
+                pending,
+            },
             Ok(LeaseRead::Answer(answer)) => {
                 self.metrics.reads_lease.increment();
-                GateAction::Reply { reply: pending.reply, result: Ok(answer) }
+                GateAction::Reply {
+                    reply: pending.reply,
+                    result: Ok(answer),
+                }
             }
             Ok(LeaseRead::Snapshot(snapshot)) => {
                 self.metrics.reads_lease.increment();
@@ -187,7 +213,11 @@ impl<E: Engine> Gate<E> {
         }
         let unmoved = || entry.view.generation() == generation;
         if let Some(answer) = self.get_plain(&entry.region, body)? {
-            return Ok(if unmoved() { LeaseRead::Answer(answer) } else { LeaseRead::Moved });
+            return Ok(if unmoved() {
+                LeaseRead::Answer(answer)
+            } else {
+                LeaseRead::Moved
+            });
         }
         let snapshot = self.kv.snapshot();
         if !unmoved() {
@@ -196,7 +226,9 @@ impl<E: Engine> Gate<E> {
         if !is_small(body) {
             return Ok(LeaseRead::Snapshot(snapshot));
         }
-        let expiry = Expiry::Leader { wall_ms: now.wall_ms };
+        let expiry = Expiry::Leader {
+            wall_ms: now.wall_ms,
+        };
         Ok(match serve::<E>(&snapshot, &entry.region, body, expiry)? {
             Served::Answer(answer) => LeaseRead::Answer(answer),
             Served::ClockBehind => LeaseRead::ClockBehind,
@@ -206,14 +238,21 @@ impl<E: Engine> Gate<E> {
     /// The fast path: a single key that is absent or never expires needs no snapshot, for
     /// nothing else has to be consistent with it.
     fn get_plain(&self, region: &Region, body: &ReadBody) -> Result<Option<Answer>, ReadFault> {
-        let ReadBody::Raw(ReadCommand::Get { space, key }) = body else { return Ok(None) };
-        let (cf, engine_key): (Cf, _) = (keys::raw_cf(*space), keys::raw_key(*space, key));
+        let ReadBody::Raw(ReadCommand::Get { space, key }) = body else {
+            return Ok(None);
+        };
+        let (cf, engine_key) = (keys::raw_cf(*space), keys::raw_key(*space, key));
         let Some(stored) = self.kv.get(cf, &engine_key)? else {
             return Ok(Some(Answer::Value(None)));
         };
-        let decoded = raw_value::decode_bytes(&stored)
-            .map_err(|fault| ReadFault::RawValue { region_id: region.id, fault })?;
-        Ok(decoded.expires_at_ms.is_none().then_some(Answer::Value(Some(decoded.value))))
+        let decoded = raw_value::decode_bytes(&stored).map_err(|fault| ReadFault::RawValue {
+            region_id: region.id,
+            fault,
+        })?;
+        Ok(decoded
+            .expires_at_ms
+            .is_none()
+            .then_some(Answer::Value(Some(decoded.value))))
     }
 }
 
@@ -229,12 +268,19 @@ fn is_small(body: &ReadBody) -> bool {
     }
 }
 
-fn read_task(now: Now, entry: &DirectoryEntry, body: ReadBody, pending: PendingRequest) -> ReadTask {
+fn read_task(
+    now: Now,
+    entry: &DirectoryEntry,
+    body: ReadBody,
+    pending: PendingRequest,
+) -> ReadTask {
     ReadTask {
         region: entry.region.clone(),
         shard: entry.shard,
         body,
-        expiry: Expiry::Leader { wall_ms: now.wall_ms },
+        expiry: Expiry::Leader {
+            wall_ms: now.wall_ms,
+        },
         deadline: pending.request.header.deadline,
         cancellation: pending.cancellation,
         reply: pending.reply,
@@ -260,23 +306,17 @@ pub enum ReadOutcome {
 /// Serves a read on a snapshot.
 pub fn serve_task<E: Engine>(now: Now, snapshot: &E::Snapshot, task: ReadTask) -> ReadOutcome {
     if let Some(error) = task.given_up(now.monotonic) {
-        return ReadOutcome::Reply { reply: task.reply, result: Err(error) };
+        return ReadOutcome::Reply {
+            reply: task.reply,
+            result: Err(error),
+        };
     }
     match serve::<E>(snapshot, &task.region, &task.body, task.expiry) {
-        Ok(Served::Answer(answer)) => {
-            ReadOutcome::Reply { reply: task.reply, result: Ok(answer) }
-        }
+        Ok(Served::Answer(answer)) => ReadOutcome::Reply {
+            reply: task.reply,
+            result: Ok(answer),
+        },
         Ok(Served::ClockBehind) => ReadOutcome::ClockWanted(task),
         Err(fault) => ReadOutcome::Fatal(fault),
     }
-}
-
-/// A request that was refused because an inbox was full.
-pub(crate) fn refuse_full(options: &StoreOptions, pending: PendingRequest) -> (Reply, Error) {
-    let _: &Cancellation = &pending.cancellation;
-    let error = Error::ServerIsBusy {
-        reason: "the inbox of the shard is full",
-        backoff_ms: options.park_time.as_millis() as u64,
-    };
-    (pending.reply, error)
 }

@@ -62,7 +62,10 @@ impl Overlay {
         engine: &'a V,
     ) -> OverlaySystemView<'a, V> {
         self.index();
-        OverlaySystemView { overlay: self, engine }
+        OverlaySystemView {
+            overlay: self,
+            engine,
+        }
     }
 
     /// Adds what a system command writes.
@@ -79,7 +82,8 @@ impl Overlay {
         for (place, change) in self.batch.changes().iter().enumerate().skip(self.indexed) {
             match change {
                 Change::Put { cf, key, value } => {
-                    self.points.insert((*cf, key.clone()), (place, Some(value.clone())));
+                    self.points
+                        .insert((*cf, key.clone()), (place, Some(value.clone())));
                 }
                 Change::Delete { cf, key } => {
                     self.points.insert((*cf, key.clone()), (place, None));
@@ -130,7 +134,9 @@ pub(crate) struct OverlaySystemView<'a, V> {
 
 impl<V: ReadView + Send + Sync> SystemView for OverlaySystemView<'_, V> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, SystemViewError> {
-        Ok(self.overlay.lookup(self.engine, Cf::Raft, &keys::system(key))?)
+        Ok(self
+            .overlay
+            .lookup(self.engine, Cf::Raft, &keys::system(key))?)
     }
 
     /// Merges the pending changes into the engine's scan. System records are only put and
@@ -151,14 +157,29 @@ impl<V: ReadView + Send + Sync> SystemView for OverlaySystemView<'_, V> {
             Bound::Excluded((Cf::Raft, Bytes::from(upper.clone()))),
         );
         let pending = self.overlay.points.range(bounds);
-        let pending: Box<dyn Iterator<Item = _>> =
-            if reverse { Box::new(pending.rev()) } else { Box::new(pending) };
+        let pending: Box<dyn Iterator<Item = _>> = if reverse {
+            Box::new(pending.rev())
+        } else {
+            Box::new(pending)
+        };
         let pending = pending.map(|((_, key), (_, value))| (key, value));
-        let mut merge = Merge { pending: pending.peekable(), reverse, stopped: false };
-        let direction = if reverse { Direction::Backward } else { Direction::Forward };
-        self.engine.scan(Cf::Raft, &lower, Some(&upper), direction, &mut |key, value| {
-            merge.engine_pair(key, value, visit)
-        })?;
+        let mut merge = Merge {
+            pending: pending.peekable(),
+            reverse,
+            stopped: false,
+        };
+        let direction = if reverse {
+            Direction::Backward
+        } else {
+            Direction::Forward
+        };
+        self.engine.scan(
+            Cf::Raft,
+            &lower,
+            Some(&upper),
+            direction,
+            &mut |key, value| merge.engine_pair(key, value, visit),
+        )?;
         merge.finish(visit);
         Ok(())
     }
@@ -180,8 +201,16 @@ impl<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Merge<'a, I> {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let reverse = self.reverse;
-        let comes_first = |pending: &Bytes| if reverse { &pending[..] > key } else { &pending[..] < key };
-        while let Some((pending, written)) = self.pending.next_if(|(pending, _)| comes_first(pending)) {
+        let comes_first = |pending: &Bytes| {
+            if reverse {
+                &pending[..] > key
+            } else {
+                &pending[..] < key
+            }
+        };
+        while let Some((pending, written)) =
+            self.pending.next_if(|(pending, _)| comes_first(pending))
+        {
             self.show(pending, written, visit)?;
         }
         if let Some((pending, written)) = self.pending.next_if(|(pending, _)| pending[..] == *key) {

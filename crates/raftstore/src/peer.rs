@@ -92,11 +92,21 @@ impl<E: Engine> Peer<E> {
         let hard_state = *storage.hard_state();
         // Nothing can have been promised in the state that the bootstrap wrote.
         let never_led = hard_state.term == BOOTSTRAP_TERM && hard_state.vote == 0;
-        let config = raft_config(options, &region, &peer, apply_state.applied_index, !never_led);
+        let config = raft_config(
+            options,
+            &region,
+            &peer,
+            apply_state.applied_index,
+            !never_led,
+        );
         let raft = RawNode::new(&config, storage, now.monotonic)?;
-        let campaign_first =
-            never_led && region.peers.first().is_some_and(|first| first.id == peer.id);
-        let nonce = u128::from(options.seed) << 64 | now.monotonic.as_nanos() & u128::from(u64::MAX);
+        let campaign_first = never_led
+            && region
+                .peers
+                .first()
+                .is_some_and(|first| first.id == peer.id);
+        let nonce =
+            u128::from(options.seed) << 64 | now.monotonic.as_nanos() & u128::from(u64::MAX);
         let this = Peer {
             peer,
             raft,
@@ -216,7 +226,10 @@ impl<E: Engine> Peer<E> {
     fn expire_parked(&mut self, context: &mut StepContext<'_>) {
         let now = context.now.monotonic;
         let park_time = context.options.park_time;
-        let error = Error::NotLeader { region_id: self.region.id, leader: None };
+        let error = Error::NotLeader {
+            region_id: self.region.id,
+            leader: None,
+        };
         refuse_expired(&mut self.parked, context, now, park_time, &error);
     }
 
@@ -257,7 +270,11 @@ impl<E: Engine> Peer<E> {
 
     /// Tells the Raft core that messages to a store did not arrive.
     pub(crate) fn on_unreachable(&mut self, store_id: u64) {
-        let unreachable = self.region.peers.iter().find(|peer| peer.store_id == store_id);
+        let unreachable = self
+            .region
+            .peers
+            .iter()
+            .find(|peer| peer.store_id == store_id);
         if let Some(peer) = unreachable
             && self.leads()
         {
@@ -284,7 +301,12 @@ impl<E: Engine> Peer<E> {
             region_epoch: self.region.region_epoch.clone(),
             ..RaftMessage::default()
         };
-        context.out.messages.entry(to_store_id).or_default().push(message);
+        context
+            .out
+            .messages
+            .entry(to_store_id)
+            .or_default()
+            .push(message);
     }
 
     /// Shows others what they may know of this peer.
@@ -303,7 +325,11 @@ impl<E: Engine> Peer<E> {
             truncated_term: self.apply_state.truncated_term,
             clock_ms: self.apply_state.region_clock_ms,
         };
-        let lease_until = if self.leads() { self.raft.lease_until() } else { None };
+        let lease_until = if self.leads() {
+            self.raft.lease_until()
+        } else {
+            None
+        };
         self.view.publish(&numbers, lease_until);
     }
 }
@@ -321,9 +347,9 @@ pub(crate) fn refuse_expired(
         return;
     }
     for pending in std::mem::take(queue) {
-        let refusal = pending.given_up(now).or_else(|| {
-            (pending.arrived + park_time <= now).then(|| error.clone())
-        });
+        let refusal = pending
+            .given_up(now)
+            .or_else(|| (pending.arrived + park_time <= now).then(|| error.clone()));
         match refusal {
             None => queue.push_back(pending),
             Some(refusal) => {

@@ -45,7 +45,10 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
         if self.writes.len() >= context.options.max_parked_requests {
             context.metrics.requests_busy.increment();
-            context.out.replies.push((pending.reply, Err(busy(context))));
+            context
+                .out
+                .replies
+                .push((pending.reply, Err(busy(context))));
             return;
         }
         self.writes.push_back(pending);
@@ -95,11 +98,16 @@ impl<E: Engine> Peer<E> {
         mut group: Vec<PendingRequest>,
     ) -> bool {
         let mut commands = Vec::new();
-        let counts: Vec<usize> =
-            group.iter_mut().map(|pending| take_commands(pending, &mut commands)).collect();
+        let counts: Vec<usize> = group
+            .iter_mut()
+            .map(|pending| take_commands(pending, &mut commands))
+            .collect();
         let total = commands.len() as u64;
         let entry = self.entry(context, commands);
-        match self.raft.propose(Bytes::new(), entry.encode_to_vec().into()) {
+        match self
+            .raft
+            .propose(Bytes::new(), entry.encode_to_vec().into())
+        {
             Ok(index) => {
                 context.metrics.proposals.increment();
                 context.metrics.proposed_commands.add(total);
@@ -139,13 +147,18 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn on_clock_wanted(&mut self, context: &mut StepContext<'_>, mut read: ReadTask) {
         read.expiry = Expiry::RegionClock;
         let now = context.now.monotonic;
-        let recent = self.clock_proposed_at.is_some_and(|at| now < at + CLOCK_INTERVAL);
+        let recent = self
+            .clock_proposed_at
+            .is_some_and(|at| now < at + CLOCK_INTERVAL);
         if recent || !self.leads() {
             context.out.reads.push(read);
             return;
         }
         let entry = self.entry(context, Vec::new());
-        match self.raft.propose(Bytes::new(), entry.encode_to_vec().into()) {
+        match self
+            .raft
+            .propose(Bytes::new(), entry.encode_to_vec().into())
+        {
             Ok(index) => {
                 context.metrics.clock_proposals.increment();
                 self.clock_proposed_at = Some(now);
@@ -167,12 +180,17 @@ impl<E: Engine> Peer<E> {
     /// the outcome is not known, and look for the new leader.
     pub(crate) fn expire_proposals(&mut self, context: &mut StepContext<'_>) {
         let grace = context.options.park_time;
-        let lost = self.lost_leadership_at.is_some_and(|at| at + grace <= context.now.monotonic);
+        let lost = self
+            .lost_leadership_at
+            .is_some_and(|at| at + grace <= context.now.monotonic);
         if !lost {
             return;
         }
         self.lost_leadership_at = None;
-        let error = Error::Undetermined { region_id: self.region.id, leader: self.known_leader() };
+        let error = Error::Undetermined {
+            region_id: self.region.id,
+            leader: self.known_leader(),
+        };
         for proposal in self.proposals.drain(..) {
             for waiting in proposal.waiting {
                 waiting.refuse(error.clone(), &mut context.out.replies);
@@ -183,9 +201,15 @@ impl<E: Engine> Peer<E> {
     /// Settles older proposals at and behind `id`: this leader's log holds other entries
     /// there, so theirs can never be committed.
     pub(crate) fn drop_overwritten(&mut self, context: &mut StepContext<'_>, id: EntryId) {
-        while self.proposals.back().is_some_and(|last| last.id.index >= id.index) {
+        while self
+            .proposals
+            .back()
+            .is_some_and(|last| last.id.index >= id.index)
+        {
             let overwritten = self.proposals.pop_back().expect("looked at above");
-            let error = Error::StaleCommand { region_id: self.region.id };
+            let error = Error::StaleCommand {
+                region_id: self.region.id,
+            };
             for waiting in overwritten.waiting {
                 waiting.refuse(error.clone(), &mut context.out.replies);
             }
@@ -216,8 +240,13 @@ fn take_commands(pending: &mut PendingRequest, commands: &mut Vec<DataCommand>) 
             count
         }
         RequestBody::SystemWrite(request) => {
-            let system = SystemCommand { request: std::mem::take(request) };
-            commands.push(DataCommand { session: None, body: Some(Body::System(system)) });
+            let system = SystemCommand {
+                request: std::mem::take(request),
+            };
+            commands.push(DataCommand {
+                session: None,
+                body: Some(Body::System(system)),
+            });
             1
         }
         other => unreachable!("a write queue holds {other:?}"),
@@ -241,7 +270,12 @@ fn restore_commands(pending: &mut PendingRequest, commands: impl Iterator<Item =
 
 fn wait_for(pending: PendingRequest, commands: usize) -> Waiting {
     match pending.request.body {
-        RequestBody::SystemWrite(_) => Waiting::System { reply: pending.reply },
-        _ => Waiting::Write { commands, reply: pending.reply },
+        RequestBody::SystemWrite(_) => Waiting::System {
+            reply: pending.reply,
+        },
+        _ => Waiting::Write {
+            commands,
+            reply: pending.reply,
+        },
     }
 }

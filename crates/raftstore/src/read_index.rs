@@ -77,7 +77,12 @@ impl Reads {
 impl<E: Engine> Peer<E> {
     /// Takes a read that this peer may serve.
     pub(crate) fn on_read(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
-        if self.leads() && self.raft.lease_until().is_some_and(|until| context.now.monotonic < until) {
+        if self.leads()
+            && self
+                .raft
+                .lease_until()
+                .is_some_and(|until| context.now.monotonic < until)
+        {
             context.metrics.reads_lease.increment();
             let task = self.read_task(context, pending);
             context.out.reads.push(task);
@@ -106,16 +111,25 @@ impl<E: Engine> Peer<E> {
             context.metrics.read_index_rounds.increment();
             let reads = std::mem::take(&mut self.reads.asking);
             let asked_at = context.now.monotonic;
-            self.reads.rounds.push_back(Round { context: round_context, asked_at, reads });
+            self.reads.rounds.push_back(Round {
+                context: round_context,
+                asked_at,
+                reads,
+            });
         }
     }
 
     /// A round is confirmed.
     pub(crate) fn on_read_state(&mut self, context: &mut StepContext<'_>, state: &ReadState) {
-        let found =
-            self.reads.rounds.iter().position(|round| round.context == state.request_context);
+        let found = self
+            .reads
+            .rounds
+            .iter()
+            .position(|round| round.context == state.request_context);
         // A second answer to a round that was asked twice finds none.
-        let Some(round) = found.and_then(|at| self.reads.rounds.remove(at)) else { return };
+        let Some(round) = found.and_then(|at| self.reads.rounds.remove(at)) else {
+            return;
+        };
         context.metrics.reads_index.add(round.reads.len() as u64);
         for pending in round.reads {
             let task = self.read_task(context, pending);
@@ -130,7 +144,10 @@ impl<E: Engine> Peer<E> {
     /// Lets go of the confirmed reads whose index is applied.
     pub(crate) fn serve_reads_up_to_applied(&mut self, context: &mut StepContext<'_>) {
         let applied = self.apply_state.applied_index;
-        let waiting = self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied);
+        let waiting = self
+            .reads
+            .confirmed
+            .extract_if(.., |(index, _)| *index <= applied);
         context.out.reads.extend(waiting.map(|(_, task)| task));
     }
 
@@ -142,7 +159,10 @@ impl<E: Engine> Peer<E> {
         let error = if self.leads() {
             Error::ReadIndexNotReady { region_id }
         } else {
-            Error::NotLeader { region_id, leader: self.known_leader() }
+            Error::NotLeader {
+                region_id,
+                leader: self.known_leader(),
+            }
         };
         refuse_expired(&mut self.reads.asking, context, now, park_time, &error);
         for round in &mut self.reads.rounds {
@@ -150,7 +170,11 @@ impl<E: Engine> Peer<E> {
             refuse_expired(&mut round.reads, context, now, Duration::MAX / 2, &error);
         }
         self.reads.rounds.retain(|round| !round.reads.is_empty());
-        for (_, task) in self.reads.confirmed.extract_if(.., |(_, task)| task.given_up(now).is_some()) {
+        for (_, task) in self
+            .reads
+            .confirmed
+            .extract_if(.., |(_, task)| task.given_up(now).is_some())
+        {
             context.metrics.requests_dropped.increment();
             let error = task.given_up(now).unwrap_or(Error::DeadlineExceeded);
             context.out.replies.push((task.reply, Err(error)));
@@ -166,7 +190,9 @@ impl<E: Engine> Peer<E> {
         let now = context.now.monotonic;
         let patience = context.options.tick_interval * (2 * context.options.heartbeat_ticks) as u32;
         for round in &mut self.reads.rounds {
-            if round.asked_at + patience <= now && self.raft.read_index(round.context.clone()).is_ok() {
+            if round.asked_at + patience <= now
+                && self.raft.read_index(round.context.clone()).is_ok()
+            {
                 round.asked_at = now;
             }
         }
@@ -180,7 +206,9 @@ impl<E: Engine> Peer<E> {
             other => unreachable!("a read queue holds {other:?}"),
         };
         let expiry = if self.leads() {
-            Expiry::Leader { wall_ms: context.now.wall_ms }
+            Expiry::Leader {
+                wall_ms: context.now.wall_ms,
+            }
         } else {
             Expiry::RegionClock
         };

@@ -44,7 +44,9 @@ impl<E: Engine> Peer<E> {
             context.metrics.messages_dropped_unknown.increment();
             return;
         };
-        let from_sender = envelope.from_peer.is_some_and(|from| from.id == message.from);
+        let from_sender = envelope
+            .from_peer
+            .is_some_and(|from| from.id == message.from);
         // Snapshots are not installed yet; their leader keeps the whole log.
         let snapshot = message.msg_type() == MessageType::MsgSnapshot;
         if !from_sender || message.to != self.peer.id || snapshot {
@@ -65,7 +67,11 @@ impl<E: Engine> Peer<E> {
     /// Takes one Ready and turns it into effects.
     pub(crate) fn on_ready(&mut self, context: &mut StepContext<'_>) {
         let mut ready = self.raft.ready(context.now.monotonic);
-        assert!(ready.snapshot.is_none(), "region {}: a snapshot to install", self.region.id);
+        assert!(
+            ready.snapshot.is_none(),
+            "region {}: a snapshot to install",
+            self.region.id
+        );
         self.name_fresh_proposals(context, &ready);
         for message in std::mem::take(&mut ready.messages) {
             self.send(context, message);
@@ -126,7 +132,11 @@ impl<E: Engine> Peer<E> {
             context.out.log_sync = true;
             context.out.logged.push((self.region.id, number));
         }
-        self.unsynced.push_back(UnsyncedReady { number, must_sync: ready.must_sync, messages });
+        self.unsynced.push_back(UnsyncedReady {
+            number,
+            must_sync: ready.must_sync,
+            messages,
+        });
     }
 
     /// The Ready `number` and all before it are synced, and with them those that follow and
@@ -149,7 +159,9 @@ impl<E: Engine> Peer<E> {
     }
 
     fn hand_to_apply(&mut self, context: &mut StepContext<'_>, entries: Vec<Entry>) {
-        let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        let Some(last) = entries.last().map(|entry| entry.index) else {
+            return;
+        };
         let synced = self.raft.storage().persisted_index();
         assert!(
             last <= synced,
@@ -158,9 +170,15 @@ impl<E: Engine> Peer<E> {
         );
         self.committed = self.committed.max(last);
         self.apply_backlog_bytes += entries.iter().map(|entry| entry.data.len()).sum::<usize>();
-        let ready = self.proposals.partition_point(|proposal| proposal.id.index <= last);
+        let ready = self
+            .proposals
+            .partition_point(|proposal| proposal.id.index <= last);
         let proposals: Vec<Proposal> = self.proposals.drain(..ready).collect();
-        context.out.apply.push(ApplyTask { region_id: self.region.id, entries, proposals });
+        context.out.apply.push(ApplyTask {
+            region_id: self.region.id,
+            entries,
+            proposals,
+        });
     }
 
     /// Entries of this region are in the kv engine.
@@ -174,7 +192,9 @@ impl<E: Engine> Peer<E> {
         );
         self.apply_backlog_bytes -= applied.entry_bytes;
         self.apply_state = applied.state;
-        self.raft.storage_mut().set_apply_state(self.apply_state.clone());
+        self.raft
+            .storage_mut()
+            .set_apply_state(self.apply_state.clone());
         self.raft.advance_apply_to(self.apply_state.applied_index);
         self.serve_reads_up_to_applied(context);
     }
@@ -189,11 +209,17 @@ impl<E: Engine> Peer<E> {
                 .and_then(|first| fresh.index.checked_sub(first.index))
                 .and_then(|at| ready.entries.get(at as usize))
                 .unwrap_or_else(|| {
-                    panic!("region {}: proposal {} is not in its Ready", self.region.id, fresh.index)
+                    panic!(
+                        "region {}: proposal {} is not in its Ready",
+                        self.region.id, fresh.index
+                    )
                 });
             let id = EntryId::of(entry);
             self.drop_overwritten(context, id);
-            self.proposals.push_back(Proposal { id, waiting: fresh.waiting });
+            self.proposals.push_back(Proposal {
+                id,
+                waiting: fresh.waiting,
+            });
         }
     }
 }

@@ -80,9 +80,19 @@ fn serve_raw(
     command: &ReadCommand,
     expiry: Expiry,
 ) -> Result<Served, ReadFault> {
-    let reader = Reader { view, region, expiry, clock_ms: Cell::new(None), behind: Cell::new(false) };
+    let reader = Reader {
+        view,
+        region,
+        expiry,
+        clock_ms: Cell::new(None),
+        behind: Cell::new(false),
+    };
     let answer = reader.answer(command)?;
-    Ok(if reader.behind.get() { Served::ClockBehind } else { Served::Answer(answer) })
+    Ok(if reader.behind.get() {
+        Served::ClockBehind
+    } else {
+        Served::Answer(answer)
+    })
 }
 
 /// Whether a value can be seen.
@@ -104,9 +114,9 @@ struct Reader<'a, V> {
 impl<V: ReadView> Reader<'_, V> {
     fn answer(&self, command: &ReadCommand) -> Result<Answer, ReadFault> {
         match command {
-            ReadCommand::Get { space, key } => {
-                Ok(Answer::Value(self.get(*space, key)?.map(|(value, _)| value)))
-            }
+            ReadCommand::Get { space, key } => Ok(Answer::Value(
+                self.get(*space, key)?.map(|(value, _)| value),
+            )),
             ReadCommand::Ttl { space, key } => {
                 Ok(Answer::Ttl(self.get(*space, key)?.map(|(_, ttl)| ttl)))
             }
@@ -119,15 +129,36 @@ impl<V: ReadView> Reader<'_, V> {
                 }
                 Ok(Answer::Pairs(pairs))
             }
-            ReadCommand::Scan { space, start, end, limit, key_only, reverse } => {
+            ReadCommand::Scan {
+                space,
+                start,
+                end,
+                limit,
+                key_only,
+                reverse,
+            } => {
                 let mut pairs = Vec::new();
-                let scan = RawScan { space: *space, limit: *limit, key_only: *key_only };
+                let scan = RawScan {
+                    space: *space,
+                    limit: *limit,
+                    key_only: *key_only,
+                };
                 self.scan(&scan, start, end, *reverse, &mut pairs)?;
                 Ok(Answer::Pairs(pairs))
             }
-            ReadCommand::BatchScan { space, ranges, each_limit, key_only, reverse } => {
+            ReadCommand::BatchScan {
+                space,
+                ranges,
+                each_limit,
+                key_only,
+                reverse,
+            } => {
                 let mut pairs = Vec::new();
-                let scan = RawScan { space: *space, limit: *each_limit, key_only: *key_only };
+                let scan = RawScan {
+                    space: *space,
+                    limit: *each_limit,
+                    key_only: *key_only,
+                };
                 for (start, end) in ranges {
                     self.scan(&scan, start, end, *reverse, &mut pairs)?;
                 }
@@ -138,7 +169,10 @@ impl<V: ReadView> Reader<'_, V> {
     }
 
     fn get(&self, space: RawSpace, key: &[u8]) -> Result<Option<(Bytes, u64)>, ReadFault> {
-        let Some(stored) = self.view.get(keys::raw_cf(space), &keys::raw_key(space, key))? else {
+        let Some(stored) = self
+            .view
+            .get(keys::raw_cf(space), &keys::raw_key(space, key))?
+        else {
             return Ok(None);
         };
         let decoded = raw_value::decode_bytes(&stored).map_err(|fault| self.damaged(fault))?;
@@ -160,34 +194,58 @@ impl<V: ReadView> Reader<'_, V> {
         let Some((lower, upper)) = clip(self.region, scan.space, lower, upper) else {
             return Ok(());
         };
-        let direction = if reverse { Direction::Backward } else { Direction::Forward };
+        let direction = if reverse {
+            Direction::Backward
+        } else {
+            Direction::Forward
+        };
         let mut left = scan.limit;
         if left == 0 {
             return Ok(());
         }
         self.visit(scan.space, &lower, &upper, direction, &mut |key, value| {
-            let value = if scan.key_only { Bytes::new() } else { Bytes::copy_from_slice(value) };
+            let value = if scan.key_only {
+                Bytes::new()
+            } else {
+                Bytes::copy_from_slice(value)
+            };
             pairs.push((key, value));
             left -= 1;
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })
     }
 
     fn checksum(&self, space: RawSpace, ranges: &[(Bytes, Bytes)]) -> Result<Answer, ReadFault> {
         let (mut crc64, mut pairs, mut bytes) = (0u64, 0u64, 0u64);
         for (start, end) in ranges {
-            let Some((lower, upper)) = clip(self.region, space, start, end) else { continue };
-            self.visit(space, &lower, &upper, Direction::Forward, &mut |key, value| {
-                let mut digest: Digest<'_, u64> = CRC64.digest();
-                digest.update(&key);
-                digest.update(value);
-                crc64 ^= digest.finalize();
-                pairs += 1;
-                bytes += (key.len() + value.len()) as u64;
-                ControlFlow::Continue(())
-            })?;
+            let Some((lower, upper)) = clip(self.region, space, start, end) else {
+                continue;
+            };
+            self.visit(
+                space,
+                &lower,
+                &upper,
+                Direction::Forward,
+                &mut |key, value| {
+                    let mut digest: Digest<'_, u64> = CRC64.digest();
+                    digest.update(&key);
+                    digest.update(value);
+                    crc64 ^= digest.finalize();
+                    pairs += 1;
+                    bytes += (key.len() + value.len()) as u64;
+                    ControlFlow::Continue(())
+                },
+            )?;
         }
-        Ok(Answer::Checksum { crc64, pairs, bytes })
+        Ok(Answer::Checksum {
+            crc64,
+            pairs,
+            bytes,
+        })
     }
 
     /// Visits the visible pairs of an engine range, keys as clients name them.
@@ -201,29 +259,33 @@ impl<V: ReadView> Reader<'_, V> {
     ) -> Result<(), ReadFault> {
         let cf = keys::raw_cf(space);
         let mut fault = None;
-        self.view.scan(cf, lower, Some(upper), direction, &mut |key, stored| {
-            let Some(key) = keys::parse_raw_key(space, key) else {
-                return ControlFlow::Continue(());
-            };
-            let seen = raw_value::decode(stored)
-                .map_err(|broken| self.damaged(broken))
-                .and_then(|decoded| self.see(decoded));
-            match seen {
-                Ok(Sight::Visible { value, .. }) => visit(Bytes::copy_from_slice(&key), value),
-                Ok(Sight::Gone) if self.behind.get() => ControlFlow::Break(()),
-                Ok(Sight::Gone) => ControlFlow::Continue(()),
-                Err(broken) => {
-                    fault = Some(broken);
-                    ControlFlow::Break(())
+        self.view
+            .scan(cf, lower, Some(upper), direction, &mut |key, stored| {
+                let Some(key) = keys::parse_raw_key(space, key) else {
+                    return ControlFlow::Continue(());
+                };
+                let seen = raw_value::decode(stored)
+                    .map_err(|broken| self.damaged(broken))
+                    .and_then(|decoded| self.see(decoded));
+                match seen {
+                    Ok(Sight::Visible { value, .. }) => visit(Bytes::copy_from_slice(&key), value),
+                    Ok(Sight::Gone) if self.behind.get() => ControlFlow::Break(()),
+                    Ok(Sight::Gone) => ControlFlow::Continue(()),
+                    Err(broken) => {
+                        fault = Some(broken);
+                        ControlFlow::Break(())
+                    }
                 }
-            }
-        })?;
+            })?;
         fault.map_or(Ok(()), Err)
     }
 
     fn see<T>(&self, decoded: raw_value::RawValue<T>) -> Result<Sight<T>, ReadFault> {
         if decoded.expires_at_ms.is_none() {
-            return Ok(Sight::Visible { value: decoded.value, ttl_seconds: 0 });
+            return Ok(Sight::Visible {
+                value: decoded.value,
+                ttl_seconds: 0,
+            });
         }
         let clock_ms = self.clock()?;
         if decoded.is_expired(clock_ms) {
@@ -239,7 +301,10 @@ impl<V: ReadView> Reader<'_, V> {
         }
         // A value that is still seen has at least a second: 0 means "for ever".
         let ttl_seconds = decoded.ttl_seconds(shown_clock_ms).unwrap_or(0).max(1);
-        Ok(Sight::Visible { value: decoded.value, ttl_seconds })
+        Ok(Sight::Visible {
+            value: decoded.value,
+            ttl_seconds,
+        })
     }
 
     fn clock(&self) -> Result<u64, ReadFault> {
@@ -258,7 +323,10 @@ impl<V: ReadView> Reader<'_, V> {
     }
 
     fn damaged(&self, fault: raw_value::RawValueError) -> ReadFault {
-        ReadFault::RawValue { region_id: self.region.id, fault }
+        ReadFault::RawValue {
+            region_id: self.region.id,
+            fault,
+        }
     }
 }
 
@@ -278,7 +346,15 @@ pub(crate) fn clip(
 ) -> Option<(Vec<u8>, Vec<u8>)> {
     let (first, last) = keys::data_range(&region.start_key, &region.end_key);
     // An empty lower bound is the start of all keys, also where keys are encoded.
-    let lower = if lower.is_empty() { first.clone() } else { first.max(keys::raw_key(space, lower)) };
-    let upper = if upper.is_empty() { last } else { last.min(keys::raw_key(space, upper)) };
+    let lower = if lower.is_empty() {
+        first.clone()
+    } else {
+        first.max(keys::raw_key(space, lower))
+    };
+    let upper = if upper.is_empty() {
+        last
+    } else {
+        last.min(keys::raw_key(space, upper))
+    };
     (lower < upper).then_some((lower, upper))
 }

@@ -179,7 +179,9 @@ impl<E: Engine> Shard<E> {
         options: StoreOptions,
         metrics: Arc<StoreMetrics>,
     ) -> Self {
-        let apply = (0..options.apply_shards).map(|_| ApplyLane::default()).collect();
+        let apply = (0..options.apply_shards)
+            .map(|_| ApplyLane::default())
+            .collect();
         Shard {
             index,
             store_id,
@@ -213,7 +215,11 @@ impl<E: Engine> Shard<E> {
             ShardEvent::ClockWanted(read) => self.on_clock_wanted(now, *read),
             ShardEvent::Tick => self.on_tick(now),
             ShardEvent::LogPersisted { number } => self.on_log_persisted(now, number),
-            ShardEvent::Applied { apply_shard, batches, regions } => {
+            ShardEvent::Applied {
+                apply_shard,
+                batches,
+                regions,
+            } => {
                 self.on_applied(now, apply_shard, batches, regions);
             }
             ShardEvent::Unreachable { store_id } => self.on_unreachable(now, store_id),
@@ -236,7 +242,9 @@ impl<E: Engine> Shard<E> {
         let out = &mut self.out;
         actions.extend(out.reads.drain(..).map(ShardAction::Read));
         actions.extend(
-            out.replies.drain(..).map(|(reply, result)| ShardAction::Reply { reply, result }),
+            out.replies
+                .drain(..)
+                .map(|(reply, result)| ShardAction::Reply { reply, result }),
         );
         if !out.reports.is_empty() {
             self.metrics.region_heartbeats.add(out.reports.len() as u64);
@@ -253,7 +261,9 @@ impl<E: Engine> Shard<E> {
         region_id: u64,
         action: impl FnOnce(&mut Peer<E>, &mut StepContext<'_>),
     ) -> bool {
-        let Some(peer) = self.peers.get_mut(&region_id) else { return false };
+        let Some(peer) = self.peers.get_mut(&region_id) else {
+            return false;
+        };
         let mut context = StepContext {
             now,
             store_id: self.store_id,
@@ -274,7 +284,9 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let region_id = message.region_id;
-        if !self.step(now, region_id, |peer, context| peer.on_raft_message(context, message)) {
+        if !self.step(now, region_id, |peer, context| {
+            peer.on_raft_message(context, message)
+        }) {
             self.metrics.messages_dropped_unknown.increment();
         }
     }
@@ -282,19 +294,27 @@ impl<E: Engine> Shard<E> {
     fn on_request(&mut self, now: Now, pending: PendingRequest) {
         let region_id = pending.request.header.region_id;
         if !self.peers.contains_key(&region_id) {
-            self.out.replies.push((pending.reply, Err(Error::RegionNotFound { region_id })));
+            self.out
+                .replies
+                .push((pending.reply, Err(Error::RegionNotFound { region_id })));
             return;
         }
-        self.step(now, region_id, |peer, context| peer.on_request(context, pending));
+        self.step(now, region_id, |peer, context| {
+            peer.on_request(context, pending)
+        });
     }
 
     fn on_clock_wanted(&mut self, now: Now, read: ReadTask) {
         let region_id = read.region.id;
         if !self.peers.contains_key(&region_id) {
-            self.out.replies.push((read.reply, Err(Error::RegionNotFound { region_id })));
+            self.out
+                .replies
+                .push((read.reply, Err(Error::RegionNotFound { region_id })));
             return;
         }
-        self.step(now, region_id, |peer, context| peer.on_clock_wanted(context, read));
+        self.step(now, region_id, |peer, context| {
+            peer.on_clock_wanted(context, read)
+        });
     }
 
     fn on_tick(&mut self, now: Now) {
@@ -316,10 +336,17 @@ impl<E: Engine> Shard<E> {
     }
 
     fn on_log_persisted(&mut self, now: Now, number: u64) {
-        while self.log.in_flight.front().is_some_and(|(front, _)| *front <= number) {
+        while self
+            .log
+            .in_flight
+            .front()
+            .is_some_and(|(front, _)| *front <= number)
+        {
             let (_, readys) = self.log.in_flight.pop_front().expect("looked at above");
             for (region_id, ready) in readys {
-                self.step(now, region_id, |peer, context| peer.on_persisted(context, ready));
+                self.step(now, region_id, |peer, context| {
+                    peer.on_persisted(context, ready)
+                });
             }
         }
     }
@@ -333,7 +360,9 @@ impl<E: Engine> Shard<E> {
         *in_flight -= batches;
         for applied in regions {
             let region_id = applied.region_id;
-            self.step(now, region_id, |peer, context| peer.on_applied(context, applied));
+            self.step(now, region_id, |peer, context| {
+                peer.on_applied(context, applied)
+            });
         }
     }
 
@@ -347,18 +376,25 @@ impl<E: Engine> Shard<E> {
     fn on_report_all(&mut self, now: Now) {
         let regions: Vec<u64> = self.peers.keys().copied().collect();
         for region_id in regions {
-            self.step(now, region_id, |peer, context| peer.report_if_leader(context));
+            self.step(now, region_id, |peer, context| {
+                peer.report_if_leader(context)
+            });
         }
     }
 
     fn emit_messages(&mut self, actions: &mut Vec<ShardAction>) {
         for (to_store_id, messages) in std::mem::take(&mut self.out.messages) {
             if !self.admitted {
-                self.metrics.messages_dropped_not_admitted.add(messages.len() as u64);
+                self.metrics
+                    .messages_dropped_not_admitted
+                    .add(messages.len() as u64);
                 continue;
             }
             self.metrics.messages_sent.add(messages.len() as u64);
-            actions.push(ShardAction::Send { to_store_id, messages });
+            actions.push(ShardAction::Send {
+                to_store_id,
+                messages,
+            });
         }
     }
 
@@ -372,14 +408,22 @@ impl<E: Engine> Shard<E> {
         self.log.last_number += 1;
         let number = self.log.last_number;
         let batch = std::mem::take(&mut self.out.log);
-        self.log.in_flight.push_back((number, std::mem::take(&mut self.out.logged)));
-        actions.push(ShardAction::WriteLog(LogBatch { number, batch, sync }));
+        self.log
+            .in_flight
+            .push_back((number, std::mem::take(&mut self.out.logged)));
+        actions.push(ShardAction::WriteLog(LogBatch {
+            number,
+            batch,
+            sync,
+        }));
     }
 
     fn emit_apply(&mut self, actions: &mut Vec<ShardAction>) {
         let lanes = self.apply.len();
         for task in self.out.apply.drain(..) {
-            self.apply[apply_shard_of(task.region_id, lanes)].waiting.push(task);
+            self.apply[apply_shard_of(task.region_id, lanes)]
+                .waiting
+                .push(task);
         }
         for (apply_shard, lane) in self.apply.iter_mut().enumerate() {
             if lane.waiting.is_empty() || lane.in_flight >= self.options.apply_credits {

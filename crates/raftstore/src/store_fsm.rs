@@ -19,9 +19,7 @@ use strata_proto::raft_serverpb::PeerState;
 use strata_storage::{Engine, Engines, PeerStorage, PeerStorageOptions, read_all_region_states};
 
 use crate::apply::ApplyShard;
-use crate::directory::{
-    Directory, DirectoryEntry, PeerView, SYSTEM_REGION_ID, find_peer_on,
-};
+use crate::directory::{Directory, DirectoryEntry, PeerView, SYSTEM_REGION_ID, find_peer_on};
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::peer::Peer;
@@ -89,7 +87,10 @@ pub struct LoadedStore<E: Engine> {
 impl StoreFsm {
     /// The FSM of a store.
     pub fn new(store_id: u64) -> Self {
-        StoreFsm { store_id, generation: 0 }
+        StoreFsm {
+            store_id,
+            generation: 0,
+        }
     }
 
     /// Loads every region and spreads the peers over the shards.
@@ -122,7 +123,11 @@ impl StoreFsm {
         check_overlap(&entries)?;
         self.generation += 1;
         let directory = Directory::new(self.generation, entries);
-        Ok(LoadedStore { shards, apply_shards, directory })
+        Ok(LoadedStore {
+            shards,
+            apply_shards,
+            directory,
+        })
     }
 
     fn load_peer<E: Engine>(
@@ -133,8 +138,10 @@ impl StoreFsm {
         now: Now,
     ) -> Result<(Peer<E>, DirectoryEntry), LoadError> {
         let region_id = region.id;
-        let own = find_peer_on(region, self.store_id)
-            .ok_or(LoadError::NoPeerHere { region_id, store_id: self.store_id })?;
+        let own = find_peer_on(region, self.store_id).ok_or(LoadError::NoPeerHere {
+            region_id,
+            store_id: self.store_id,
+        })?;
         let storage = PeerStorage::open(
             engines,
             (**region).clone(),
@@ -142,8 +149,15 @@ impl StoreFsm {
             &PeerStorageOptions::default(),
         )?;
         let view = Arc::new(PeerView::default());
-        let peer = Peer::new(options, region.clone(), own.clone(), storage, view.clone(), now)
-            .map_err(|error| LoadError::Raft { region_id, error })?;
+        let peer = Peer::new(
+            options,
+            region.clone(),
+            own.clone(),
+            storage,
+            view.clone(),
+            now,
+        )
+        .map_err(|error| LoadError::Raft { region_id, error })?;
         let entry = DirectoryEntry {
             region: region.clone(),
             peer: own.clone(),
@@ -157,12 +171,17 @@ impl StoreFsm {
 fn live_regions<E: Engine>(engines: &Engines<E>) -> Result<Vec<Region>, LoadError> {
     let mut regions = Vec::new();
     for record in read_all_region_states(&engines.kv)? {
-        let Some(region) = record.region.clone() else { continue };
+        let Some(region) = record.region.clone() else {
+            continue;
+        };
         match record.state() {
             PeerState::Normal => regions.push(region),
             PeerState::Tombstone => {}
             PeerState::Applying | PeerState::Merging | PeerState::Unavailable => {
-                return Err(LoadError::UnknownState { region_id: region.id, state: record.state });
+                return Err(LoadError::UnknownState {
+                    region_id: region.id,
+                    state: record.state,
+                });
             }
         }
     }
@@ -179,7 +198,10 @@ fn check_overlap(entries: &[DirectoryEntry]) -> Result<(), LoadError> {
     for pair in regions.windows(2) {
         let (first, second) = (pair[0], pair[1]);
         if first.end_key.is_empty() || first.end_key > second.start_key {
-            return Err(LoadError::Overlap { first: first.id, second: second.id });
+            return Err(LoadError::Overlap {
+                first: first.id,
+                second: second.id,
+            });
         }
     }
     Ok(())

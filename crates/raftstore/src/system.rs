@@ -107,19 +107,31 @@ impl<V: ReadView + Send + Sync> SystemView for SnapshotSystemView<V> {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), SystemViewError> {
         let (lower, upper) = system_bounds(start, end);
-        let direction = if reverse { Direction::Backward } else { Direction::Forward };
-        self.view.scan(Cf::Raft, &lower, Some(&upper), direction, &mut |key, value| {
-            match keys::parse_system(key) {
+        let direction = if reverse {
+            Direction::Backward
+        } else {
+            Direction::Forward
+        };
+        self.view.scan(
+            Cf::Raft,
+            &lower,
+            Some(&upper),
+            direction,
+            &mut |key, value| match keys::parse_system(key) {
                 Some(suffix) => visit(suffix, value),
                 None => ControlFlow::Continue(()),
-            }
-        })?;
+            },
+        )?;
         Ok(())
     }
 }
 
 /// Engine keys of `[start, end)` of the system region; an empty `end` is unbounded.
 pub(crate) fn system_bounds(start: &[u8], end: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let upper = if end.is_empty() { keys::system_range().1 } else { keys::system(end) };
+    let upper = if end.is_empty() {
+        keys::system_range().1
+    } else {
+        keys::system(end)
+    };
     (keys::system(start), upper)
 }

@@ -38,7 +38,11 @@ impl<E: Engine> Peer<E> {
             .filter(|peer| peer.role() == PeerRole::Voter)
             .map(|peer| peer.id);
         let result = match voter {
-            None => Err(InvalidRequest::NoVoterOnStore { region_id, store_id }.into()),
+            None => Err(InvalidRequest::NoVoterOnStore {
+                region_id,
+                store_id,
+            }
+            .into()),
             Some(to) if to == self.leader => Ok(Answer::Done),
             Some(_) if self.transfer.is_some() => Err(Error::ServerIsBusy {
                 reason: "the leadership is being handed over",
@@ -58,11 +62,16 @@ impl<E: Engine> Peer<E> {
         if self.leader == 0 {
             return;
         }
-        let Some(Transfer { to, pending }) = self.transfer.take() else { return };
+        let Some(Transfer { to, pending }) = self.transfer.take() else {
+            return;
+        };
         let result = if self.leader == to {
             Ok(Answer::Done)
         } else {
-            Err(Error::NotLeader { region_id: self.region.id, leader: self.known_leader() })
+            Err(Error::NotLeader {
+                region_id: self.region.id,
+                leader: self.known_leader(),
+            })
         };
         context.out.replies.push((pending.reply, result));
     }
@@ -71,7 +80,9 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn expire_transfer(&mut self, context: &mut StepContext<'_>) {
         let now = context.now.monotonic;
         let patience = context.options.election_timeout() * 2;
-        let Some(transfer) = &self.transfer else { return };
+        let Some(transfer) = &self.transfer else {
+            return;
+        };
         let late = (transfer.pending.arrived + patience <= now).then_some(Error::ServerIsBusy {
             reason: "the leadership was not taken over in time",
             backoff_ms: patience.as_millis() as u64,
@@ -79,7 +90,10 @@ impl<E: Engine> Peer<E> {
         if let Some(error) = transfer.pending.given_up(now).or(late)
             && let Some(transfer) = self.transfer.take()
         {
-            context.out.replies.push((transfer.pending.reply, Err(error)));
+            context
+                .out
+                .replies
+                .push((transfer.pending.reply, Err(error)));
         }
     }
 }

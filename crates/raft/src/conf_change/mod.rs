@@ -1,8 +1,16 @@
 //! Membership changes: how they are written in entries, checked and carried out.
+//!
+//! An entry holds one change, in the single form or the general one. When it is applied,
+//! `changer` makes the next membership out of the present one; nothing is in force before.
 
-use strata_proto::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeV2, Entry, EntryType};
+mod changer;
+mod membership;
+
+pub(crate) use changer::change_membership;
+pub use membership::Membership;
 
 use prost::Message as _;
+use strata_proto::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeV2, Entry, EntryType};
 
 use crate::error::ConfChangeError;
 
