@@ -63,7 +63,14 @@ mod tests {
 
     #[test]
     fn no_or_a_malformed_timeout_is_two_seconds() {
-        for header in [None, Some("m"), Some("5"), Some("123456789m"), Some("-1m"), Some("5x")] {
+        for header in [
+            None,
+            Some("m"),
+            Some("5"),
+            Some("123456789m"),
+            Some("-1m"),
+            Some("5x"),
+        ] {
             assert_eq!(time(header), Duration::from_secs(2), "{header:?}");
         }
     }

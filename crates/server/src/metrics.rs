@@ -1,6 +1,7 @@
 //! Counters of the network side, and the text that `GET /metrics` answers.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, Opts, Registry, TextEncoder};
@@ -28,7 +29,7 @@ pub(crate) struct ServerMetrics {
     /// Connections closed because too many were open.
     pub(crate) connections_refused: IntCounter,
     /// Log lines dropped because their reader was slow.
-    pub(crate) log_lines_dropped: Counter,
+    pub(crate) log_lines_dropped: Arc<Counter>,
 }
 
 impl ServerMetrics {
@@ -79,7 +80,7 @@ impl ServerMetrics {
                 "strata_connections_refused_total",
                 "Connections closed because too many were open.",
             ),
-            log_lines_dropped: Counter::default(),
+            log_lines_dropped: Arc::default(),
             registry,
             calls,
         }

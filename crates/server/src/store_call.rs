@@ -5,11 +5,11 @@
 //! a client goes away and its handler is cancelled.
 
 use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
 use strata_raftstore::{
     Answer, Error, Request, RequestBody, RequestHeader, StoreHandle, SystemView,
 };
-use std::sync::Arc;
-use std::time::Duration;
 use strata_scheduler::SYSTEM_REGION_ID;
 use tokio::sync::oneshot;
 

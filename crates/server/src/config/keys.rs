@@ -213,12 +213,16 @@ settings! {
     /// The two engines on disk.
     storage StorageConfig {
         /// Cache of data blocks that both engines share.
-        block_cache_size: Size = "storage.block-cache-size", "32MiB", "1MiB" ..= "1024GiB";
+        block_cache_size: Size = "storage.block-cache-size", "64MiB", "1MiB" ..= "1024GiB";
         /// Memory for unflushed writes of one column family of the data engine.
-        write_buffer_size: Size = "storage.write-buffer-size", "16MiB", "64KiB" ..= "4GiB";
+        write_buffer_size: Size = "storage.write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Memory for unflushed writes of the data engine altogether.
+        write_buffers_size_max: Size = "storage.write-buffers-size-max", "128MiB", "1MiB" ..= "64GiB";
         /// Memory for unflushed writes of the log engine.
-        log_write_buffer_size: Size = "storage.log-write-buffer-size", "16MiB", "64KiB" ..= "4GiB";
-        /// Threads for flushes and compactions of both engines.
+        log_write_buffer_size: Size = "storage.log-write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Files that each engine keeps open.
+        open_files_max: u64 = "storage.open-files-max", "1024", "64" ..= "1048576";
+        /// Flushes and compactions of each engine at one time.
         background_threads: u64 = "storage.background-threads", "2", "1" ..= "64";
     }
     /// Which clients the cluster serves.

@@ -4,13 +4,13 @@
 //! bothered. The store itself checks keys, epochs and sizes.
 
 use bytes::Bytes;
+use std::time::Duration;
 use strata_proto::kvrpcpb::{self, ApiVersion, Context, KeyRange, KvPair};
 use strata_proto::stratapb::{
     CompareAndSwapCommand, DataCommand, DeleteRangeCommand, Mutation, RawSpace, WriteCommand,
     data_command::Body,
 };
 use strata_raftstore::RequestHeader;
-use std::time::Duration;
 
 use super::refusal::Refusal;
 

@@ -353,7 +353,12 @@ impl Tikv for RawService {
         request: Request<RawGetRequest>,
     ) -> Result<Response<RawGetResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        with_error_field!(self, "raw_get", RawGetResponse, self.get(&metadata, request).await)
+        with_error_field!(
+            self,
+            "raw_get",
+            RawGetResponse,
+            self.get(&metadata, request).await
+        )
     }
 
     async fn raw_batch_get(
@@ -362,7 +367,13 @@ impl Tikv for RawService {
     ) -> Result<Response<RawBatchGetResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let result = self.batch_get(&metadata, request);
-        with_pairs!(self, "raw_batch_get", RawBatchGetResponse, pairs, result.await)
+        with_pairs!(
+            self,
+            "raw_batch_get",
+            RawBatchGetResponse,
+            pairs,
+            result.await
+        )
     }
 
     async fn raw_get_key_ttl(
@@ -461,7 +472,13 @@ impl Tikv for RawService {
     ) -> Result<Response<RawBatchScanResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let result = self.batch_scan(&metadata, request);
-        with_pairs!(self, "raw_batch_scan", RawBatchScanResponse, kvs, result.await)
+        with_pairs!(
+            self,
+            "raw_batch_scan",
+            RawBatchScanResponse,
+            kvs,
+            result.await
+        )
     }
 
     async fn raw_compare_and_swap(

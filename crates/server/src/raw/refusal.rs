@@ -162,7 +162,9 @@ pub(crate) fn refuse_outcome(outcome: CommandOutcome, region_id: u64) -> Option<
                 end_key,
             });
         })),
-        CommandOutcome::Refused => Some(Refusal::text("the command was refused when it was applied")),
+        CommandOutcome::Refused => {
+            Some(Refusal::text("the command was refused when it was applied"))
+        }
         CommandOutcome::Done
         | CommandOutcome::CompareAndSwap { .. }
         | CommandOutcome::System(_) => None,
@@ -277,7 +279,10 @@ mod tests {
             };
             refuse(error, 1).into_region_error().unwrap()
         };
-        assert_eq!(wire(Some(peer(3))).not_leader.unwrap().leader, Some(peer(3)));
+        assert_eq!(
+            wire(Some(peer(3))).not_leader.unwrap().leader,
+            Some(peer(3))
+        );
         assert!(wire(Some(peer(1))).not_leader.is_none());
         assert!(wire(None).undetermined_result.is_some());
     }
