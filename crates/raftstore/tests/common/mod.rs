@@ -112,7 +112,19 @@ impl Cluster {
 
     /// Hands one event to a store and carries out everything that follows from it.
     pub fn event(&mut self, id: u64, event: StoreEvent) {
-        let mut queue = VecDeque::from([(id, event)]);
+        self.events(id, vec![event]);
+    }
+
+    /// Hands several events to a store as one drain.
+    pub fn events(&mut self, id: u64, events: Vec<StoreEvent>) {
+        let mut queue = VecDeque::new();
+        let now = self.clock(id);
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        for effect in node.core.handle_all(now, events) {
+            self.carry_out(id, effect, &mut queue);
+        }
         while let Some((id, event)) = queue.pop_front() {
             let now = self.clock(id);
             let Some(node) = self.nodes.get_mut(&id) else {
