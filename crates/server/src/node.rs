@@ -62,7 +62,9 @@ pub async fn run(
     let folder = options.clone();
     let opened = spawn_blocking(move || open::open(&folder))
         .await
-        .map_err(|error| NodeError::Refused(format!("opening the data folder failed: {error}")))??;
+        .map_err(|error| {
+            NodeError::Refused(format!("opening the data folder failed: {error}"))
+        })??;
     let node = Node::start(&options, opened, metrics, logger).await?;
     node.serve(listener, shutdown).await
 }
@@ -141,11 +143,10 @@ impl Node {
         };
         let settings = store_options(&config, open::random_number()?, ident.admitted);
         let store_id = ident.store_id;
-        let store =
-            spawn_blocking(move || Store::start(store_id, settings, engines, surroundings))
-                .await
-                .map_err(|error| NodeError::Refused(format!("starting the store failed: {error}")))?
-                .map_err(|error| NodeError::Refused(error.to_string()))?;
+        let store = spawn_blocking(move || Store::start(store_id, settings, engines, surroundings))
+            .await
+            .map_err(|error| NodeError::Refused(format!("starting the store failed: {error}")))?
+            .map_err(|error| NodeError::Refused(error.to_string()))?;
         let locator = Locator::new(
             cluster.clone(),
             store.handle(),

@@ -58,7 +58,9 @@ impl Served {
         };
         let metrics = Arc::new(ServerMetrics::new());
         let logger = Logger::root(slog::Discard, slog::o!());
-        let node = Node::start(&options, opened, metrics, logger).await.unwrap();
+        let node = Node::start(&options, opened, metrics, logger)
+            .await
+            .unwrap();
         let cluster_id = node.cluster.cluster_id;
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(node.serve(listener, async {
@@ -149,7 +151,10 @@ async fn one_node_serves_raw_calls_over_a_socket() {
         ..Default::default()
     };
     let answer = tikv.raw_compare_and_swap(swap).await.unwrap().into_inner();
-    assert_eq!((answer.succeed, &answer.previous_value[..]), (false, &b"v"[..]));
+    assert_eq!(
+        (answer.succeed, &answer.previous_value[..]),
+        (false, &b"v"[..])
+    );
     // Refusals are in the fields where clients look.
     let mut wrong = put.clone();
     wrong.cf = "lock".to_owned();
@@ -185,7 +190,10 @@ async fn one_node_answers_the_scheduler_calls() {
     let members = members.into_inner();
     assert_eq!(members.header.unwrap().cluster_id, served.cluster_id);
     assert_eq!(members.leader.as_ref(), members.members.first());
-    let scan = pd.scan_regions(ScanRegionsRequest::default()).await.unwrap();
+    let scan = pd
+        .scan_regions(ScanRegionsRequest::default())
+        .await
+        .unwrap();
     let scan = scan.into_inner();
     assert_eq!(scan.regions.len(), 6);
     assert!(scan.regions.iter().all(|found| found.leader.is_some()));

@@ -44,8 +44,8 @@ pub(crate) fn open(options: &NodeOptions) -> Result<Opened<RocksEngine>, NodeErr
         initial_stores: Some(initial.clone()),
     };
     let settings = engine_options(&options.config);
-    let mut folder = DataFolder::open(&options.data_dir, &settings, &claim)
-        .map_err(|error| refuse(&error))?;
+    let mut folder =
+        DataFolder::open(&options.data_dir, &settings, &claim).map_err(|error| refuse(&error))?;
     if folder.ident().is_none() {
         let (ident, layout) = new_ident(options, &initial)?;
         folder
@@ -149,10 +149,7 @@ pub(crate) fn read_incarnations<E: Engine>(kv: &E) -> Result<Vec<StoreIncarnatio
 }
 
 /// Records one incarnation so that it survives a power cut.
-pub(crate) fn write_incarnation<E: Engine>(
-    kv: &E,
-    found: &StoreIncarnation,
-) -> Result<(), String> {
+pub(crate) fn write_incarnation<E: Engine>(kv: &E, found: &StoreIncarnation) -> Result<(), String> {
     let mut batch = WriteBatch::new();
     let key = keys::store_incarnation(found.store_id);
     record::put(&mut batch, Cf::Raft, key, found);
