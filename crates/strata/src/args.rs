@@ -119,15 +119,20 @@ fn replicas(word: &str) -> Result<u64, String> {
     }
 }
 
+fn member(word: &str) -> Result<(u64, String), String> {
+    let (id, address) = word.split_once('=').ok_or("write ID=HOST:PORT")?;
+    match id.trim().parse::<u64>() {
+        Ok(id) if id > 0 => Ok((id, address.trim().to_string())),
+        _ => Err(format!("{id:?} is not an id: write ID=HOST:PORT")),
+    }
+}
+
 #[derive(Debug, Args)]
-#[command(
-    group = ArgGroup::new("origin").required(true).args(["initial_cluster", "join"]),
-    after_help = "Examples:
+#[command(after_help = "Examples:
   strata node --id 1 --addr 127.0.0.1:2379 --data-dir /data/1 \\
       --initial-cluster 1=127.0.0.1:2379,2=127.0.0.1:2380,3=127.0.0.1:2381
   strata node --id 1 --addr 0.0.0.0:2379 --advertise-addr node1.example:2379 --data-dir /data/1 \\
-      --initial-cluster 1=node1.example:2379 --config strata.toml"
-)]
+      --initial-cluster 1=node1.example:2379 --config strata.toml")]
 pub struct NodeArgs {
     /// The store's id in its cluster.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
@@ -138,9 +143,9 @@ pub struct NodeArgs {
     /// Where the node keeps its data.
     #[arg(long)]
     pub data_dir: PathBuf,
-    /// The nodes that found the cluster.
-    #[arg(long, value_name = "1=HOST:PORT,...", value_delimiter = ',')]
-    pub initial_cluster: Vec<String>,
+    /// The nodes that found the cluster, this one among them.
+    #[arg(long, value_name = "1=HOST:PORT,...", value_delimiter = ',', required = true, value_parser = member)]
+    pub initial_cluster: Vec<(u64, String)>,
     /// Tells apart clusters founded by the same nodes; `strata` unless given.
     #[arg(long)]
     pub cluster_token: Option<String>,
@@ -150,9 +155,6 @@ pub struct NodeArgs {
     /// Replicas of each region: 1, 3 or 5; the largest of 1, 3 that fits unless given.
     #[arg(long, value_parser = replicas)]
     pub replicas: Option<u64>,
-    /// A node of a running cluster to join.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["cluster_token", "regions", "replicas"])]
-    pub join: Option<String>,
     /// Where others reach the node, if not at --addr.
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise_addr: Option<String>,
@@ -377,14 +379,22 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_founded_or_joins() {
-        let base = ["strata", "node", "--id", "1", "--addr", "a:1", "--data-dir", "d"];
+    fn a_node_names_the_cluster_it_belongs_to() {
+        let base = [
+            "strata",
+            "node",
+            "--id",
+            "1",
+            "--addr",
+            "a:1",
+            "--data-dir",
+            "d",
+        ];
         let parse = |more: &[&str]| Cli::try_parse_from(base.iter().chain(more));
         assert!(parse(&[]).is_err());
         assert!(parse(&["--initial-cluster", "1=a:1,2=b:1"]).is_ok());
-        assert!(parse(&["--join", "b:1"]).is_ok());
-        assert!(parse(&["--join", "b:1", "--initial-cluster", "1=a:1"]).is_err());
-        assert!(parse(&["--join", "b:1", "--replicas", "3"]).is_err());
+        assert!(parse(&["--initial-cluster", "a:1"]).is_err());
+        assert!(parse(&["--initial-cluster", "0=a:1"]).is_err());
         assert!(parse(&["--initial-cluster", "1=a:1", "--replicas", "2"]).is_err());
     }
 

@@ -29,9 +29,9 @@ impl Failure {
 impl From<strata_client::Error> for Failure {
     fn from(error: strata_client::Error) -> Self {
         match error {
-            strata_client::Error::BadEndpoint { .. } => Failure::CommandLine(format!(
-                "{error}; give --endpoints as HOST:PORT,HOST:PORT"
-            )),
+            strata_client::Error::BadEndpoint { .. } => {
+                Failure::CommandLine(format!("{error}; give --endpoints as HOST:PORT,HOST:PORT"))
+            }
             other => Failure::Error(other.to_string()),
         }
     }
@@ -79,7 +79,10 @@ pub fn command_line(error: &clap::Error) -> Outcome {
         _ => {
             let text = error.to_string();
             let head = text.split("\nUsage:").next().unwrap_or_default();
-            let head = head.split("\nFor more information").next().unwrap_or_default();
+            let head = head
+                .split("\nFor more information")
+                .next()
+                .unwrap_or_default();
             let head = head.trim().trim_start_matches("error: ").to_string();
             Err(Failure::CommandLine(format!("{head}; see --help")))
         }

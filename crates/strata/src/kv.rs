@@ -23,7 +23,10 @@ pub async fn run(global: &Global, args: KvArgs) -> Outcome {
         } => {
             let key = checked(&key, hex)?;
             let value = read_value(value.as_deref(), file.as_deref(), hex)?;
-            connect(global).await?.put_with_ttl(&key, value, ttl).await?;
+            connect(global)
+                .await?
+                .put_with_ttl(&key, value, ttl)
+                .await?;
             done(global)
         }
         KvCommand::Delete { key } => {

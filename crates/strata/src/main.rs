@@ -13,6 +13,7 @@ mod kv;
 mod node;
 mod output;
 mod region;
+mod spread;
 mod status;
 mod store;
 mod text;

@@ -80,7 +80,10 @@ mod tests {
             vec!["1".into(), "up".into()],
             vec!["100".into(), "ä".into()],
         ];
-        assert_eq!(table(&["id", "state"], &rows), "id   state\n1    up\n100  ä");
+        assert_eq!(
+            table(&["id", "state"], &rows),
+            "id   state\n1    up\n100  ä"
+        );
     }
 
     #[test]
