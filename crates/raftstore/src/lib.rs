@@ -16,23 +16,53 @@
 //! * An entry is applied only when it is committed and synced in this store's raft engine.
 //! * Every request is answered exactly once.
 
+mod apply;
+mod apply_command;
+mod check;
+mod core;
+mod directory;
 mod error;
+mod gate;
+mod heartbeat;
 mod metrics;
 mod options;
+mod overlay;
+mod peer;
+mod propose;
+mod read_index;
+mod replicate;
 mod request;
 mod runtime;
+mod serve;
+mod shard;
+mod store_fsm;
 mod system;
+mod task;
 mod time;
+mod transfer;
 
+pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent};
+pub use apply::{Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, Proposal, Waiting};
+pub use directory::{
+    Directory, DirectoryCell, DirectoryEntry, PeerNumbers, PeerView, SYSTEM_REGION_ID, find_peer,
+    find_peer_on,
+};
 pub use error::{Error, InvalidRequest};
+pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
 pub use metrics::{Counter, StoreMetrics};
 pub use options::StoreOptions;
+pub use peer::Peer;
 pub use request::{
     Answer, Cancellation, CommandOutcome, ReadCommand, Reply, Request, RequestBody, RequestHeader,
     RequestToken,
 };
 pub use runtime::{
-    HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Transport,
+    HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Surroundings,
+    Transport,
 };
+pub use serve::{ReadFault, Served, serve};
+pub use shard::{LogBatch, Shard, ShardAction, ShardEvent, apply_shard_of, shard_of};
+pub use store_fsm::{LoadError, LoadedStore, StoreFsm};
 pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
+pub use task::{Expiry, PendingRequest, ReadBody, ReadTask};
 pub use time::Now;

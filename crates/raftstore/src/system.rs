@@ -10,6 +10,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use strata_storage::{Cf, Direction, EngineError, ReadView, keys};
 
 /// An engine could not be read. A state machine that meets it gives up; the store stops.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,4 +75,63 @@ impl SystemWrites {
     pub fn operations(&self) -> &[(Bytes, Option<Bytes>)] {
         &self.operations
     }
+}
+
+impl From<EngineError> for SystemViewError {
+    fn from(error: EngineError) -> Self {
+        SystemViewError(error.to_string())
+    }
+}
+
+/// The system region's records in an engine snapshot.
+pub(crate) struct SnapshotSystemView<V> {
+    view: V,
+}
+
+impl<V: ReadView> SnapshotSystemView<V> {
+    pub(crate) fn new(view: V) -> Self {
+        SnapshotSystemView { view }
+    }
+}
+
+impl<V: ReadView + Send + Sync> SystemView for SnapshotSystemView<V> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, SystemViewError> {
+        Ok(self.view.get(Cf::Raft, &keys::system(key))?)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), SystemViewError> {
+        let (lower, upper) = system_bounds(start, end);
+        let direction = if reverse {
+            Direction::Backward
+        } else {
+            Direction::Forward
+        };
+        self.view.scan(
+            Cf::Raft,
+            &lower,
+            Some(&upper),
+            direction,
+            &mut |key, value| match keys::parse_system(key) {
+                Some(suffix) => visit(suffix, value),
+                None => ControlFlow::Continue(()),
+            },
+        )?;
+        Ok(())
+    }
+}
+
+/// Engine keys of `[start, end)` of the system region; an empty `end` is unbounded.
+pub(crate) fn system_bounds(start: &[u8], end: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let upper = if end.is_empty() {
+        keys::system_range().1
+    } else {
+        keys::system(end)
+    };
+    (keys::system(start), upper)
 }

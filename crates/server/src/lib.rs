@@ -5,8 +5,22 @@
 //! or of the scheduler, waits within the deadline, and turns the result into the answer
 //! that published clients expect.
 
+mod cluster;
 pub mod config;
+mod deadline;
+mod disk;
+mod http;
+mod listener;
+mod logging;
+mod metrics;
+mod open;
 mod options;
+mod pd;
+mod raw;
+mod settings;
+mod store_call;
+mod strata_service;
+mod transport;
 
 pub mod node;
 

@@ -128,22 +128,34 @@ settings! {
         /// Append messages that may be under way to one follower of one region.
         max_inflight_messages: u64 = "raft.max-inflight-messages", "256", "1" ..= "65536";
         /// Proposed but uncommitted bytes of one region; more is refused as busy.
-        max_uncommitted_size: Size = "raft.max-uncommitted-size", "64MiB", "1MiB" ..= "4GiB";
+        max_uncommitted_size: Size = "raft.max-uncommitted-size", "16MiB", "1MiB" ..= "4GiB";
         /// Part of the minimum election time-out by which clocks of two nodes may differ
         /// in speed; a leader's lease is that much shorter.
         max_clock_drift: f64 = "raft.max-clock-drift", "0.1", "0" ..= "0.5";
-        /// Memory for the newest entries of all regions of one shard.
-        entry_cache_size: Size = "raft.entry-cache-size", "16MiB", "0B" ..= "16GiB";
+        /// Small writes waiting for one region share an entry up to this size.
+        shared_entry_size: Size = "raft.shared-entry-size", "256KiB", "0B" ..= "8MiB";
+        /// Most commands that share an entry.
+        shared_entry_commands: u64 = "raft.shared-entry-commands", "1024", "1" ..= "65536";
     }
     /// Threads and queues between the network and the regions.
     store StoreConfig {
         /// Threads that run consensus; a region belongs to one of them by its id.
         raft_shards: u64 = "store.raft-shards", "2", "1" ..= "64";
         /// Threads that apply committed entries.
-        apply_shards: u64 = "store.apply-shards", "2", "1" ..= "64";
+        apply_shards: u64 = "store.apply-shards", "1", "1" ..= "64";
+        /// Threads that serve scans, checksums and reads that need a read index.
+        read_threads: u64 = "store.read-threads", "1", "1" ..= "64";
         /// Messages and requests that one shard's inbox holds; beyond it requests are
         /// refused as busy and messages dropped.
         inbox_messages: u64 = "store.inbox-messages", "16384", "64" ..= "1048576";
+        /// Log batches of one shard that may be with its log writer.
+        log_credits: u64 = "store.log-credits", "2", "1" ..= "64";
+        /// Batches of one shard that may be with one apply thread.
+        apply_credits: u64 = "store.apply-credits", "4", "1" ..= "64";
+        /// Committed entries of one region that wait to be applied; more are not taken.
+        max_apply_backlog_size: Size = "store.max-apply-backlog-size", "64MiB", "1MiB" ..= "4GiB";
+        /// Requests of one region that may wait for a leader or for room.
+        max_parked_requests: u64 = "store.max-parked-requests", "4096", "1" ..= "1048576";
         /// Largest key, in the form that clients send.
         max_key_size: Size = "store.max-key-size", "8KiB", "16B" ..= "64KiB";
     }
@@ -201,12 +213,16 @@ settings! {
     /// The two engines on disk.
     storage StorageConfig {
         /// Cache of data blocks that both engines share.
-        block_cache_size: Size = "storage.block-cache-size", "32MiB", "1MiB" ..= "1024GiB";
+        block_cache_size: Size = "storage.block-cache-size", "64MiB", "1MiB" ..= "1024GiB";
         /// Memory for unflushed writes of one column family of the data engine.
-        write_buffer_size: Size = "storage.write-buffer-size", "16MiB", "64KiB" ..= "4GiB";
+        write_buffer_size: Size = "storage.write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Memory for unflushed writes of the data engine altogether.
+        write_buffers_size_max: Size = "storage.write-buffers-size-max", "128MiB", "1MiB" ..= "64GiB";
         /// Memory for unflushed writes of the log engine.
-        log_write_buffer_size: Size = "storage.log-write-buffer-size", "16MiB", "64KiB" ..= "4GiB";
-        /// Threads for flushes and compactions of both engines.
+        log_write_buffer_size: Size = "storage.log-write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Files that each engine keeps open.
+        open_files_max: u64 = "storage.open-files-max", "1024", "64" ..= "1048576";
+        /// Flushes and compactions of each engine at one time.
         background_threads: u64 = "storage.background-threads", "2", "1" ..= "64";
     }
     /// Which clients the cluster serves.
