@@ -52,6 +52,9 @@ pub struct Progress {
     /// An append is due even if it holds nothing new: the follower is behind and may have
     /// missed the last one.
     pub resend: bool,
+    /// In Replicate: the last entry sent when the follower last answered a heartbeat. If it
+    /// is not acknowledged by the next answer, it may be lost.
+    pub sent_before_heartbeat: Index,
     /// Highest heartbeat round of the leader's term that the follower has answered.
     pub acked_round: u64,
 }
@@ -69,6 +72,7 @@ impl Progress {
             inflights: Inflights::new(max_inflight_messages),
             sent_commit: 0,
             resend: false,
+            sent_before_heartbeat: 0,
             acked_round: 0,
         }
     }
@@ -78,6 +82,7 @@ impl Progress {
         self.paused = false;
         self.pending_snapshot = 0;
         self.resend = false;
+        self.sent_before_heartbeat = 0;
         self.inflights.clear();
     }
 

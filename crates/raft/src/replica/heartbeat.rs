@@ -83,10 +83,14 @@ impl<S: Storage> Replica<S> {
         match progress.state {
             ProgressState::Probe => progress.paused = false,
             ProgressState::Replicate => {
-                // Appends may have been lost; one more gets the follower's word on it.
+                // Appends may have been lost; one more gets the follower's word on it. What
+                // was sent since its last heartbeat is given until its next one: the answer
+                // may still wait for the follower's disk.
                 if progress.inflights.is_full() {
                     progress.inflights.free_first();
                 }
+                progress.resend |= progress.matched < progress.sent_before_heartbeat;
+                progress.sent_before_heartbeat = progress.next - 1;
             }
             ProgressState::Snapshot => {
                 if message.commit >= progress.pending_snapshot {
@@ -94,7 +98,7 @@ impl<S: Storage> Replica<S> {
                 }
             }
         }
-        if progress.matched < last && progress.state != ProgressState::Snapshot {
+        if progress.matched < last && progress.state == ProgressState::Probe {
             progress.resend = true;
         }
         self.on_round_answered();
