@@ -43,7 +43,10 @@ pub(crate) struct FreshProposal {
 impl<E: Engine> Peer<E> {
     /// Takes a write; it is proposed when the drain has ended.
     pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
-        if self.writes.len() >= context.options.max_parked_requests {
+        let queued: usize = self.writes.iter().map(|one| one.bytes).sum();
+        if self.writes.len() >= context.options.max_parked_requests
+            || (queued > 0 && queued + pending.bytes > context.options.max_queued_write_bytes)
+        {
             context.metrics.requests_busy.increment();
             context
                 .out

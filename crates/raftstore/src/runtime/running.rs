@@ -13,8 +13,8 @@ use strata_proto::raft_serverpb::RaftMessage;
 use strata_storage::{Engine, Engines};
 
 use super::threads::{
-    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, run_expiry,
-    run_log_writer, run_reader, send_read, stop_process,
+    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
+    request_weight, run_expiry, run_log_writer, run_reader, send_read, stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
 use crate::directory::{DirectoryCell, DirectoryEntry, find_peer};
@@ -210,7 +210,8 @@ impl<E: Engine> Running<E> {
     }
 
     fn to_shard(&self, shard: usize, pending: crate::task::PendingRequest) {
-        let refused = self.inboxes[shard].offer(1, ShardMail::Request(Box::new(pending)));
+        let weight = request_weight(&pending);
+        let refused = self.inboxes[shard].offer(weight, ShardMail::Request(Box::new(pending)));
         if let Err(ShardMail::Request(pending)) = refused {
             self.metrics.requests_busy.increment();
             pending.reply.deliver(Err(Error::ServerIsBusy {
@@ -265,8 +266,9 @@ impl<E: Engine> StoreApi for Running<E> {
             by_shard[shard_of(message.region_id, self.inboxes.len())].push(message);
         }
         for (inbox, messages) in self.inboxes.iter().zip(by_shard) {
-            let count = messages.len();
-            if count > 0 && inbox.offer(count, ShardMail::Messages(messages)).is_err() {
+            let (count, weight) = (messages.len(), messages.iter().map(message_weight).sum());
+            let mail = ShardMail::Messages(weight, messages);
+            if count > 0 && inbox.offer(weight, mail).is_err() {
                 self.metrics.messages_dropped_full.add(count as u64);
             }
         }
