@@ -178,7 +178,7 @@ fn key_outside_the_region_is_told_with_its_boundaries() {
         match refused(cluster.call(region_id, body)) {
             Error::KeyNotInRegion { key, end_key, .. } => {
                 assert_eq!(text(&key), "z");
-                assert!(&end_key[..] <= &b"z"[..]);
+                assert!(end_key[..] <= b"z"[..]);
             }
             other => panic!("{other:?}"),
         }
