@@ -35,6 +35,7 @@ use crate::shard::StepContext;
 use crate::task::PendingRequest;
 use crate::time::Now;
 use crate::transfer::Transfer;
+use crate::write_queue::WriteQueue;
 
 /// Term of the hard state that the bootstrap writes.
 const BOOTSTRAP_TERM: u64 = 5;
@@ -64,7 +65,7 @@ pub struct Peer<E: Engine> {
     /// Readys that are not synced yet, oldest first.
     pub(crate) unsynced: VecDeque<UnsyncedReady>,
     /// Writes that wait to be proposed.
-    pub(crate) writes: VecDeque<PendingRequest>,
+    pub(crate) writes: WriteQueue,
     /// Proposed since the last Ready, which tells their term.
     pub(crate) fresh: Vec<FreshProposal>,
     /// Proposed, by ascending index.
@@ -125,7 +126,7 @@ impl<E: Engine> Peer<E> {
             handed_to_apply: apply_state.applied_index,
             may_apply_up_to: apply_state.applied_index,
             unsynced: VecDeque::new(),
-            writes: VecDeque::new(),
+            writes: WriteQueue::default(),
             fresh: Vec::new(),
             proposals: VecDeque::new(),
             reads: Reads::new(nonce),
@@ -273,7 +274,7 @@ impl<E: Engine> Peer<E> {
         }
         self.settle_transfer(context);
         let mut waiting: Vec<PendingRequest> = self.parked.drain(..).collect();
-        waiting.extend(self.writes.drain(..));
+        waiting.extend(self.writes.take());
         waiting.extend(self.reads.take_unconfirmed());
         for pending in waiting {
             self.on_request(context, pending);

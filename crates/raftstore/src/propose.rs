@@ -43,9 +43,10 @@ pub(crate) struct FreshProposal {
 impl<E: Engine> Peer<E> {
     /// Takes a write; it is proposed when the drain has ended.
     pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
-        let queued: usize = self.writes.iter().map(|one| one.bytes).sum();
+        let room = context.options.max_uncommitted_bytes.saturating_mul(2);
+        let queued = self.writes.bytes();
         if self.writes.len() >= context.options.max_parked_requests
-            || (queued > 0 && queued + pending.bytes > context.options.max_queued_write_bytes)
+            || (queued > 0 && (queued + pending.bytes) as u64 > room)
         {
             context.metrics.requests_busy.increment();
             context
@@ -128,9 +129,7 @@ impl<E: Engine> Peer<E> {
                 for (pending, count) in group.iter_mut().zip(counts) {
                     restore_commands(pending, commands.by_ref().take(count));
                 }
-                for pending in group.into_iter().rev() {
-                    self.writes.push_front(pending);
-                }
+                self.writes.put_back(group);
                 false
             }
         }
@@ -174,9 +173,16 @@ impl<E: Engine> Peer<E> {
 
     /// Refuses writes for which there was no room for too long.
     pub(crate) fn expire_writes(&mut self, context: &mut StepContext<'_>) {
+        if self.writes.is_empty() {
+            return;
+        }
         let error = busy(context);
         let (now, park_time) = (context.now.monotonic, context.options.park_time);
-        refuse_expired(&mut self.writes, context, now, park_time, &error);
+        let mut waiting = self.writes.take();
+        refuse_expired(&mut waiting, context, now, park_time, &error);
+        waiting
+            .into_iter()
+            .for_each(|pending| self.writes.push_back(pending));
     }
 
     /// Writes that nobody has settled in time: their senders are told that the outcome is
