@@ -32,7 +32,7 @@ use crate::read_index::Reads;
 use crate::replicate::UnsyncedReady;
 use crate::request::{Request, RequestBody};
 use crate::shard::StepContext;
-use crate::task::PendingRequest;
+use crate::task::{PendingRequest, ReadTask};
 use crate::time::Now;
 use crate::transfer::Transfer;
 use crate::write_queue::WriteQueue;
@@ -68,6 +68,8 @@ pub struct Peer<E: Engine> {
     pub(crate) writes: WriteQueue,
     /// Proposed since the last Ready, which tells their term.
     pub(crate) fresh: Vec<FreshProposal>,
+    /// Reads that wait for a clock entry to be proposed.
+    pub(crate) clock_wanted: Vec<ReadTask>,
     /// Proposed, by ascending index.
     pub(crate) proposals: VecDeque<Proposal>,
     pub(crate) reads: Reads,
@@ -128,6 +130,7 @@ impl<E: Engine> Peer<E> {
             unsynced: VecDeque::new(),
             writes: WriteQueue::default(),
             fresh: Vec::new(),
+            clock_wanted: Vec::new(),
             proposals: VecDeque::new(),
             reads: Reads::new(nonce),
             transfer: None,
@@ -252,7 +255,7 @@ impl<E: Engine> Peer<E> {
             // A change of role lets go of requests that had waited for it.
             self.propose_writes(context);
             self.ask_reads(context);
-            if self.has_deferred() {
+            if self.has_deferred() && self.fresh.is_empty() {
                 // No hurry to learn of more that may be applied: one Ready a flush keeps
                 // messages flowing and the shard free for others.
                 break;

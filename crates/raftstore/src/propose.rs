@@ -13,7 +13,8 @@
 //! Invariants
 //! * Only data commands share an entry.
 //! * A refusal other than `Undetermined` means that the command is in no log.
-//! * Fresh proposals are named before the next one is made in another term.
+//! * A Ready is taken right behind proposing, before any other event: what it holds at a
+//!   fresh proposal's index is that proposal.
 
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ impl<E: Engine> Peer<E> {
 
     /// Proposes what waits, as far as there is room.
     pub(crate) fn propose_writes(&mut self, context: &mut StepContext<'_>) {
+        self.propose_clock(context);
         while self.leads()
             && !self.writes.is_empty()
             && self.apply_backlog_bytes <= context.options.max_apply_backlog_bytes
@@ -145,7 +147,8 @@ impl<E: Engine> Peer<E> {
     }
 
     /// A read met a value that has expired by this store's wall clock and not by the
-    /// region's. Lets the log decide, at most once a second.
+    /// region's. Lets the log decide, at most once a second; the entry is proposed when the
+    /// drain has ended, like all others.
     pub(crate) fn on_clock_wanted(&mut self, context: &mut StepContext<'_>, mut read: ReadTask) {
         read.expiry = Expiry::RegionClock;
         let now = context.now.monotonic;
@@ -154,6 +157,14 @@ impl<E: Engine> Peer<E> {
             .is_some_and(|at| now < at + CLOCK_INTERVAL);
         if recent || !self.leads() {
             context.out.reads.push(read);
+        } else {
+            self.clock_wanted.push(read);
+        }
+    }
+
+    fn propose_clock(&mut self, context: &mut StepContext<'_>) {
+        let reads = std::mem::take(&mut self.clock_wanted);
+        if reads.is_empty() {
             return;
         }
         let entry = self.entry(context, Vec::new());
@@ -163,11 +174,12 @@ impl<E: Engine> Peer<E> {
         {
             Ok(index) => {
                 context.metrics.clock_proposals.increment();
-                self.clock_proposed_at = Some(now);
-                let waiting = vec![Waiting::Clock(read)];
+                self.clock_proposed_at = Some(context.now.monotonic);
+                let waiting = reads.into_iter().map(Waiting::Clock).collect();
                 self.fresh.push(FreshProposal { index, waiting });
             }
-            Err(_) => context.out.reads.push(read),
+            // No room, or a leadership just lost: the region's clock alone decides.
+            Err(_) => context.out.reads.extend(reads),
         }
     }
 
