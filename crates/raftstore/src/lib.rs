@@ -2,7 +2,7 @@
 //!
 //! How work flows
 //!
-//! Write   [`Gate`](gate) checks, the region's [`Shard`] proposes (small writes waiting for
+//! Write   [`Gate`] checks, the region's [`Shard`] proposes (small writes waiting for
 //!         one region share an entry), the log writer syncs, a quorum answers, an
 //!         apply shard writes one kv batch and answers.
 //! Read    Under the leader's lease on an engine snapshot outside the shard; else the
@@ -41,6 +41,7 @@ mod system;
 mod task;
 mod time;
 mod transfer;
+mod write_queue;
 
 pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent};
 pub use apply::{Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, Proposal, Waiting};

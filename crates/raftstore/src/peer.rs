@@ -32,14 +32,16 @@ use crate::read_index::Reads;
 use crate::replicate::UnsyncedReady;
 use crate::request::{Request, RequestBody};
 use crate::shard::StepContext;
-use crate::task::PendingRequest;
+use crate::task::{PendingRequest, ReadTask};
 use crate::time::Now;
 use crate::transfer::Transfer;
+use crate::write_queue::WriteQueue;
 
 /// Term of the hard state that the bootstrap writes.
 const BOOTSTRAP_TERM: u64 = 5;
-/// Bytes of committed entries that one Ready hands out.
-const MAX_COMMITTED_BYTES_PER_READY: u64 = 16 << 20;
+/// Bytes of committed entries that are taken from the Raft core, or from the log, in one
+/// step.
+pub(crate) const MAX_COMMITTED_BYTES_PER_READY: u64 = 1 << 20;
 
 /// A replica of a region.
 pub struct Peer<E: Engine> {
@@ -53,14 +55,21 @@ pub struct Peer<E: Engine> {
     pub(crate) leader: u64,
     pub(crate) committed: u64,
     pub(crate) apply_state: RaftApplyState,
-    /// Encoded bytes of committed entries that wait to be applied.
+    /// Encoded bytes of entries that were handed to apply and are not applied.
     pub(crate) apply_backlog_bytes: usize,
+    /// Last entry handed to apply.
+    pub(crate) handed_to_apply: u64,
+    /// Last entry that the Raft core lets be applied: committed and synced here.
+    /// Invariant: not below `handed_to_apply`; above it only while the backlog is full.
+    pub(crate) may_apply_up_to: u64,
     /// Readys that are not synced yet, oldest first.
     pub(crate) unsynced: VecDeque<UnsyncedReady>,
     /// Writes that wait to be proposed.
-    pub(crate) writes: VecDeque<PendingRequest>,
+    pub(crate) writes: WriteQueue,
     /// Proposed since the last Ready, which tells their term.
     pub(crate) fresh: Vec<FreshProposal>,
+    /// Reads that wait for a clock entry to be proposed.
+    pub(crate) clock_wanted: Vec<ReadTask>,
     /// Proposed, by ascending index.
     pub(crate) proposals: VecDeque<Proposal>,
     pub(crate) reads: Reads,
@@ -116,9 +125,12 @@ impl<E: Engine> Peer<E> {
             committed: hard_state.commit.max(apply_state.applied_index),
             apply_state,
             apply_backlog_bytes: 0,
+            handed_to_apply: apply_state.applied_index,
+            may_apply_up_to: apply_state.applied_index,
             unsynced: VecDeque::new(),
-            writes: VecDeque::new(),
+            writes: WriteQueue::default(),
             fresh: Vec::new(),
+            clock_wanted: Vec::new(),
             proposals: VecDeque::new(),
             reads: Reads::new(nonce),
             transfer: None,
@@ -243,6 +255,11 @@ impl<E: Engine> Peer<E> {
             // A change of role lets go of requests that had waited for it.
             self.propose_writes(context);
             self.ask_reads(context);
+            if self.has_deferred() && self.fresh.is_empty() {
+                // No hurry to learn of more that may be applied: one Ready a flush keeps
+                // messages flowing and the shard free for others.
+                break;
+            }
         }
         self.publish();
     }
@@ -260,7 +277,7 @@ impl<E: Engine> Peer<E> {
         }
         self.settle_transfer(context);
         let mut waiting: Vec<PendingRequest> = self.parked.drain(..).collect();
-        waiting.extend(self.writes.drain(..));
+        waiting.extend(self.writes.take());
         waiting.extend(self.reads.take_unconfirmed());
         for pending in waiting {
             self.on_request(context, pending);

@@ -27,7 +27,7 @@ const KEYS: [&str; 2] = ["a", "z"];
 
 /// Something that happens to a store at a time.
 enum Step {
-    Event(StoreEvent),
+    Event(Box<StoreEvent>),
     /// Writes to the raft engine, then tells the shard.
     Log {
         shard: usize,
@@ -108,7 +108,7 @@ impl World {
         };
         self.nodes.insert(id, node);
         let first = self.rng.random_range(0..50);
-        self.after(first, id, Step::Event(StoreEvent::Tick));
+        self.after(first, id, Step::Event(Box::new(StoreEvent::Tick)));
     }
 
     fn crash(&mut self, id: u64) {
@@ -148,10 +148,10 @@ impl World {
         }
         match step {
             Step::Event(event) => {
-                if matches!(event, StoreEvent::Tick) {
-                    self.after(50, id, Step::Event(StoreEvent::Tick));
+                if matches!(*event, StoreEvent::Tick) {
+                    self.after(50, id, Step::Event(Box::new(StoreEvent::Tick)));
                 }
-                self.handle(id, event);
+                self.handle(id, *event);
             }
             Step::Log {
                 shard,
@@ -235,7 +235,7 @@ impl World {
             }
             StoreEffect::Read(task) => {
                 let delay = self.rng.random_range(0..3);
-                self.after(delay, id, Step::Event(StoreEvent::Serve(task)));
+                self.after(delay, id, Step::Event(Box::new(StoreEvent::Serve(task))));
             }
             StoreEffect::Reply { reply, result } => reply.deliver(result),
             StoreEffect::Report(_) => {}
@@ -270,7 +270,7 @@ impl World {
     /// A message may arrive in any life of its receiver.
     fn deliver(&mut self, delay: u64, to: u64, message: strata_proto::raft_serverpb::RaftMessage) {
         self.order += 1;
-        let step = Step::Event(StoreEvent::Message(message));
+        let step = Step::Event(Box::new(StoreEvent::Message(message)));
         self.steps
             .insert((self.now_ms + delay, self.order), (to, ANY_LIFE, step));
     }

@@ -142,7 +142,7 @@ fn wrong_peer_term_and_epoch_are_told_in_this_order() {
             actual
         }
     );
-    header.peer = Some(entry.peer.clone());
+    header.peer = Some(entry.peer);
     match refused(ask(&mut cluster, &header)) {
         Error::EpochNotMatch { current, .. } => assert_eq!(current, [(*entry.region).clone()]),
         other => panic!("{other:?}"),
@@ -178,7 +178,7 @@ fn key_outside_the_region_is_told_with_its_boundaries() {
         match refused(cluster.call(region_id, body)) {
             Error::KeyNotInRegion { key, end_key, .. } => {
                 assert_eq!(text(&key), "z");
-                assert!(&end_key[..] <= &b"z"[..]);
+                assert!(end_key[..] <= b"z"[..]);
             }
             other => panic!("{other:?}"),
         }

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
-use slog::{Logger, error};
+use slog::{Logger, error, info};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_storage::{Engine, Engines};
 
 use super::threads::{
-    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, run_expiry,
-    run_log_writer, run_reader, send_read, stop_process,
+    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
+    request_weight, run_expiry, run_log_writer, run_reader, send_read, stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
 use crate::directory::{DirectoryCell, DirectoryEntry, find_peer};
@@ -71,6 +71,8 @@ impl<E: Engine> Running<E> {
             apply_shards,
             directory,
         } = loaded;
+        info!(surroundings.logger, "regions are loaded";
+            "store" => store_id, "regions" => directory.iter().count());
         let directory = Arc::new(DirectoryCell::new(directory));
         let gate = Gate::new(
             store_id,
@@ -210,7 +212,8 @@ impl<E: Engine> Running<E> {
     }
 
     fn to_shard(&self, shard: usize, pending: crate::task::PendingRequest) {
-        let refused = self.inboxes[shard].offer(1, ShardMail::Request(Box::new(pending)));
+        let weight = request_weight(&pending);
+        let refused = self.inboxes[shard].offer(weight, ShardMail::Request(Box::new(pending)));
         if let Err(ShardMail::Request(pending)) = refused {
             self.metrics.requests_busy.increment();
             pending.reply.deliver(Err(Error::ServerIsBusy {
@@ -265,8 +268,9 @@ impl<E: Engine> StoreApi for Running<E> {
             by_shard[shard_of(message.region_id, self.inboxes.len())].push(message);
         }
         for (inbox, messages) in self.inboxes.iter().zip(by_shard) {
-            let count = messages.len();
-            if count > 0 && inbox.offer(count, ShardMail::Messages(messages)).is_err() {
+            let (count, weight) = (messages.len(), messages.iter().map(message_weight).sum());
+            let mail = ShardMail::Messages(weight, messages);
+            if count > 0 && inbox.offer(weight, mail).is_err() {
                 self.metrics.messages_dropped_full.add(count as u64);
             }
         }
@@ -310,6 +314,7 @@ impl<E: Engine> StoreApi for Running<E> {
 
     fn shutdown(&self) {
         self.stop();
+        info!(self.logger, "the store has stopped");
         // The raft engine first: what the kv engine keeps must be in the log.
         for engine in [&self.engines.raft, &self.engines.kv] {
             if let Err(failure) = engine.make_durable() {
