@@ -260,6 +260,7 @@ impl Node {
                 metrics: self.metrics.clone(),
                 logger: self.logger.clone(),
                 handshake_time: self.config.transport.handshake_time,
+                refusals: Arc::default(),
                 stopping: self.stop.subscribe(),
             },
             locator: self.locator.clone(),
