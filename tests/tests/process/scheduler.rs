@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use strata_client::{RawClient, Timestamps};
-use strata_tests::{Cluster, ClusterOptions, eventually, eventually_sync, http_get};
+use strata_proto::stratapb::WatchRegionsResponse;
+use strata_tests::{Cluster, ClusterOptions, DEADLINE, eventually_sync, http_get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn regions_cover_the_key_space_and_every_node_says_the_same() {
@@ -128,22 +129,10 @@ async fn leaders_move_and_heartbeats_and_pages_follow() {
         let place = client.scheduler().region_by_id(region.id).await.unwrap();
         assert_eq!(place.leader.map(|leader| leader.store_id), Some(store_id));
         // The stream says so too.
-        let term = eventually("the heartbeat of the new leader", || {
-            let next = heartbeats.message();
-            async move {
-                let batch = next.await.map_err(|status| status.to_string())?;
-                let batch = batch.ok_or("the stream ended")?;
-                batch
-                    .regions
-                    .into_iter()
-                    .filter(|beat| beat.region.as_ref().is_some_and(|of| of.id == region.id))
-                    .filter(|beat| beat.leader.is_some_and(|of| of.store_id == store_id))
-                    .map(|beat| beat.term)
-                    .last()
-                    .ok_or_else(|| "another heartbeat".to_string())
-            }
-        })
-        .await;
+        let beat = next_heartbeat(&mut heartbeats, region.id, store_id);
+        let term = tokio::time::timeout(DEADLINE, beat)
+            .await
+            .expect("the heartbeat of the new leader comes");
         terms.insert(term, store_id);
         // So does the page of the store itself.
         eventually_sync("the page of the new leader", || {
@@ -163,6 +152,24 @@ async fn leaders_move_and_heartbeats_and_pages_follow() {
         nowhere,
         Err(strata_client::Error::InvalidArgument(_))
     ));
+}
+
+/// Waits for the heartbeat of a region that a store leads; its term.
+async fn next_heartbeat(
+    heartbeats: &mut tonic::Streaming<WatchRegionsResponse>,
+    region_id: u64,
+    store_id: u64,
+) -> u64 {
+    loop {
+        let batch = heartbeats.message().await.expect("the stream goes on");
+        for beat in batch.expect("the stream goes on").regions {
+            if beat.region.is_some_and(|of| of.id == region_id)
+                && beat.leader.is_some_and(|of| of.store_id == store_id)
+            {
+                return beat.term;
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
