@@ -35,6 +35,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         heartbeat_interval: config.scheduler.report_interval,
         seed,
         admitted,
+        ..StoreOptions::default()
     }
 }
 
