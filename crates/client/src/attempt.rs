@@ -249,8 +249,14 @@ impl Core {
             }
             Verdict::Wait(at_least) => pause = Some(at_least),
             Verdict::Fail(error) => return Err(budget.close_with(error)),
-            Verdict::Unknown(message) => {
-                return on_lost(kind, budget, format!("{what}: {message}"));
+            Verdict::Unknown { message, leader } => {
+                match leader {
+                    Some(leader) => self.cache.set_leader(route, leader),
+                    None => self.cache.forget(route),
+                }
+                on_lost(kind, budget, format!("{what}: {message}"))?;
+                budget.pause(Duration::ZERO).await;
+                return Ok(());
             }
         }
         budget.note(met);

@@ -5,16 +5,16 @@
 //!
 //! | region error | cache | then |
 //! |---|---|---|
-//! | not_leader with a leader | patched | at once the first time, then with pauses |
+//! | undetermined_result | patched if a leader is named, else dropped | unknown outcome |
+//! | not_leader with a leader | patched | at once the first times, then with pauses |
 //! | not_leader without | route dropped | pause |
-//! | epoch_not_match | filled from the answer, else dropped | at once the first time |
+//! | epoch_not_match | filled from the answer, else dropped | at once the first times |
 //! | stale_command, read_index_not_ready, merging, not initialised | kept | pause |
 //! | region_not_found, key_not_in_region, mismatch_peer_id | route dropped | pause |
 //! | store_not_match | route and address dropped | pause |
 //! | server_is_busy | kept | pause of at least `backoff_ms` |
 //! | disk_full | kept | the caller is told |
 //! | raft_entry_too_large | kept | the caller is told |
-//! | undetermined_result | kept | unknown outcome |
 //! | anything else | route dropped | pause |
 
 use crate::Error;
@@ -36,26 +36,35 @@ pub(crate) enum Verdict {
     Wait(Duration),
     /// Give the caller this error.
     Fail(Error),
-    /// The request may have been executed.
-    Unknown(String),
+    /// The request may have been executed; who leads now, if another replica does.
+    Unknown {
+        message: String,
+        leader: Option<metapb::Peer>,
+    },
 }
 
 /// Sorts a region error. If several parts are set the first of the table wins.
 pub(crate) fn judge(error: &errorpb::Error) -> Verdict {
-    if let Some(not_leader) = &error.not_leader {
-        return match &not_leader.leader {
-            Some(leader) if leader.id != 0 && leader.store_id != 0 => Verdict::Leader(*leader),
-            _ => Verdict::Forget,
+    let leader = error
+        .not_leader
+        .as_ref()
+        .and_then(|not_leader| not_leader.leader)
+        .filter(|leader| leader.id != 0 && leader.store_id != 0);
+    // Before anything else: a leader that stepped down names the new one beside it.
+    if let Some(unknown) = &error.undetermined_result {
+        return Verdict::Unknown {
+            message: unknown.message.clone(),
+            leader,
         };
+    }
+    if error.not_leader.is_some() {
+        return leader.map_or(Verdict::Forget, Verdict::Leader);
     }
     if error.store_not_match.is_some() {
         return Verdict::ForgetStore;
     }
     if let Some(changed) = &error.epoch_not_match {
         return Verdict::Regions(changed.current_regions.clone());
-    }
-    if let Some(unknown) = &error.undetermined_result {
-        return Verdict::Unknown(unknown.message.clone());
     }
     if let Some(busy) = &error.server_is_busy {
         return Verdict::Wait(Duration::from_millis(busy.backoff_ms));
@@ -172,9 +181,33 @@ mod tests {
                     message: "lost".into(),
                 })
             ),
-            Verdict::Unknown("lost".into())
+            Verdict::Unknown {
+                message: "lost".into(),
+                leader: None,
+            }
         );
         assert_eq!(error(|e| e.message = "new kind".into()), Verdict::Forget);
+    }
+
+    #[test]
+    fn an_unknown_outcome_outweighs_the_leader_named_beside_it() {
+        let error = errorpb::Error {
+            not_leader: Some(errorpb::NotLeader {
+                region_id: 2,
+                leader: Some(peer(7, 3)),
+            }),
+            undetermined_result: Some(errorpb::UndeterminedResult {
+                message: "stepped down".into(),
+            }),
+            ..Default::default()
+        };
+        assert_eq!(
+            judge(&error),
+            Verdict::Unknown {
+                message: "stepped down".into(),
+                leader: Some(peer(7, 3)),
+            }
+        );
     }
 
     #[test]

@@ -127,14 +127,18 @@ fn refuse_for_capacity(error: Error, message: String, own_store_id: u64) -> Refu
                 reason: message,
             });
         }),
-        Error::Undetermined { region_id, leader } => match leader {
-            Some(leader) if leader.store_id != own_store_id => {
-                not_leader(message, region_id, Some(leader))
-            }
-            _ => region(message.clone(), |e| {
-                e.undetermined_result = Some(errorpb::UndeterminedResult { message });
-            }),
-        },
+        // Published clients do not know the field for an unknown outcome and go by the
+        // leader, where another one is known; our own goes by the field, so that a write
+        // which may have been executed is never taken for one that was refused.
+        Error::Undetermined { region_id, leader } => region(message.clone(), |e| {
+            e.not_leader = leader
+                .filter(|leader| leader.store_id != own_store_id)
+                .map(|leader| errorpb::NotLeader {
+                    region_id,
+                    leader: Some(leader),
+                });
+            e.undetermined_result = Some(errorpb::UndeterminedResult { message });
+        }),
         Error::Invalid(_) => Refusal::Text(message),
         // An error with a text alone makes clients drop the region, sleep and try again.
         _ => region(message, |_| {}),
@@ -284,6 +288,9 @@ mod tests {
             Some(peer(3))
         );
         assert!(wire(Some(peer(1))).not_leader.is_none());
-        assert!(wire(None).undetermined_result.is_some());
+        assert!(wire(None).not_leader.is_none());
+        for leader in [Some(peer(3)), Some(peer(1)), None] {
+            assert!(wire(leader).undetermined_result.is_some(), "{leader:?}");
+        }
     }
 }
