@@ -1,1 +1,67 @@
 //! Many Raft regions on one store: routing, peers, apply, reads.
+//!
+//! How work flows
+//!
+//! Write   [`Gate`](gate) checks, the region's [`Shard`] proposes (small writes waiting for
+//!         one region share an entry), the log writer syncs, a quorum answers, an
+//!         apply shard writes one kv batch and answers.
+//! Read    Under the leader's lease on an engine snapshot outside the shard; else the
+//!         shard asks for a read index and the read is served when it is applied.
+//! Start   The [`StoreFsm`] loads every region, checks it and hands its peer to the shard.
+//!
+//! What always holds
+//! * All logic is stepped: an event with a time value goes in, actions come out. Only the
+//!   runtime module knows threads, clocks and channels.
+//! * A region belongs to one shard, which owns its peer outright.
+//! * An entry is applied only when it is committed and synced in this store's raft engine.
+//! * Every request is answered exactly once.
+
+mod apply;
+mod apply_command;
+mod check;
+mod core;
+mod directory;
+mod error;
+mod gate;
+mod heartbeat;
+mod metrics;
+mod options;
+mod overlay;
+mod peer;
+mod propose;
+mod read_index;
+mod replicate;
+mod request;
+mod runtime;
+mod serve;
+mod shard;
+mod store_fsm;
+mod system;
+mod task;
+mod time;
+mod transfer;
+
+pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent};
+pub use apply::{Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, Proposal, Waiting};
+pub use directory::{
+    Directory, DirectoryCell, DirectoryEntry, PeerNumbers, PeerView, SYSTEM_REGION_ID, find_peer,
+    find_peer_on,
+};
+pub use error::{Error, InvalidRequest};
+pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
+pub use metrics::{Counter, StoreMetrics};
+pub use options::StoreOptions;
+pub use peer::Peer;
+pub use request::{
+    Answer, Cancellation, CommandOutcome, ReadCommand, Reply, Request, RequestBody, RequestHeader,
+    RequestToken,
+};
+pub use runtime::{
+    HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Transport,
+};
+pub use serve::{ReadFault, Served, serve};
+pub use shard::{LogBatch, Shard, ShardAction, ShardEvent, apply_shard_of, shard_of};
+pub use store_fsm::{LoadError, LoadedStore, StoreFsm};
+pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
+pub use task::{Expiry, PendingRequest, ReadBody, ReadTask};
+pub use time::Now;

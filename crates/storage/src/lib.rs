@@ -1,1 +1,41 @@
 //! Two engines, the key layout, and the state of each replica in step.
+//!
+//! Engines    [`Engine`] and [`ReadView`] with memory ([`MemEngine`]) behind them;
+//!            [`WriteBatch`] is what goes in.
+//! Layout     [`keys`], [`memcomparable`], [`raw_value`], [`record`]: every byte on disk.
+//! Replica    [`PeerStorage`] keeps log, hard state, apply state and region state of one
+//!            replica in step, and is what `strata-raft` reads.
+//! Bootstrap  [`bootstrap`] lays out a new cluster.
+//!
+//! Invariants that callers rely on
+//! * What a crash leaves of an engine is a prefix of its batches; a synced write makes
+//!   all before it durable.
+//! * A damaged record, log or identity is a typed error, never a wrong answer.
+//! * Nothing here reads a clock, draws randomness or starts a thread, except RocksDB
+//!   itself behind `rocks`.
+
+mod batch;
+pub mod bootstrap;
+mod engine;
+mod entry_cache;
+mod error;
+pub mod keys;
+mod mem;
+pub mod memcomparable;
+mod peer_storage;
+pub mod raw_value;
+pub mod record;
+mod region_records;
+
+pub use batch::{Change, WriteBatch};
+pub use engine::{
+    Cf, Direction, Durability, Engine, EngineError, EngineKind, Engines, ReadView, Visitor,
+};
+pub use error::{Error, IdentFault, RecordFault, StartFault};
+pub use mem::{Fault, MemEngine, MemSnapshot};
+pub use peer_storage::{PeerStorage, PeerStorageOptions};
+pub use record::RecordKind;
+pub use region_records::{
+    conf_state_of, read_all_region_states, read_apply_state, read_raft_state, read_region_state,
+    write_apply_state, write_raft_state, write_region_state,
+};

@@ -1,0 +1,175 @@
+//! What a leader knows of one follower's log, and how it sends to it.
+//!
+//! Probe      the place where the logs meet is unknown: one append at a time, the next one
+//!            after an answer or a heartbeat's answer.
+//! Replicate  appends are sent ahead of the answers, as many as the in-flight window holds.
+//! Snapshot   the follower needs entries that are compacted: nothing is sent until the
+//!            snapshot has arrived or failed.
+//!
+//! A rejection leads from Replicate to Probe, an acceptance from Probe to Replicate, a
+//! compacted log from either to Snapshot.
+//!
+//! Invariant: `matched < next`. `matched` never decreases in the leader's term, except that
+//! nothing is known of a peer that was removed and added again.
+
+mod inflights;
+
+pub use inflights::Inflights;
+
+use crate::types::Index;
+
+/// How a leader sends to one follower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgressState {
+    /// One append at a time, to find where the logs meet.
+    #[default]
+    Probe,
+    /// Appends are sent ahead of the answers.
+    Replicate,
+    /// A snapshot is on its way.
+    Snapshot,
+}
+
+/// A leader's view of one follower.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// Highest index known to be synced in the follower's log, equal to the leader's.
+    pub matched: Index,
+    /// Index of the next entry to send. Invariant: above `matched`.
+    pub next: Index,
+    /// How the leader sends.
+    pub state: ProgressState,
+    /// In Probe: an append was sent and not answered yet.
+    pub paused: bool,
+    /// In Snapshot: index of the snapshot on its way, else 0.
+    pub pending_snapshot: Index,
+    /// Whether the follower was heard from since the last quorum check.
+    pub recent_active: bool,
+    /// Appends with entries on their way: the last index of each.
+    pub inflights: Inflights,
+    /// Highest commit index sent in an append that was not known to be lost.
+    pub sent_commit: Index,
+    /// An append is due even if it holds nothing new: the follower is behind and may have
+    /// missed the last one.
+    pub resend: bool,
+    /// Highest heartbeat round of the leader's term that the follower has answered.
+    pub acked_round: u64,
+}
+
+impl Progress {
+    /// Nothing is known of the follower but that entries from `next` on might be missing.
+    pub fn new(next: Index, max_inflight_messages: usize) -> Self {
+        Self {
+            matched: 0,
+            next: next.max(1),
+            state: ProgressState::Probe,
+            paused: false,
+            pending_snapshot: 0,
+            recent_active: false,
+            inflights: Inflights::new(max_inflight_messages),
+            sent_commit: 0,
+            resend: false,
+            acked_round: 0,
+        }
+    }
+
+    fn reset_state(&mut self, state: ProgressState) {
+        self.state = state;
+        self.paused = false;
+        self.pending_snapshot = 0;
+        self.resend = false;
+        self.inflights.clear();
+    }
+
+    /// Goes back to one append at a time. After a snapshot, what it held need not be sent.
+    pub fn become_probe(&mut self) {
+        let from_snapshot = match self.state {
+            ProgressState::Snapshot => self.pending_snapshot,
+            ProgressState::Probe | ProgressState::Replicate => 0,
+        };
+        self.reset_state(ProgressState::Probe);
+        self.next = self.matched.max(from_snapshot) + 1;
+        self.sent_commit = 0;
+    }
+
+    /// Sends ahead from the place where the logs meet.
+    pub fn become_replicate(&mut self) {
+        self.reset_state(ProgressState::Replicate);
+        self.next = self.matched + 1;
+    }
+
+    /// Waits for the snapshot at `index`.
+    pub fn become_snapshot(&mut self, index: Index) {
+        self.reset_state(ProgressState::Snapshot);
+        self.pending_snapshot = index;
+        self.sent_commit = 0;
+    }
+
+    /// The snapshot was not delivered: probe from what is known to match.
+    pub fn snapshot_failed(&mut self) {
+        self.pending_snapshot = 0;
+    }
+
+    /// Notes that the follower's log matches up to `index`. Returns whether that is news.
+    pub fn maybe_update(&mut self, index: Index) -> bool {
+        let news = self.matched < index;
+        if news {
+            self.matched = index;
+            self.paused = false;
+        }
+        self.next = self.next.max(index.saturating_add(1));
+        news
+    }
+
+    /// The follower refused an append behind `rejected` and proposes to go on from `hint`.
+    /// Returns false if the refusal is old: what it says is known to be over.
+    pub fn maybe_decrease(&mut self, rejected: Index, hint: Index) -> bool {
+        match self.state {
+            ProgressState::Replicate => {
+                if rejected <= self.matched || rejected >= self.next {
+                    return false;
+                }
+                // The caller goes to Probe, which starts behind `matched`; the hint lies
+                // at or before the place of refusal and may lie above it.
+                true
+            }
+            ProgressState::Probe => {
+                if self.next - 1 != rejected {
+                    return false;
+                }
+                self.next = rejected.min(hint.saturating_add(1)).max(self.matched + 1);
+                self.paused = false;
+                true
+            }
+            ProgressState::Snapshot => false,
+        }
+    }
+
+    /// Whether nothing may be sent now.
+    pub fn is_paused(&self) -> bool {
+        match self.state {
+            ProgressState::Probe => self.paused,
+            ProgressState::Replicate => self.inflights.is_full(),
+            ProgressState::Snapshot => true,
+        }
+    }
+
+    /// Notes that an append was sent whose last entry is `last` (`None`: without entries)
+    /// and which carried `commit`.
+    pub fn on_sent(&mut self, last: Option<Index>, commit: Index) {
+        self.resend = false;
+        self.sent_commit = self.sent_commit.max(commit);
+        match self.state {
+            ProgressState::Probe => self.paused = true,
+            ProgressState::Replicate => {
+                if let Some(last) = last {
+                    self.next = last + 1;
+                    self.inflights.add(last);
+                }
+            }
+            ProgressState::Snapshot => {
+                unreachable!("an append was sent while a snapshot is on its way")
+            }
+        }
+    }
+}

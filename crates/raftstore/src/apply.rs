@@ -1,0 +1,392 @@
+//! Applies committed entries to the kv engine.
+//!
+//! Shard    Hands over, per region and in order, entries that are committed and synced in
+//!          this store's raft engine, each with the requests that wait for it.
+//! Apply    Executes the entries of all regions at hand into one batch, reading through an
+//!          overlay of that batch, and adds each region's apply state.
+//! Driver   Writes the batch (unsynced: what a crash takes is replayed from the log), then
+//!          delivers the replies, hands on the reads that waited for a clock, and tells
+//!          the shards what is applied.
+//!
+//! Invariants
+//! * Data and the apply state that speaks of them are in one batch.
+//! * Nothing here depends on this store alone: not its clock, not who leads, not whether
+//!   someone waits. Replicas that apply the same entries hold the same bytes.
+//! * Entries of a region come without a gap; a gap stops the process.
+//! * A command that is refused changes nothing and does not stop those after it.
+//!
+//! Elsewhere: what each command does (`apply_command`), reading the batch (`overlay`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use strata_proto::eraftpb::{Entry, EntryType};
+use strata_proto::metapb::Region;
+use strata_proto::stratapb::{DataCommand, EntryCommand, RaftApplyState};
+use strata_raft::EntryId;
+use strata_storage::{Cf, Durability, Engine, WriteBatch, keys, record};
+
+use crate::apply_command::{CommandContext, execute};
+use crate::error::Error;
+use crate::metrics::StoreMetrics;
+use crate::overlay::Overlay;
+use crate::request::{Answer, CommandOutcome, Reply};
+use crate::serve::ReadFault;
+use crate::system::SystemStateMachine;
+use crate::task::ReadTask;
+
+/// Entries of one region to be applied, in order, with what waits for them.
+#[derive(Debug)]
+pub struct ApplyTask {
+    /// The region.
+    pub region_id: u64,
+    /// Committed entries that are synced in the raft engine, without a gap.
+    pub entries: Vec<Entry>,
+    /// Proposals of this store at indices up to the last entry's, ascending.
+    pub proposals: Vec<Proposal>,
+}
+
+/// An entry that this store proposed, with what waits for it.
+#[derive(Debug)]
+pub struct Proposal {
+    /// Where the entry stands, if it was not overwritten.
+    pub id: EntryId,
+    /// What waits, in the order of the entry's commands.
+    pub waiting: Vec<Waiting>,
+}
+
+/// Something that waits for an entry to be applied.
+#[derive(Debug)]
+pub enum Waiting {
+    /// The sender of the next `commands` commands of the entry.
+    Write {
+        /// How many commands are its own.
+        commands: usize,
+        /// Takes the outcomes.
+        reply: Reply,
+    },
+    /// The sender of the entry's next command, one of the system region.
+    System {
+        /// Takes the response.
+        reply: Reply,
+    },
+    /// A read that needs the region's clock at the entry's.
+    Clock(ReadTask),
+}
+
+impl Waiting {
+    /// Answers with an error.
+    pub(crate) fn refuse(self, error: Error, out: &mut Vec<(Reply, Result<Answer, Error>)>) {
+        match self {
+            Waiting::Write { reply, .. } | Waiting::System { reply } => {
+                out.push((reply, Err(error)));
+            }
+            Waiting::Clock(read) => out.push((read.reply, Err(error))),
+        }
+    }
+}
+
+/// How far a region is applied; told to its shard once the batch is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// The region.
+    pub region_id: u64,
+    /// Its apply state.
+    pub state: RaftApplyState,
+    /// Encoded bytes of the applied entries.
+    pub entry_bytes: usize,
+}
+
+/// What one round of applying yields.
+///
+/// Precondition for all but `batch`: the batch is written. Then the replies are delivered,
+/// the reads served, and `applied` goes to the shards of its regions.
+#[derive(Debug)]
+pub struct ApplyOutput {
+    /// To be written to the kv engine.
+    pub batch: WriteBatch,
+    /// Unsynced for data; synced for what changes a region.
+    pub durability: Durability,
+    /// Replies with their results.
+    pub replies: Vec<(Reply, Result<Answer, Error>)>,
+    /// Reads that waited for a clock entry.
+    pub reads: Vec<ReadTask>,
+    /// Progress by region.
+    pub applied: Vec<Applied>,
+}
+
+/// Applying met something that a correct store cannot meet. The process stops.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyFault {
+    /// An engine failed, or data on disk are damaged.
+    #[error(transparent)]
+    Read(#[from] ReadFault),
+    /// The system region's records cannot be read.
+    #[error(transparent)]
+    System(#[from] crate::system::SystemViewError),
+    /// An entry cannot be decoded.
+    #[error("region {region_id}: entry {index} cannot be decoded")]
+    CorruptEntry {
+        /// The region.
+        region_id: u64,
+        /// Index of the entry.
+        index: u64,
+    },
+    /// An entry asks for what this version does not know; a newer one wrote it.
+    #[error("region {region_id}: entry {index} needs a newer version of this program")]
+    UnknownEntry {
+        /// The region.
+        region_id: u64,
+        /// Index of the entry.
+        index: u64,
+    },
+}
+
+/// A region as far as applying needs it.
+#[derive(Debug)]
+struct ApplyPeer {
+    region: Arc<Region>,
+    state: RaftApplyState,
+}
+
+/// Applies the entries of the regions that belong to it.
+pub struct ApplyShard {
+    peers: BTreeMap<u64, ApplyPeer>,
+    system: Arc<dyn SystemStateMachine>,
+    metrics: Arc<StoreMetrics>,
+}
+
+impl ApplyShard {
+    /// A shard without regions.
+    pub fn new(system: Arc<dyn SystemStateMachine>, metrics: Arc<StoreMetrics>) -> Self {
+        ApplyShard {
+            peers: BTreeMap::new(),
+            system,
+            metrics,
+        }
+    }
+
+    /// Adds a region with the state that is on disk.
+    pub fn add_region(&mut self, region: Arc<Region>, state: RaftApplyState) {
+        self.peers.insert(region.id, ApplyPeer { region, state });
+    }
+
+    /// Executes all tasks into one batch.
+    ///
+    /// # Errors
+    /// See [`ApplyFault`]; nothing of the output may be used, the process stops.
+    ///
+    /// # Panics
+    /// If entries of a region are missing, or a task names a region that was not added.
+    pub fn apply<E: Engine>(
+        &mut self,
+        kv: &E,
+        tasks: Vec<ApplyTask>,
+    ) -> Result<ApplyOutput, ApplyFault> {
+        let output = ApplyOutput {
+            batch: WriteBatch::new(),
+            durability: Durability::Unsynced,
+            replies: Vec::new(),
+            reads: Vec::new(),
+            applied: Vec::new(),
+        };
+        let mut round = Round {
+            kv,
+            system: &*self.system,
+            overlay: Overlay::default(),
+            output,
+        };
+        let mut touched: BTreeMap<u64, usize> = BTreeMap::new();
+        for task in tasks {
+            let peer = self
+                .peers
+                .get_mut(&task.region_id)
+                .unwrap_or_else(|| panic!("region {}: apply does not know it", task.region_id));
+            let bytes: usize = task.entries.iter().map(|entry| entry.data.len()).sum();
+            *touched.entry(task.region_id).or_default() += bytes;
+            self.metrics.applied_entries.add(task.entries.len() as u64);
+            round.apply_task(peer, task)?;
+        }
+        for (region_id, entry_bytes) in touched {
+            let state = self.peers[&region_id].state.clone();
+            record::put(
+                round.overlay.batch_mut(),
+                Cf::Raft,
+                keys::apply_state(region_id),
+                &state,
+            );
+            round.output.applied.push(Applied {
+                region_id,
+                state,
+                entry_bytes,
+            });
+        }
+        self.metrics.apply_batches.increment();
+        let Round {
+            overlay,
+            mut output,
+            ..
+        } = round;
+        output.batch = overlay.into_batch();
+        Ok(output)
+    }
+}
+
+/// One batch under construction.
+struct Round<'a, E> {
+    kv: &'a E,
+    system: &'a dyn SystemStateMachine,
+    overlay: Overlay,
+    output: ApplyOutput,
+}
+
+impl<E: Engine> Round<'_, E> {
+    fn apply_task(&mut self, peer: &mut ApplyPeer, task: ApplyTask) -> Result<(), ApplyFault> {
+        let mut proposals = task.proposals.into_iter().peekable();
+        for entry in task.entries {
+            let mut waiting = Vec::new();
+            while let Some(proposal) =
+                proposals.next_if(|proposal| proposal.id.index <= entry.index)
+            {
+                if proposal.id == EntryId::of(&entry) {
+                    waiting = proposal.waiting;
+                } else {
+                    // Another leader's entry took the place: the command never happens.
+                    self.refuse(
+                        proposal.waiting,
+                        &Error::StaleCommand {
+                            region_id: task.region_id,
+                        },
+                    );
+                }
+            }
+            self.apply_entry(peer, &entry, waiting)?;
+        }
+        let late = proposals.next().map(|proposal| proposal.id.index);
+        assert_eq!(
+            late, None,
+            "region {}: a proposal lies behind its task",
+            task.region_id
+        );
+        Ok(())
+    }
+
+    fn apply_entry(
+        &mut self,
+        peer: &mut ApplyPeer,
+        entry: &Entry,
+        waiting: Vec<Waiting>,
+    ) -> Result<(), ApplyFault> {
+        let region_id = peer.region.id;
+        assert_eq!(
+            entry.index,
+            peer.state.applied_index + 1,
+            "region {region_id}: entry {} follows applied index {}",
+            entry.index,
+            peer.state.applied_index
+        );
+        peer.state.applied_index = entry.index;
+        peer.state.applied_term = entry.term;
+        if entry.entry_type() != EntryType::EntryNormal {
+            return Err(ApplyFault::UnknownEntry {
+                region_id,
+                index: entry.index,
+            });
+        }
+        if entry.data.is_empty() {
+            // A new leader's first entry; nobody can wait for it.
+            assert!(
+                waiting.is_empty(),
+                "region {region_id}: a request waits for an empty entry"
+            );
+            return Ok(());
+        }
+        let command =
+            EntryCommand::decode(entry.data.clone()).map_err(|_| ApplyFault::CorruptEntry {
+                region_id,
+                index: entry.index,
+            })?;
+        if command.admin.is_some() {
+            return Err(ApplyFault::UnknownEntry {
+                region_id,
+                index: entry.index,
+            });
+        }
+        peer.state.region_clock_ms = peer.state.region_clock_ms.max(command.leader_clock_ms);
+        if !command.commands.is_empty() && version_of(&peer.region) != entry_version(&command) {
+            let current = vec![(*peer.region).clone()];
+            self.refuse(waiting, &Error::EpochNotMatch { region_id, current });
+            return Ok(());
+        }
+        let outcomes = self.execute_all(peer, &command.commands)?;
+        self.answer(waiting, outcomes);
+        Ok(())
+    }
+
+    fn execute_all(
+        &mut self,
+        peer: &ApplyPeer,
+        commands: &[DataCommand],
+    ) -> Result<Vec<CommandOutcome>, ApplyFault> {
+        let mut context = CommandContext {
+            kv: self.kv,
+            system: self.system,
+            overlay: &mut self.overlay,
+            region: &peer.region,
+            clock_ms: peer.state.region_clock_ms,
+        };
+        commands
+            .iter()
+            .map(|command| execute(&mut context, command))
+            .collect()
+    }
+
+    fn answer(&mut self, waiting: Vec<Waiting>, outcomes: Vec<CommandOutcome>) {
+        let mut outcomes = outcomes.into_iter();
+        for one in waiting {
+            match one {
+                Waiting::Write { commands, reply } => {
+                    let own: Vec<_> = outcomes.by_ref().take(commands).collect();
+                    assert_eq!(
+                        own.len(),
+                        commands,
+                        "an entry holds fewer commands than its senders"
+                    );
+                    self.output.replies.push((reply, Ok(Answer::Written(own))));
+                }
+                Waiting::System { reply } => {
+                    let response = match outcomes.next() {
+                        Some(CommandOutcome::System(response)) => response,
+                        _ => Bytes::new(),
+                    };
+                    self.output
+                        .replies
+                        .push((reply, Ok(Answer::SystemWritten(response))));
+                }
+                Waiting::Clock(read) => self.output.reads.push(read),
+            }
+        }
+    }
+
+    fn refuse(&mut self, waiting: Vec<Waiting>, error: &Error) {
+        for one in waiting {
+            one.refuse(error.clone(), &mut self.output.replies);
+        }
+    }
+}
+
+fn version_of(region: &Region) -> u64 {
+    region
+        .region_epoch
+        .as_ref()
+        .map_or(0, |epoch| epoch.version)
+}
+
+fn entry_version(command: &EntryCommand) -> u64 {
+    command
+        .region_epoch
+        .as_ref()
+        .map_or(0, |epoch| epoch.version)
+}

@@ -1,0 +1,188 @@
+//! What each data command does to the kv engine.
+//!
+//! A command reads through the overlay of the batch under construction and adds its
+//! changes to it. Its outcome is the same on every replica: expiry is judged by the
+//! region's clock alone, which the entry has already moved.
+
+use bytes::{Bytes, BytesMut};
+use strata_proto::metapb::Region;
+use strata_proto::stratapb::{
+    AppendCommand, CompareAndSwapCommand, DataCommand, DeleteRangeCommand, Mutation, RawSpace,
+    SystemCommand, WriteCommand, data_command::Body,
+};
+use strata_storage::{Engine, keys, raw_value};
+
+use crate::apply::ApplyFault;
+use crate::directory::SYSTEM_REGION_ID;
+use crate::overlay::Overlay;
+use crate::request::CommandOutcome;
+use crate::serve::{ReadFault, clip};
+use crate::system::{SystemStateMachine, SystemWrites};
+
+/// Where a command is executed.
+pub(crate) struct CommandContext<'a, E> {
+    pub kv: &'a E,
+    pub system: &'a dyn SystemStateMachine,
+    pub overlay: &'a mut Overlay,
+    pub region: &'a Region,
+    /// The region's clock as of this entry.
+    pub clock_ms: u64,
+}
+
+/// A value that is alive by the region's clock.
+struct LiveValue {
+    value: Bytes,
+    expires_at_ms: Option<u64>,
+}
+
+/// Executes one command.
+pub(crate) fn execute<E: Engine>(
+    context: &mut CommandContext<'_, E>,
+    command: &DataCommand,
+) -> Result<CommandOutcome, ApplyFault> {
+    if command.session.is_some() {
+        return Ok(CommandOutcome::Refused);
+    }
+    let of_system = context.region.id == SYSTEM_REGION_ID;
+    match &command.body {
+        Some(Body::System(system)) if of_system => context.system(system),
+        _ if of_system => Ok(CommandOutcome::Refused),
+        Some(Body::Write(write)) => Ok(context.write(write)),
+        Some(Body::DeleteRange(range)) => Ok(context.delete_range(range)),
+        Some(Body::CompareAndSwap(cas)) => context.compare_and_swap(cas),
+        Some(Body::Append(append)) => context.append(append),
+        Some(Body::OpenSession(_) | Body::System(_)) | None => Ok(CommandOutcome::Refused),
+    }
+}
+
+impl<E: Engine> CommandContext<'_, E> {
+    /// All mutations or none: a key outside the region refuses the command.
+    fn write(&mut self, write: &WriteCommand) -> CommandOutcome {
+        let space = write.space();
+        let outside = write
+            .mutations
+            .iter()
+            .find_map(|one| self.outside(space, &one.key));
+        if let Some(refusal) = outside {
+            return refusal;
+        }
+        for Mutation {
+            key,
+            value,
+            ttl_seconds,
+        } in &write.mutations
+        {
+            self.set(
+                space,
+                key,
+                value.as_deref(),
+                raw_value::expiry_after(self.clock_ms, *ttl_seconds),
+            );
+        }
+        CommandOutcome::Done
+    }
+
+    fn delete_range(&mut self, range: &DeleteRangeCommand) -> CommandOutcome {
+        let space = range.space();
+        if let Some((lower, upper)) = clip(self.region, space, &range.start_key, &range.end_key) {
+            self.overlay
+                .batch_mut()
+                .delete_range(keys::raw_cf(space), lower, upper);
+        }
+        CommandOutcome::Done
+    }
+
+    fn compare_and_swap(
+        &mut self,
+        cas: &CompareAndSwapCommand,
+    ) -> Result<CommandOutcome, ApplyFault> {
+        let space = cas.space();
+        if let Some(refusal) = self.outside(space, &cas.key) {
+            return Ok(refusal);
+        }
+        let previous = self.live(space, &cas.key)?.map(|live| live.value);
+        let succeeded = previous == cas.expected;
+        if succeeded {
+            let expiry = raw_value::expiry_after(self.clock_ms, cas.ttl_seconds);
+            self.set(space, &cas.key, cas.value.as_deref(), expiry);
+        }
+        Ok(CommandOutcome::CompareAndSwap {
+            succeeded,
+            previous,
+        })
+    }
+
+    fn append(&mut self, append: &AppendCommand) -> Result<CommandOutcome, ApplyFault> {
+        let space = append.space();
+        if let Some(refusal) = self.outside(space, &append.key) {
+            return Ok(refusal);
+        }
+        let (value, expiry) = match self.live(space, &append.key)? {
+            None => (append.value.clone(), None),
+            Some(live) => {
+                let mut whole = BytesMut::with_capacity(live.value.len() + append.value.len());
+                whole.extend_from_slice(&live.value);
+                whole.extend_from_slice(&append.value);
+                (whole.freeze(), live.expires_at_ms)
+            }
+        };
+        self.set(space, &append.key, Some(&value), expiry);
+        Ok(CommandOutcome::Done)
+    }
+
+    fn system(&mut self, command: &SystemCommand) -> Result<CommandOutcome, ApplyFault> {
+        let mut writes = SystemWrites::default();
+        let view = self.overlay.system_view(self.kv);
+        let response = self.system.apply(&view, &command.request, &mut writes)?;
+        self.overlay.add_system_writes(&writes);
+        Ok(CommandOutcome::System(response))
+    }
+
+    fn set(&mut self, space: RawSpace, key: &[u8], value: Option<&[u8]>, expiry: Option<u64>) {
+        let (cf, key) = (keys::raw_cf(space), keys::raw_key(space, key));
+        let batch = self.overlay.batch_mut();
+        match value {
+            Some(value) => batch.put(cf, key, raw_value::encode(value, expiry)),
+            None => batch.delete(cf, key),
+        }
+    }
+
+    /// The value of a key as the commands before this one left it.
+    fn live(&mut self, space: RawSpace, key: &[u8]) -> Result<Option<LiveValue>, ApplyFault> {
+        let stored = self
+            .overlay
+            .get(self.kv, keys::raw_cf(space), &keys::raw_key(space, key))
+            .map_err(ReadFault::from)?;
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
+        let decoded = raw_value::decode_bytes(&stored).map_err(|fault| ReadFault::RawValue {
+            region_id: self.region.id,
+            fault,
+        })?;
+        let live = !decoded.is_expired(self.clock_ms);
+        Ok(live.then_some(LiveValue {
+            value: decoded.value,
+            expires_at_ms: decoded.expires_at_ms,
+        }))
+    }
+
+    /// The refusal of a command with a key that is empty or not in the region.
+    fn outside(&self, space: RawSpace, key: &Bytes) -> Option<CommandOutcome> {
+        if key.is_empty() {
+            return Some(CommandOutcome::Refused);
+        }
+        let compared = keys::compared_form(space, key);
+        let Region {
+            start_key, end_key, ..
+        } = self.region;
+        if keys::range_contains(start_key, end_key, &compared) {
+            return None;
+        }
+        Some(CommandOutcome::KeyNotInRegion {
+            key: key.clone(),
+            start_key: start_key.clone(),
+            end_key: end_key.clone(),
+        })
+    }
+}

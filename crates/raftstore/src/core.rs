@@ -1,0 +1,386 @@
+//! A whole store as one stepped machine: what the simulator drives in a single thread.
+//!
+//! The same gate, shards, apply shards and store FSM run here as on the runtime's threads.
+//! Every queue between them is made of [`StoreEffect`]s: the driver carries each out, or
+//! holds it back, or loses it with a crash, and hands in the [`StoreEvent`] that answers.
+//!
+//! | effect | what the driver does | answer |
+//! |---|---|---|
+//! | `Send` | takes the messages to a store, or loses them | none |
+//! | `WriteLog` | writes to the raft engine, in order per shard | `LogPersisted` |
+//! | `Apply` | nothing yet; in order per shard and apply shard | `Apply` with the same work |
+//! | `WriteData` | writes to the kv engine, in order per apply shard | `DataWritten` |
+//! | `Read` | nothing yet | `Serve` with the same task |
+//! | `Reply` | delivers the result | none |
+//! | `Report` | takes the reports to the scheduler, or loses them | none |
+//! | `Fatal` | ends the process | none |
+
+use std::sync::Arc;
+
+use strata_proto::pdpb::RegionHeartbeatRequest;
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_storage::{Durability, Engine, Engines, WriteBatch};
+
+use crate::apply::{ApplyOutput, ApplyShard, ApplyTask};
+use crate::directory::DirectoryCell;
+use crate::error::Error;
+use crate::gate::{Gate, GateAction, ReadOutcome, serve_task};
+use crate::metrics::StoreMetrics;
+use crate::options::StoreOptions;
+use crate::request::{Answer, Reply, Request, RequestToken};
+use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
+use crate::store_fsm::{LoadError, LoadedStore, StoreFsm};
+use crate::system::SystemStateMachine;
+use crate::task::ReadTask;
+use crate::time::Now;
+
+/// Everything that can happen to a store.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// A raft message from another store.
+    Message(RaftMessage),
+    /// A request from a client, which lets it run whatever becomes of the client.
+    Request {
+        /// The request.
+        request: Request,
+        /// Takes the result.
+        reply: Reply,
+    },
+    /// A tick interval has passed.
+    Tick,
+    /// Answer to [`StoreEffect::WriteLog`]: written, and synced where it asked for it.
+    LogPersisted {
+        /// The raft shard.
+        shard: usize,
+        /// Number of the batch.
+        number: u64,
+    },
+    /// Answer to [`StoreEffect::Apply`]: the apply shard gets to it.
+    Apply(ApplyWork),
+    /// Answer to [`StoreEffect::WriteData`]: written.
+    DataWritten(DataWrite),
+    /// Answer to [`StoreEffect::Read`]: a reader gets to it.
+    Serve(ReadTask),
+    /// Messages to a store did not arrive.
+    Unreachable {
+        /// The store.
+        store_id: u64,
+    },
+    /// The store is admitted to its cluster, or barred.
+    Admitted(bool),
+    /// Report every region that is led here.
+    ReportAll,
+}
+
+/// Everything that a store asks its driver to do, in the order given.
+#[derive(Debug)]
+pub enum StoreEffect {
+    /// Send messages to a store.
+    Send {
+        /// The store.
+        to_store_id: u64,
+        /// The messages, in order.
+        messages: Vec<RaftMessage>,
+    },
+    /// Write a batch to the raft engine.
+    WriteLog {
+        /// The raft shard that asks.
+        shard: usize,
+        /// The batch.
+        batch: LogBatch,
+    },
+    /// Let an apply shard get to some work.
+    Apply(ApplyWork),
+    /// Write a batch to the kv engine.
+    WriteData(DataWrite),
+    /// Let a reader get to a read.
+    Read(ReadTask),
+    /// Deliver a result.
+    Reply {
+        /// Takes the result.
+        reply: Reply,
+        /// The result.
+        result: Result<Answer, Error>,
+    },
+    /// Hand reports to the scheduler.
+    Report(Vec<RegionHeartbeatRequest>),
+    /// End the process: the line to log.
+    Fatal(String),
+}
+
+/// Entries on their way from a raft shard to an apply shard.
+#[derive(Debug)]
+pub struct ApplyWork {
+    /// The raft shard that asks.
+    pub shard: usize,
+    /// The apply shard.
+    pub apply_shard: usize,
+    /// What to apply.
+    pub tasks: Vec<ApplyTask>,
+}
+
+/// A batch for the kv engine, with what may leave once it is written.
+#[derive(Debug)]
+pub struct DataWrite {
+    /// The raft shard whose work it is.
+    pub shard: usize,
+    /// The apply shard that made it.
+    pub apply_shard: usize,
+    output: ApplyOutput,
+}
+
+impl DataWrite {
+    /// What to write.
+    pub fn batch(&self) -> &WriteBatch {
+        &self.output.batch
+    }
+
+    /// Whether the batch has to be synced.
+    pub fn durability(&self) -> Durability {
+        self.output.durability
+    }
+}
+
+/// A store without threads.
+pub struct StoreCore<E: Engine> {
+    engines: Engines<E>,
+    gate: Gate<E>,
+    shards: Vec<Shard<E>>,
+    apply_shards: Vec<ApplyShard>,
+    metrics: Arc<StoreMetrics>,
+}
+
+impl<E: Engine> StoreCore<E> {
+    /// Loads a store from its engines.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; the store must not start.
+    pub fn load(
+        store_id: u64,
+        options: &StoreOptions,
+        engines: Engines<E>,
+        system: &Arc<dyn SystemStateMachine>,
+        now: Now,
+    ) -> Result<Self, LoadError> {
+        let metrics = Arc::new(StoreMetrics::default());
+        let LoadedStore {
+            shards,
+            apply_shards,
+            directory,
+        } = StoreFsm::new(store_id).load(options, &engines, system, &metrics, now)?;
+        let directory = Arc::new(DirectoryCell::new(directory));
+        let gate = Gate::new(
+            store_id,
+            options.clone(),
+            directory,
+            engines.kv.clone(),
+            metrics.clone(),
+        );
+        Ok(StoreCore {
+            engines,
+            gate,
+            shards,
+            apply_shards,
+            metrics,
+        })
+    }
+
+    /// The regions and what their peers publish.
+    pub fn directory(&self) -> &Arc<DirectoryCell> {
+        self.gate.directory()
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &Arc<StoreMetrics> {
+        &self.metrics
+    }
+
+    /// The engines.
+    pub fn engines(&self) -> &Engines<E> {
+        &self.engines
+    }
+
+    /// The raft shards, for inspection.
+    pub fn shards(&self) -> &[Shard<E>] {
+        &self.shards
+    }
+
+    /// Takes one event and returns its effects.
+    pub fn handle(&mut self, now: Now, event: StoreEvent) -> Vec<StoreEffect> {
+        self.handle_all(now, [event])
+    }
+
+    /// Takes several events that came in together, as one drain of the inboxes.
+    pub fn handle_all(
+        &mut self,
+        now: Now,
+        events: impl IntoIterator<Item = StoreEvent>,
+    ) -> Vec<StoreEffect> {
+        let mut effects = Vec::new();
+        for event in events {
+            self.take(now, event, &mut effects);
+        }
+        self.flush(now, &mut effects);
+        effects
+    }
+
+    /// Takes a request whose sender may give it up by dropping the token.
+    pub fn execute(
+        &mut self,
+        now: Now,
+        request: Request,
+        reply: Reply,
+    ) -> (RequestToken, Vec<StoreEffect>) {
+        let mut effects = Vec::new();
+        let token = self.admit(now, request, reply, &mut effects);
+        self.flush(now, &mut effects);
+        (token, effects)
+    }
+
+    fn take(&mut self, now: Now, event: StoreEvent, effects: &mut Vec<StoreEffect>) {
+        match event {
+            StoreEvent::Message(message) => {
+                let shard = shard_of(message.region_id, self.shards.len());
+                self.shards[shard].handle(now, ShardEvent::Message(Box::new(message)));
+            }
+            StoreEvent::Request { request, reply } => {
+                self.admit(now, request, reply, effects).detach();
+            }
+            StoreEvent::Tick => self.each_shard(now, || ShardEvent::Tick),
+            StoreEvent::LogPersisted { shard, number } => {
+                self.shards[shard].handle(now, ShardEvent::LogPersisted { number });
+            }
+            StoreEvent::Apply(work) => self.apply(work, effects),
+            StoreEvent::DataWritten(write) => self.on_data_written(now, write, effects),
+            StoreEvent::Serve(task) => {
+                let snapshot = self.engines.kv.snapshot();
+                self.serve(now, &snapshot, task, effects);
+            }
+            StoreEvent::Unreachable { store_id } => {
+                self.each_shard(now, || ShardEvent::Unreachable { store_id });
+            }
+            StoreEvent::Admitted(admitted) => {
+                self.each_shard(now, || ShardEvent::Admitted(admitted));
+            }
+            StoreEvent::ReportAll => self.each_shard(now, || ShardEvent::ReportAll),
+        }
+    }
+
+    fn each_shard(&mut self, now: Now, event: impl Fn() -> ShardEvent) {
+        for shard in &mut self.shards {
+            shard.handle(now, event());
+        }
+    }
+
+    fn admit(
+        &mut self,
+        now: Now,
+        request: Request,
+        reply: Reply,
+        effects: &mut Vec<StoreEffect>,
+    ) -> RequestToken {
+        let (token, action) = self.gate.admit(now, request, reply);
+        match action {
+            GateAction::Reply { reply, result } => {
+                effects.push(StoreEffect::Reply { reply, result });
+            }
+            GateAction::ToShard { shard, pending } => {
+                self.shards[shard].handle(now, ShardEvent::Request(Box::new(pending)));
+            }
+            GateAction::Read { snapshot, task } => self.serve(now, &snapshot, task, effects),
+            GateAction::ClockWanted(task) => self.want_clock(now, task),
+            GateAction::Fatal(fault) => effects.push(StoreEffect::Fatal(fault.to_string())),
+        }
+        token
+    }
+
+    fn serve(
+        &mut self,
+        now: Now,
+        snapshot: &E::Snapshot,
+        task: ReadTask,
+        effects: &mut Vec<StoreEffect>,
+    ) {
+        match serve_task::<E>(now, snapshot, task) {
+            ReadOutcome::Reply { reply, result } => {
+                effects.push(StoreEffect::Reply { reply, result });
+            }
+            ReadOutcome::ClockWanted(task) => self.want_clock(now, task),
+            ReadOutcome::Fatal(fault) => effects.push(StoreEffect::Fatal(fault.to_string())),
+        }
+    }
+
+    fn want_clock(&mut self, now: Now, task: ReadTask) {
+        self.shards[task.shard].handle(now, ShardEvent::ClockWanted(Box::new(task)));
+    }
+
+    fn apply(&mut self, work: ApplyWork, effects: &mut Vec<StoreEffect>) {
+        let ApplyWork {
+            shard,
+            apply_shard,
+            tasks,
+        } = work;
+        effects.push(
+            match self.apply_shards[apply_shard].apply(&self.engines.kv, tasks) {
+                Ok(output) => StoreEffect::WriteData(DataWrite {
+                    shard,
+                    apply_shard,
+                    output,
+                }),
+                Err(fault) => StoreEffect::Fatal(fault.to_string()),
+            },
+        );
+    }
+
+    fn on_data_written(&mut self, now: Now, write: DataWrite, effects: &mut Vec<StoreEffect>) {
+        let DataWrite {
+            shard,
+            apply_shard,
+            output,
+        } = write;
+        let replies = output.replies.into_iter();
+        effects.extend(replies.map(|(reply, result)| StoreEffect::Reply { reply, result }));
+        effects.extend(output.reads.into_iter().map(StoreEffect::Read));
+        let regions = output.applied;
+        self.shards[shard].handle(
+            now,
+            ShardEvent::Applied {
+                apply_shard,
+                batches: 1,
+                regions,
+            },
+        );
+    }
+
+    fn flush(&mut self, now: Now, effects: &mut Vec<StoreEffect>) {
+        for (shard, machine) in self.shards.iter_mut().enumerate() {
+            effects.extend(
+                machine
+                    .flush(now)
+                    .into_iter()
+                    .map(|action| to_effect(shard, action)),
+            );
+        }
+    }
+}
+
+fn to_effect(shard: usize, action: ShardAction) -> StoreEffect {
+    match action {
+        ShardAction::Send {
+            to_store_id,
+            messages,
+        } => StoreEffect::Send {
+            to_store_id,
+            messages,
+        },
+        ShardAction::WriteLog(batch) => StoreEffect::WriteLog { shard, batch },
+        ShardAction::Apply { apply_shard, tasks } => StoreEffect::Apply(ApplyWork {
+            shard,
+            apply_shard,
+            tasks,
+        }),
+        ShardAction::Read(task) => StoreEffect::Read(task),
+        ShardAction::Reply { reply, result } => StoreEffect::Reply { reply, result },
+        ShardAction::Report(reports) => StoreEffect::Report(reports),
+    }
+}

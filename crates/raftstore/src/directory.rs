@@ -1,0 +1,245 @@
+//! Which regions live on this store, and what others may know of their peers.
+//!
+//! The store FSM alone changes the [`Directory`]; everybody else holds an immutable copy
+//! with a generation. What changes with every entry (leader, lease, indices) is in a
+//! [`PeerView`]: the shard that owns the peer publishes it, any thread may read it.
+//!
+//! Invariants
+//! * `PeerView::generation` moves before any message leaves that could let another peer
+//!   write (a new term, a hand-over), and whenever leader or region change. A reader that
+//!   finds the same generation before and after it took an engine snapshot has read from
+//!   the peer that it checked.
+//! * A lease in a view belongs to the term and leader of the same generation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use strata_proto::metapb::{Peer, Region};
+use strata_storage::keys;
+
+/// The region that holds the scheduler's state. It has no range.
+pub const SYSTEM_REGION_ID: u64 = 1;
+
+/// What a shard publishes of one of its peers.
+#[derive(Debug, Default)]
+pub struct PeerView {
+    generation: AtomicU64,
+    term: AtomicU64,
+    /// Peer id of the known leader; 0: none.
+    leader: AtomicU64,
+    /// End of the lease in nanoseconds of the driver's clock; 0: none.
+    lease_until: AtomicU64,
+    applied: AtomicU64,
+    committed: AtomicU64,
+    first: AtomicU64,
+    last: AtomicU64,
+    truncated: AtomicU64,
+    truncated_term: AtomicU64,
+    clock_ms: AtomicU64,
+}
+
+/// A consistent enough copy of the numbers of a view, for display.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerNumbers {
+    /// Term of the peer.
+    pub term: u64,
+    /// Peer id of the known leader; 0: none.
+    pub leader: u64,
+    /// Last applied index.
+    pub applied: u64,
+    /// Last committed index that the peer knows.
+    pub committed: u64,
+    /// First index of the log.
+    pub first: u64,
+    /// Last index of the log.
+    pub last: u64,
+    /// Index of the last entry that compaction removed.
+    pub truncated: u64,
+    /// Term of that entry.
+    pub truncated_term: u64,
+    /// The region's clock as applied.
+    pub clock_ms: u64,
+}
+
+impl PeerView {
+    /// Changes whenever leader, term or region do, and when a lease is given up early.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Peer id of the known leader; 0: none.
+    pub fn leader(&self) -> u64 {
+        self.leader.load(Ordering::SeqCst)
+    }
+
+    /// Term of the peer.
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::SeqCst)
+    }
+
+    /// True if the peer's lease covers `now`.
+    pub fn holds_lease(&self, now: Duration) -> bool {
+        (now.as_nanos() as u64) < self.lease_until.load(Ordering::SeqCst)
+    }
+
+    /// The numbers for display.
+    pub fn numbers(&self) -> PeerNumbers {
+        let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        PeerNumbers {
+            term: get(&self.term),
+            leader: get(&self.leader),
+            applied: get(&self.applied),
+            committed: get(&self.committed),
+            first: get(&self.first),
+            last: get(&self.last),
+            truncated: get(&self.truncated),
+            truncated_term: get(&self.truncated_term),
+            clock_ms: get(&self.clock_ms),
+        }
+    }
+
+    /// Publishes numbers and lease. The generation moves first where a reader must not go
+    /// on under what it saw before.
+    pub(crate) fn publish(&self, numbers: &PeerNumbers, lease_until: Option<Duration>) {
+        let lease = lease_until.map_or(0, |until| until.as_nanos() as u64);
+        let old_lease = self.lease_until.load(Ordering::Relaxed);
+        let changed = self.term.load(Ordering::Relaxed) != numbers.term
+            || self.leader.load(Ordering::Relaxed) != numbers.leader
+            || (lease == 0 && old_lease != 0);
+        if changed {
+            self.lease_until.store(0, Ordering::SeqCst);
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            self.term.store(numbers.term, Ordering::SeqCst);
+            self.leader.store(numbers.leader, Ordering::SeqCst);
+        }
+        let set = |target: &AtomicU64, value: u64| target.store(value, Ordering::Relaxed);
+        set(&self.applied, numbers.applied);
+        set(&self.committed, numbers.committed);
+        set(&self.first, numbers.first);
+        set(&self.last, numbers.last);
+        set(&self.truncated, numbers.truncated);
+        set(&self.truncated_term, numbers.truncated_term);
+        set(&self.clock_ms, numbers.clock_ms);
+        if lease != self.lease_until.load(Ordering::Relaxed) {
+            self.lease_until.store(lease, Ordering::SeqCst);
+        }
+    }
+}
+
+/// One region of this store.
+#[derive(Debug)]
+pub struct DirectoryEntry {
+    /// The region.
+    pub region: Arc<Region>,
+    /// Its peer on this store.
+    pub peer: Peer,
+    /// The raft shard that owns the peer.
+    pub shard: usize,
+    /// What the shard publishes.
+    pub view: Arc<PeerView>,
+}
+
+impl DirectoryEntry {
+    /// The leader of the region as the peer knows it.
+    pub fn leader(&self) -> Option<Peer> {
+        find_peer(&self.region, self.view.leader())
+    }
+
+    /// True if the own peer leads, as far as is published.
+    pub fn leads(&self) -> bool {
+        self.view.leader() == self.peer.id
+    }
+}
+
+/// The peer of a region with an id; 0 and unknown ids find none.
+pub fn find_peer(region: &Region, peer_id: u64) -> Option<Peer> {
+    region.peers.iter().find(|peer| peer.id == peer_id).cloned()
+}
+
+/// The peer of a region on a store.
+pub fn find_peer_on(region: &Region, store_id: u64) -> Option<&Peer> {
+    region.peers.iter().find(|peer| peer.store_id == store_id)
+}
+
+/// All regions of this store at one generation.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// Counts the changes.
+    pub generation: u64,
+    by_id: BTreeMap<u64, Arc<DirectoryEntry>>,
+    /// First boundary of every region with a range.
+    by_start: BTreeMap<Bytes, u64>,
+}
+
+impl Directory {
+    /// A directory of the given regions.
+    pub fn new(generation: u64, entries: Vec<DirectoryEntry>) -> Self {
+        let mut directory = Directory {
+            generation,
+            ..Directory::default()
+        };
+        for entry in entries {
+            let id = entry.region.id;
+            if id != SYSTEM_REGION_ID {
+                directory
+                    .by_start
+                    .insert(entry.region.start_key.clone(), id);
+            }
+            directory.by_id.insert(id, Arc::new(entry));
+        }
+        directory
+    }
+
+    /// The region with an id.
+    pub fn get(&self, region_id: u64) -> Option<&Arc<DirectoryEntry>> {
+        self.by_id.get(&region_id)
+    }
+
+    /// The region of this store that covers a key, given in the form that is compared.
+    pub fn covering(&self, compared: &[u8]) -> Option<&Arc<DirectoryEntry>> {
+        let (_, id) = self
+            .by_start
+            .range::<[u8], _>((
+                std::ops::Bound::Unbounded,
+                std::ops::Bound::Included(compared),
+            ))
+            .next_back()?;
+        let entry = self.by_id.get(id)?;
+        keys::range_contains(&entry.region.start_key, &entry.region.end_key, compared)
+            .then_some(entry)
+    }
+
+    /// All regions in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<DirectoryEntry>> {
+        self.by_id.values()
+    }
+}
+
+/// The place from which everybody takes the present directory.
+#[derive(Debug, Default)]
+pub struct DirectoryCell {
+    current: RwLock<Arc<Directory>>,
+}
+
+impl DirectoryCell {
+    /// A cell that holds a directory.
+    pub fn new(directory: Directory) -> Self {
+        DirectoryCell {
+            current: RwLock::new(Arc::new(directory)),
+        }
+    }
+
+    /// The present directory.
+    pub fn load(&self) -> Arc<Directory> {
+        self.current.read().clone()
+    }
+
+    /// The present entry of a region, without a copy of the whole.
+    pub fn entry(&self, region_id: u64) -> Option<Arc<DirectoryEntry>> {
+        self.current.read().get(region_id).cloned()
+    }
+}

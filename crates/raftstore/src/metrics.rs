@@ -1,0 +1,97 @@
+//! Counters of a store, as plain atomics; the server renders them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter or gauge that many threads may touch.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to the counter.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! store_metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of a store since its start.
+        #[derive(Debug, Default)]
+        pub struct StoreMetrics {
+            $($(#[$doc])* pub $name: Counter,)*
+        }
+
+        impl StoreMetrics {
+            /// Name and value of every counter, in a fixed order.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+store_metrics! {
+    /// Entries proposed by leaders of this store, empty ones not counted.
+    proposals,
+    /// Client commands in those entries.
+    proposed_commands,
+    /// Entries proposed only to move a region's clock.
+    clock_proposals,
+    /// Entries applied.
+    applied_entries,
+    /// Batches written to the kv engine by apply.
+    apply_batches,
+    /// Batches written to the raft engine.
+    log_batches,
+    /// Batches of those that were synced.
+    log_syncs,
+    /// Bytes of entries appended to logs.
+    log_bytes,
+    /// Raft messages handed to the transport.
+    messages_sent,
+    /// Raft messages taken from the network.
+    messages_received,
+    /// Raft messages dropped: the inbox was full.
+    messages_dropped_full,
+    /// Raft messages dropped: no such region or peer here, or another store was meant.
+    messages_dropped_unknown,
+    /// Raft messages dropped: refused by the Raft core as malformed or not fitting.
+    messages_dropped_refused,
+    /// Appends dropped: too much waits to be applied.
+    messages_dropped_backlog,
+    /// Raft messages dropped: the store is not admitted.
+    messages_dropped_not_admitted,
+    /// Reads served under a lease.
+    reads_lease,
+    /// Reads served after a read index.
+    reads_index,
+    /// Read index rounds.
+    read_index_rounds,
+    /// Requests parked for want of a leader or of room.
+    requests_parked,
+    /// Requests refused: busy.
+    requests_busy,
+    /// Requests refused: deadline or cancellation.
+    requests_dropped,
+    /// Elections won by peers of this store.
+    elections_won,
+    /// Region heartbeats handed to the sink.
+    region_heartbeats,
+    /// Ticks dropped because they came late.
+    ticks_missed,
+}

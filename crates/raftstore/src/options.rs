@@ -1,0 +1,95 @@
+//! Settings of a store, with their units and defaults.
+
+use std::time::Duration;
+
+/// Settings of a store. All sizes in bytes; all tick counts in ticks of `tick_interval`.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Raft shards; region r belongs to shard r modulo this. 2.
+    pub raft_shards: usize,
+    /// Apply shards, chosen the same way. 1.
+    pub apply_shards: usize,
+    /// Threads that serve scans, checksums and reads by ReadIndex. 1.
+    pub read_threads: usize,
+    /// Length of a tick. 50 ms.
+    pub tick_interval: Duration,
+    /// Ticks between a leader's heartbeats. 2.
+    pub heartbeat_ticks: usize,
+    /// Shortest election timeout. 8 ticks.
+    pub election_ticks: usize,
+    /// Longest election timeout. 16 ticks.
+    pub election_ticks_max: usize,
+    /// How far two monotonic clocks may drift apart, in percent. 10.
+    pub max_clock_drift_percent: u32,
+    /// How long a request may wait for a leader or for room. 300 ms.
+    pub park_time: Duration,
+    /// Largest key of a client. 8 KiB.
+    pub max_key_bytes: usize,
+    /// Largest entry. 8 MiB.
+    pub max_entry_bytes: usize,
+    /// Small writes share an entry up to this size. 256 KiB.
+    pub shared_entry_bytes: usize,
+    /// Most commands that share an entry. 1024.
+    pub shared_entry_commands: usize,
+    /// Entries of a region that are proposed and not yet committed. 16 MiB.
+    pub max_uncommitted_bytes: u64,
+    /// Committed entries of a region that wait to be applied; more are not taken. 64 MiB.
+    pub max_apply_backlog_bytes: usize,
+    /// Largest message with entries; one entry always goes. 1 MiB.
+    pub max_message_bytes: u64,
+    /// Messages with entries in flight to one follower. 256.
+    pub max_inflight_messages: usize,
+    /// Requests and messages that may wait in the inbox of a shard. 16384.
+    pub inbox_capacity: usize,
+    /// Log batches of a shard that may be with its log writer. 2.
+    pub log_credits: usize,
+    /// Batches of a shard that may be with one apply shard. 4.
+    pub apply_credits: usize,
+    /// Requests of a region that may be parked. 4096.
+    pub max_parked_requests: usize,
+    /// How often a leader reports its region to the scheduler. 5 s.
+    pub heartbeat_interval: Duration,
+    /// Seed of the election timeouts.
+    pub seed: u64,
+    /// False: the store drops all raft messages both ways and never campaigns, until
+    /// it is told that it is admitted.
+    pub admitted: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            raft_shards: 2,
+            apply_shards: 1,
+            read_threads: 1,
+            tick_interval: Duration::from_millis(50),
+            heartbeat_ticks: 2,
+            election_ticks: 8,
+            election_ticks_max: 16,
+            max_clock_drift_percent: 10,
+            park_time: Duration::from_millis(300),
+            max_key_bytes: 8 << 10,
+            max_entry_bytes: 8 << 20,
+            shared_entry_bytes: 256 << 10,
+            shared_entry_commands: 1024,
+            max_uncommitted_bytes: 16 << 20,
+            max_apply_backlog_bytes: 64 << 20,
+            max_message_bytes: 1 << 20,
+            max_inflight_messages: 256,
+            inbox_capacity: 16384,
+            log_credits: 2,
+            apply_credits: 4,
+            max_parked_requests: 4096,
+            heartbeat_interval: Duration::from_secs(5),
+            seed: 0,
+            admitted: true,
+        }
+    }
+}
+
+impl StoreOptions {
+    /// The shortest election timeout as a duration.
+    pub fn election_timeout(&self) -> Duration {
+        self.tick_interval * self.election_ticks as u32
+    }
+}

@@ -1,0 +1,256 @@
+//! A kv batch that can be read while it is built.
+//!
+//! Each command of a batch sees what the commands before it wrote (the RocksDB binding has
+//! no indexed batch). Reads look at the pending changes first and at the engine behind
+//! them. Blind writes, which are most, never pay for that: the index over the changes is
+//! extended only when something reads.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+use strata_storage::{Cf, Change, Direction, EngineError, ReadView, WriteBatch, keys};
+
+use crate::system::{SystemView, SystemViewError, SystemWrites, system_bounds};
+
+/// The newest pending change of one key: its place in the batch and the value, `None` for
+/// a removal.
+type PointChange = (usize, Option<Bytes>);
+
+struct RangeChange {
+    place: usize,
+    cf: Cf,
+    start: Bytes,
+    end: Bytes,
+}
+
+/// Changes that are not in the engine yet, with an index over them.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    batch: WriteBatch,
+    /// Changes up to here are in the index.
+    indexed: usize,
+    points: BTreeMap<(Cf, Bytes), PointChange>,
+    ranges: Vec<RangeChange>,
+}
+
+impl Overlay {
+    /// The batch, to add changes behind the present ones.
+    pub(crate) fn batch_mut(&mut self) -> &mut WriteBatch {
+        &mut self.batch
+    }
+
+    /// The whole batch, which ends the overlay.
+    pub(crate) fn into_batch(self) -> WriteBatch {
+        self.batch
+    }
+
+    /// The value of a key as the pending changes leave it.
+    pub(crate) fn get(
+        &mut self,
+        engine: &impl ReadView,
+        cf: Cf,
+        key: &[u8],
+    ) -> Result<Option<Bytes>, EngineError> {
+        self.index();
+        self.lookup(engine, cf, key)
+    }
+
+    /// The system region's records as the pending changes leave them.
+    pub(crate) fn system_view<'a, V: ReadView>(
+        &'a mut self,
+        engine: &'a V,
+    ) -> OverlaySystemView<'a, V> {
+        self.index();
+        OverlaySystemView {
+            overlay: self,
+            engine,
+        }
+    }
+
+    /// Adds what a system command writes.
+    pub(crate) fn add_system_writes(&mut self, writes: &SystemWrites) {
+        for (key, value) in writes.operations() {
+            match value {
+                Some(value) => self.batch.put(Cf::Raft, keys::system(key), value.clone()),
+                None => self.batch.delete(Cf::Raft, keys::system(key)),
+            }
+        }
+    }
+
+    fn index(&mut self) {
+        for (place, change) in self.batch.changes().iter().enumerate().skip(self.indexed) {
+            match change {
+                Change::Put { cf, key, value } => {
+                    self.points
+                        .insert((*cf, key.clone()), (place, Some(value.clone())));
+                }
+                Change::Delete { cf, key } => {
+                    self.points.insert((*cf, key.clone()), (place, None));
+                }
+                Change::DeleteRange { cf, start, end } => self.ranges.push(RangeChange {
+                    place,
+                    cf: *cf,
+                    start: start.clone(),
+                    end: end.clone(),
+                }),
+            }
+        }
+        self.indexed = self.batch.len();
+    }
+
+    fn lookup(
+        &self,
+        engine: &impl ReadView,
+        cf: Cf,
+        key: &[u8],
+    ) -> Result<Option<Bytes>, EngineError> {
+        let removed = self.last_removal(cf, key);
+        // The key of the map is owned; a copy of a short key is what a look-up costs.
+        let point = self.points.get(&(cf, Bytes::copy_from_slice(key)));
+        match (point, removed) {
+            (Some((place, _)), Some(removal)) if removal > *place => Ok(None),
+            (Some((_, value)), _) => Ok(value.clone()),
+            (None, Some(_)) => Ok(None),
+            (None, None) => engine.get(cf, key),
+        }
+    }
+
+    /// Place of the last range removal that covers a key.
+    fn last_removal(&self, cf: Cf, key: &[u8]) -> Option<usize> {
+        self.ranges
+            .iter()
+            .rev()
+            .find(|range| range.cf == cf && range.start <= key && key < range.end)
+            .map(|range| range.place)
+    }
+}
+
+/// The system region's records through an overlay.
+pub(crate) struct OverlaySystemView<'a, V> {
+    overlay: &'a Overlay,
+    engine: &'a V,
+}
+
+impl<V: ReadView + Send + Sync> SystemView for OverlaySystemView<'_, V> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, SystemViewError> {
+        Ok(self
+            .overlay
+            .lookup(self.engine, Cf::Raft, &keys::system(key))?)
+    }
+
+    /// Merges the pending changes into the engine's scan. System records are only put and
+    /// deleted one by one, so ranges need not be looked at.
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), SystemViewError> {
+        let (lower, upper) = system_bounds(start, end);
+        if lower >= upper {
+            return Ok(());
+        }
+        let bounds = (
+            Bound::Included((Cf::Raft, Bytes::from(lower.clone()))),
+            Bound::Excluded((Cf::Raft, Bytes::from(upper.clone()))),
+        );
+        let pending = self.overlay.points.range(bounds);
+        let pending: Box<dyn Iterator<Item = _>> = if reverse {
+            Box::new(pending.rev())
+        } else {
+            Box::new(pending)
+        };
+        let pending = pending.map(|((_, key), (_, value))| (key, value));
+        let mut merge = Merge {
+            pending: pending.peekable(),
+            reverse,
+            stopped: false,
+        };
+        let direction = if reverse {
+            Direction::Backward
+        } else {
+            Direction::Forward
+        };
+        self.engine.scan(
+            Cf::Raft,
+            &lower,
+            Some(&upper),
+            direction,
+            &mut |key, value| merge.engine_pair(key, value, visit),
+        )?;
+        merge.finish(visit);
+        Ok(())
+    }
+}
+
+/// Interleaves pending records with those of an engine scan; a pending one hides the
+/// engine's of the same key.
+struct Merge<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> {
+    pending: std::iter::Peekable<I>,
+    reverse: bool,
+    stopped: bool,
+}
+
+impl<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Merge<'a, I> {
+    fn engine_pair(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let reverse = self.reverse;
+        let comes_first = |pending: &Bytes| {
+            if reverse {
+                &pending[..] > key
+            } else {
+                &pending[..] < key
+            }
+        };
+        while let Some((pending, written)) =
+            self.pending.next_if(|(pending, _)| comes_first(pending))
+        {
+            self.show(pending, written, visit)?;
+        }
+        if let Some((pending, written)) = self.pending.next_if(|(pending, _)| pending[..] == *key) {
+            return self.show(pending, written, visit);
+        }
+        self.emit(key, value, visit)
+    }
+
+    fn finish(mut self, visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+        while !self.stopped
+            && let Some((pending, written)) = self.pending.next()
+        {
+            // A break is remembered in `stopped`.
+            let _ = self.show(pending, written, visit);
+        }
+    }
+
+    fn show(
+        &mut self,
+        key: &[u8],
+        written: &Option<Bytes>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        match written {
+            Some(value) => self.emit(key, value, visit),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn emit(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let Some(suffix) = keys::parse_system(key) else {
+            return ControlFlow::Continue(());
+        };
+        let flow = visit(suffix, value);
+        self.stopped = flow.is_break();
+        flow
+    }
+}

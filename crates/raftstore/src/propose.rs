@@ -1,0 +1,281 @@
+//! Writes: from the queue into the log.
+//!
+//! Gather   Writes that came in during one drain wait in the region's queue.
+//! Propose  Those that fit share one entry, which carries the leader's wall clock and the
+//!          region's epoch. Those that were given up by now are refused: until here
+//!          nothing has happened.
+//! Name     The Ready that follows tells the entry's term; index and term name the
+//!          proposal from then on.
+//! Settle   Apply finds the proposal with its entry and answers; with another entry in its
+//!          place the command never happens and is stale. A leader that lost its
+//!          leadership waits for that for `park_time`, and then says that it cannot tell.
+//!
+//! Invariants
+//! * Only data commands share an entry.
+//! * A refusal other than `Undetermined` means that the command is in no log.
+//! * Fresh proposals are named before the next one is made in another term.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use strata_proto::stratapb::{DataCommand, EntryCommand, SystemCommand, data_command::Body};
+use strata_raft::EntryId;
+use strata_storage::Engine;
+
+use crate::apply::Waiting;
+use crate::error::Error;
+use crate::peer::{Peer, refuse_expired};
+use crate::request::RequestBody;
+use crate::shard::StepContext;
+use crate::task::{Expiry, PendingRequest, ReadTask};
+
+/// Shortest time between two entries that only move a region's clock.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A proposal whose term is not known yet.
+#[derive(Debug)]
+pub(crate) struct FreshProposal {
+    pub index: u64,
+    pub waiting: Vec<Waiting>,
+}
+
+impl<E: Engine> Peer<E> {
+    /// Takes a write; it is proposed when the drain has ended.
+    pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
+        if self.writes.len() >= context.options.max_parked_requests {
+            context.metrics.requests_busy.increment();
+            context
+                .out
+                .replies
+                .push((pending.reply, Err(busy(context))));
+            return;
+        }
+        self.writes.push_back(pending);
+    }
+
+    /// Proposes what waits, as far as there is room.
+    pub(crate) fn propose_writes(&mut self, context: &mut StepContext<'_>) {
+        while self.leads()
+            && !self.writes.is_empty()
+            && self.apply_backlog_bytes <= context.options.max_apply_backlog_bytes
+        {
+            let group = self.take_group(context);
+            if group.is_empty() || !self.propose_group(context, group) {
+                return;
+            }
+        }
+    }
+
+    /// Takes as many writes as may share an entry; the first always goes.
+    fn take_group(&mut self, context: &mut StepContext<'_>) -> Vec<PendingRequest> {
+        let (mut bytes, mut commands) = (0, 0);
+        let mut group = Vec::new();
+        while let Some(next) = self.writes.front() {
+            let next_commands = command_count(next);
+            let fits = bytes + next.bytes <= context.options.shared_entry_bytes
+                && commands + next_commands <= context.options.shared_entry_commands;
+            if !group.is_empty() && !fits {
+                break;
+            }
+            let pending = self.writes.pop_front().expect("looked at above");
+            if let Some(error) = pending.given_up(context.now.monotonic) {
+                context.metrics.requests_dropped.increment();
+                context.out.replies.push((pending.reply, Err(error)));
+                continue;
+            }
+            bytes += pending.bytes;
+            commands += next_commands;
+            group.push(pending);
+        }
+        group
+    }
+
+    /// Proposes one entry. False: there is no room, the writes are back in the queue.
+    fn propose_group(
+        &mut self,
+        context: &mut StepContext<'_>,
+        mut group: Vec<PendingRequest>,
+    ) -> bool {
+        let mut commands = Vec::new();
+        let counts: Vec<usize> = group
+            .iter_mut()
+            .map(|pending| take_commands(pending, &mut commands))
+            .collect();
+        let total = commands.len() as u64;
+        let entry = self.entry(context, commands);
+        match self
+            .raft
+            .propose(Bytes::new(), entry.encode_to_vec().into())
+        {
+            Ok(index) => {
+                context.metrics.proposals.increment();
+                context.metrics.proposed_commands.add(total);
+                let waiting = group
+                    .into_iter()
+                    .zip(counts)
+                    .map(|(pending, commands)| wait_for(pending, commands))
+                    .collect();
+                self.fresh.push(FreshProposal { index, waiting });
+                true
+            }
+            Err(_) => {
+                // No room, a hand-over, or a leadership just lost: the next Ready tells.
+                let mut commands = entry.commands.into_iter();
+                for (pending, count) in group.iter_mut().zip(counts) {
+                    restore_commands(pending, commands.by_ref().take(count));
+                }
+                for pending in group.into_iter().rev() {
+                    self.writes.push_front(pending);
+                }
+                false
+            }
+        }
+    }
+
+    fn entry(&self, context: &StepContext<'_>, commands: Vec<DataCommand>) -> EntryCommand {
+        EntryCommand {
+            leader_clock_ms: context.now.wall_ms,
+            region_epoch: self.region.region_epoch.clone(),
+            commands,
+            admin: None,
+        }
+    }
+
+    /// A read met a value that has expired by this store's wall clock and not by the
+    /// region's. Lets the log decide, at most once a second.
+    pub(crate) fn on_clock_wanted(&mut self, context: &mut StepContext<'_>, mut read: ReadTask) {
+        read.expiry = Expiry::RegionClock;
+        let now = context.now.monotonic;
+        let recent = self
+            .clock_proposed_at
+            .is_some_and(|at| now < at + CLOCK_INTERVAL);
+        if recent || !self.leads() {
+            context.out.reads.push(read);
+            return;
+        }
+        let entry = self.entry(context, Vec::new());
+        match self
+            .raft
+            .propose(Bytes::new(), entry.encode_to_vec().into())
+        {
+            Ok(index) => {
+                context.metrics.clock_proposals.increment();
+                self.clock_proposed_at = Some(now);
+                let waiting = vec![Waiting::Clock(read)];
+                self.fresh.push(FreshProposal { index, waiting });
+            }
+            Err(_) => context.out.reads.push(read),
+        }
+    }
+
+    /// Refuses writes for which there was no room for too long.
+    pub(crate) fn expire_writes(&mut self, context: &mut StepContext<'_>) {
+        let error = busy(context);
+        let (now, park_time) = (context.now.monotonic, context.options.park_time);
+        refuse_expired(&mut self.writes, context, now, park_time, &error);
+    }
+
+    /// Proposals of a lost leadership that nobody has settled: their senders are told that
+    /// the outcome is not known, and look for the new leader.
+    pub(crate) fn expire_proposals(&mut self, context: &mut StepContext<'_>) {
+        let grace = context.options.park_time;
+        let lost = self
+            .lost_leadership_at
+            .is_some_and(|at| at + grace <= context.now.monotonic);
+        if !lost {
+            return;
+        }
+        self.lost_leadership_at = None;
+        let error = Error::Undetermined {
+            region_id: self.region.id,
+            leader: self.known_leader(),
+        };
+        for proposal in self.proposals.drain(..) {
+            for waiting in proposal.waiting {
+                waiting.refuse(error.clone(), &mut context.out.replies);
+            }
+        }
+    }
+
+    /// Settles older proposals at and behind `id`: this leader's log holds other entries
+    /// there, so theirs can never be committed.
+    pub(crate) fn drop_overwritten(&mut self, context: &mut StepContext<'_>, id: EntryId) {
+        while self
+            .proposals
+            .back()
+            .is_some_and(|last| last.id.index >= id.index)
+        {
+            let overwritten = self.proposals.pop_back().expect("looked at above");
+            let error = Error::StaleCommand {
+                region_id: self.region.id,
+            };
+            for waiting in overwritten.waiting {
+                waiting.refuse(error.clone(), &mut context.out.replies);
+            }
+        }
+    }
+}
+
+fn busy(context: &StepContext<'_>) -> Error {
+    Error::ServerIsBusy {
+        reason: "too many writes of the region are not committed or applied yet",
+        backoff_ms: context.options.park_time.as_millis() as u64,
+    }
+}
+
+fn command_count(pending: &PendingRequest) -> usize {
+    match &pending.request.body {
+        RequestBody::Write(commands) => commands.len(),
+        _ => 1,
+    }
+}
+
+/// Moves the commands of a request behind `commands` and returns their number.
+fn take_commands(pending: &mut PendingRequest, commands: &mut Vec<DataCommand>) -> usize {
+    match &mut pending.request.body {
+        RequestBody::Write(own) => {
+            let count = own.len();
+            commands.append(own);
+            count
+        }
+        RequestBody::SystemWrite(request) => {
+            let system = SystemCommand {
+                request: std::mem::take(request),
+            };
+            commands.push(DataCommand {
+                session: None,
+                body: Some(Body::System(system)),
+            });
+            1
+        }
+        other => unreachable!("a write queue holds {other:?}"),
+    }
+}
+
+/// Undoes [`take_commands`].
+fn restore_commands(pending: &mut PendingRequest, commands: impl Iterator<Item = DataCommand>) {
+    match &mut pending.request.body {
+        RequestBody::Write(own) => own.extend(commands),
+        RequestBody::SystemWrite(request) => {
+            for command in commands {
+                if let Some(Body::System(system)) = command.body {
+                    *request = system.request;
+                }
+            }
+        }
+        other => unreachable!("a write queue holds {other:?}"),
+    }
+}
+
+fn wait_for(pending: PendingRequest, commands: usize) -> Waiting {
+    match pending.request.body {
+        RequestBody::SystemWrite(_) => Waiting::System {
+            reply: pending.reply,
+        },
+        _ => Waiting::Write {
+            commands,
+            reply: pending.reply,
+        },
+    }
+}

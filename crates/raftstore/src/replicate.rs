@@ -1,0 +1,225 @@
+//! Replication: messages in, Readys out, entries to the log and to apply.
+//!
+//! Message    Checked for region, store and peer, then stepped into the Raft core.
+//! Ready      Messages that promise nothing about the own disk (a leader's appends,
+//!            heartbeats) leave with this flush. Entries and hard state join the shard's log
+//!            batch. Entries to be applied go to the apply shard with what waits for them.
+//! Persisted  The batch is synced: the own match index counts, votes and append answers
+//!            leave, and the next Ready holds what may now be applied.
+//! Applied    The Raft core and the reads that wait for an index move on.
+//!
+//! Invariants
+//! * An entry goes to apply only if it is committed and synced here (crash rule 1).
+//! * A commit index alone is never waited for; it may be lost.
+//! * A follower that cannot keep up with applying takes no more entries: its leader
+//!   repeats them. So what waits to be applied is bounded.
+
+use strata_proto::eraftpb::{Entry, Message, MessageType};
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_raft::{EntryId, Ready};
+use strata_storage::Engine;
+
+use crate::apply::{Applied, ApplyTask, Proposal};
+use crate::peer::Peer;
+use crate::shard::StepContext;
+
+/// A Ready whose write is on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct UnsyncedReady {
+    number: u64,
+    /// False: it only waits for those before it.
+    must_sync: bool,
+    /// To be sent when it is synced.
+    messages: Vec<Message>,
+}
+
+impl<E: Engine> Peer<E> {
+    /// Takes a message from another store.
+    pub(crate) fn on_raft_message(&mut self, context: &mut StepContext<'_>, envelope: RaftMessage) {
+        let to_this_peer = envelope
+            .to_peer
+            .as_ref()
+            .is_some_and(|to| to.id == self.peer.id && to.store_id == context.store_id);
+        let Some(message) = envelope.message.filter(|_| to_this_peer) else {
+            context.metrics.messages_dropped_unknown.increment();
+            return;
+        };
+        let from_sender = envelope
+            .from_peer
+            .is_some_and(|from| from.id == message.from);
+        // Snapshots are not installed yet; their leader keeps the whole log.
+        let snapshot = message.msg_type() == MessageType::MsgSnapshot;
+        if !from_sender || message.to != self.peer.id || snapshot {
+            context.metrics.messages_dropped_refused.increment();
+            return;
+        }
+        if !message.entries.is_empty()
+            && self.apply_backlog_bytes > context.options.max_apply_backlog_bytes
+        {
+            context.metrics.messages_dropped_backlog.increment();
+            return;
+        }
+        if self.raft.step(context.now.monotonic, message).is_err() {
+            context.metrics.messages_dropped_refused.increment();
+        }
+    }
+
+    /// Takes one Ready and turns it into effects.
+    pub(crate) fn on_ready(&mut self, context: &mut StepContext<'_>) {
+        let mut ready = self.raft.ready(context.now.monotonic);
+        assert!(
+            ready.snapshot.is_none(),
+            "region {}: a snapshot to install",
+            self.region.id
+        );
+        self.name_fresh_proposals(context, &ready);
+        for message in std::mem::take(&mut ready.messages) {
+            self.send(context, message);
+        }
+        let committed = std::mem::take(&mut ready.committed_entries);
+        let read_states = std::mem::take(&mut ready.read_states);
+        let led_before = self.leads();
+        let leader_changed = self.note_state(&ready);
+        self.write_log(context, &mut ready);
+        self.raft.advance_append_async(ready);
+        // Where nothing that must survive is on its way, nothing has to wait for it.
+        self.on_persisted(context, 0);
+        self.hand_to_apply(context, committed);
+        for state in read_states {
+            self.on_read_state(context, &state);
+        }
+        if leader_changed {
+            self.on_leader_change(context, led_before);
+        }
+    }
+
+    /// Notes term, commit index and leader; returns whether the leader changed.
+    fn note_state(&mut self, ready: &Ready) -> bool {
+        let (old_leader, old_term) = (self.leader, self.term);
+        if let Some(hard_state) = &ready.hard_state {
+            assert!(
+                hard_state.term >= self.term,
+                "region {}: term went from {} to {}",
+                self.region.id,
+                self.term,
+                hard_state.term
+            );
+            self.term = hard_state.term;
+            self.committed = self.committed.max(hard_state.commit);
+        }
+        if let Some(soft_state) = &ready.soft_state {
+            self.leader = soft_state.leader.unwrap_or(0);
+        }
+        old_leader != self.leader || (old_term != self.term && self.leader != 0)
+    }
+
+    /// Puts entries and hard state into the shard's log batch and remembers what has to wait
+    /// for it.
+    fn write_log(&mut self, context: &mut StepContext<'_>, ready: &mut Ready) {
+        let messages = std::mem::take(&mut ready.persisted_messages);
+        if ready.has_write() {
+            let bytes: usize = ready.entries.iter().map(|entry| entry.data.len()).sum();
+            context.metrics.log_bytes.add(bytes as u64);
+            self.raft.storage_mut().append(
+                ready.number,
+                &ready.entries,
+                ready.hard_state.as_ref(),
+                &mut context.out.log,
+            );
+        }
+        let number = ready.number;
+        if ready.must_sync {
+            context.out.log_sync = true;
+            context.out.logged.push((self.region.id, number));
+        }
+        self.unsynced.push_back(UnsyncedReady {
+            number,
+            must_sync: ready.must_sync,
+            messages,
+        });
+    }
+
+    /// The Ready `number` and all before it are synced, and with them those that follow and
+    /// ask for no sync of their own.
+    pub(crate) fn on_persisted(&mut self, context: &mut StepContext<'_>, number: u64) {
+        let mut settled = None;
+        while let Some(front) = self.unsynced.front()
+            && (front.number <= number || !front.must_sync)
+        {
+            let ready = self.unsynced.pop_front().expect("looked at above");
+            settled = Some(ready.number);
+            for message in ready.messages {
+                self.send(context, message);
+            }
+        }
+        if let Some(number) = settled {
+            self.raft.storage_mut().on_persisted(number);
+            self.raft.on_persist_ready(number);
+        }
+    }
+
+    fn hand_to_apply(&mut self, context: &mut StepContext<'_>, entries: Vec<Entry>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else {
+            return;
+        };
+        let synced = self.raft.storage().persisted_index();
+        assert!(
+            last <= synced,
+            "region {}: entry {last} is to be applied, synced is {synced}",
+            self.region.id
+        );
+        self.committed = self.committed.max(last);
+        self.apply_backlog_bytes += entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+        let ready = self
+            .proposals
+            .partition_point(|proposal| proposal.id.index <= last);
+        let proposals: Vec<Proposal> = self.proposals.drain(..ready).collect();
+        context.out.apply.push(ApplyTask {
+            region_id: self.region.id,
+            entries,
+            proposals,
+        });
+    }
+
+    /// Entries of this region are in the kv engine.
+    pub(crate) fn on_applied(&mut self, context: &mut StepContext<'_>, applied: Applied) {
+        assert!(
+            applied.state.applied_index >= self.apply_state.applied_index,
+            "region {}: applied went from {} to {}",
+            self.region.id,
+            self.apply_state.applied_index,
+            applied.state.applied_index
+        );
+        self.apply_backlog_bytes -= applied.entry_bytes;
+        self.apply_state = applied.state;
+        self.raft
+            .storage_mut()
+            .set_apply_state(self.apply_state.clone());
+        self.raft.advance_apply_to(self.apply_state.applied_index);
+        self.serve_reads_up_to_applied(context);
+    }
+
+    /// Gives the proposals made since the last Ready the term of their entries. The term is
+    /// taken from the log itself: a role may have changed since it was last looked at.
+    fn name_fresh_proposals(&mut self, context: &mut StepContext<'_>, ready: &Ready) {
+        for fresh in std::mem::take(&mut self.fresh) {
+            let entry = ready
+                .entries
+                .first()
+                .and_then(|first| fresh.index.checked_sub(first.index))
+                .and_then(|at| ready.entries.get(at as usize))
+                .unwrap_or_else(|| {
+                    panic!(
+                        "region {}: proposal {} is not in its Ready",
+                        self.region.id, fresh.index
+                    )
+                });
+            let id = EntryId::of(entry);
+            self.drop_overwritten(context, id);
+            self.proposals.push_back(Proposal {
+                id,
+                waiting: fresh.waiting,
+            });
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Threads, channels and clocks around the stepped core.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strata_proto::{metapb, pdpb, raft_serverpb::RaftMessage};
+
+use crate::error::Error;
+use crate::metrics::StoreMetrics;
+use crate::request::{Answer, Request, RequestToken};
+
+/// Takes raft messages to other stores.
+pub trait Transport: Send + Sync + 'static {
+    /// Hands messages over for a store, in order. Never blocks; drops them, with a
+    /// counter, when its bounded queue is full. Raft repeats what was lost.
+    fn send(&self, to_store_id: u64, messages: Vec<RaftMessage>);
+}
+
+/// Takes the reports of region leaders.
+pub trait HeartbeatSink: Send + Sync + 'static {
+    /// Hands reports over: at once when leader or region changed, else every
+    /// `heartbeat_interval`. Never blocks.
+    fn report(&self, reports: Vec<pdpb::RegionHeartbeatRequest>);
+}
+
+/// What `GET /debug/regions/ID` shows of a region's peer on this store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegionState {
+    /// The region as this peer has applied it.
+    pub region: metapb::Region,
+    /// Leader that this peer knows.
+    pub leader: Option<metapb::Peer>,
+    /// Term of this peer.
+    pub term: u64,
+    /// First index of the log.
+    pub first_index: u64,
+    /// Index of the last entry that compaction removed.
+    pub truncated_index: u64,
+    /// Term of that entry.
+    pub truncated_term: u64,
+    /// Last applied index.
+    pub applied_index: u64,
+    /// Last committed index that this peer knows.
+    pub committed_index: u64,
+    /// Last index of the log.
+    pub last_index: u64,
+    /// The region's clock as applied, in milliseconds since 1970.
+    pub region_clock_ms: u64,
+}
+
+/// One region of this store, in short.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegionSummary {
+    /// The region as this peer has applied it.
+    pub region: metapb::Region,
+    /// Leader that this peer knows.
+    pub leader: Option<metapb::Peer>,
+    /// Term of this peer.
+    pub term: u64,
+    /// Last applied index.
+    pub applied_index: u64,
+}
+
+/// A store could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings contradict each other.
+    #[error("{0}")]
+    Options(String),
+    /// State on disk cannot be read or breaks a rule; the process must not go on.
+    #[error("{0}")]
+    Storage(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What a handle calls; erases the type of the engines.
+trait StoreApi: Send + Sync {
+    fn execute(&self, request: Request, reply: crate::request::Reply) -> RequestToken;
+    fn now(&self) -> Duration;
+    fn deliver(&self, messages: Vec<RaftMessage>);
+    fn report_unreachable(&self, store_id: u64);
+    fn leader_of(&self, region_id: u64) -> Option<metapb::Peer>;
+    fn region_state(&self, region_id: u64) -> Option<RegionState>;
+    fn regions(&self) -> Vec<RegionSummary>;
+    fn report_all_regions(&self);
+    fn set_admitted(&self, admitted: bool);
+    fn metrics(&self) -> Arc<StoreMetrics>;
+    fn shutdown(&self);
+}
+
+/// A running store. Created by `Store::start(options, ident, engines, transport,
+/// heartbeats, system, logger)`.
+pub struct Store {
+    handle: StoreHandle,
+}
+
+/// Access to a running store, cheap to clone.
+#[derive(Clone)]
+pub struct StoreHandle {
+    api: Arc<dyn StoreApi>,
+}
+
+impl Store {
+    /// Access for those who use the store.
+    pub fn handle(&self) -> StoreHandle {
+        self.handle.clone()
+    }
+
+    /// Stops all threads in order, answers what waits with [`Error::Stopping`] and makes
+    /// both engines durable.
+    pub fn shutdown(self) {
+        self.handle.api.shutdown();
+    }
+}
+
+impl StoreHandle {
+    /// Executes a request. `reply` is called exactly once, on any thread, perhaps on this
+    /// one before the call returns; it must not block. Dropping the token gives the
+    /// request up if it is not yet proposed.
+    pub fn execute(
+        &self,
+        request: Request,
+        reply: Box<dyn FnOnce(Result<Answer, Error>) + Send>,
+    ) -> RequestToken {
+        self.api.execute(request, crate::request::Reply::new(reply))
+    }
+
+    /// The store's monotonic clock (CLOCK_BOOTTIME), by which deadlines are given.
+    pub fn now(&self) -> Duration {
+        self.api.now()
+    }
+
+    /// Takes raft messages from the network. Never blocks; what finds no room is dropped.
+    pub fn deliver(&self, messages: Vec<RaftMessage>) {
+        self.api.deliver(messages);
+    }
+
+    /// Tells all peers that messages to a store did not arrive.
+    pub fn report_unreachable(&self, store_id: u64) {
+        self.api.report_unreachable(store_id);
+    }
+
+    /// The leader of a region as this store's own peer knows it.
+    pub fn leader_of(&self, region_id: u64) -> Option<metapb::Peer> {
+        self.api.leader_of(region_id)
+    }
+
+    /// State of this store's peer of a region; `None`: there is none.
+    pub fn region_state(&self, region_id: u64) -> Option<RegionState> {
+        self.api.region_state(region_id)
+    }
+
+    /// All regions of this store in the order of their ids, region 1 among them.
+    pub fn regions(&self) -> Vec<RegionSummary> {
+        self.api.regions()
+    }
+
+    /// Reports every region that is led here at once, in one batch per shard.
+    pub fn report_all_regions(&self) {
+        self.api.report_all_regions();
+    }
+
+    /// Admits the store to its cluster, or bars it: until admitted it drops all raft
+    /// messages both ways and its peers do not tick.
+    pub fn set_admitted(&self, admitted: bool) {
+        self.api.set_admitted(admitted);
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> Arc<StoreMetrics> {
+        self.api.metrics()
+    }
+}

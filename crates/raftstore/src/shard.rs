@@ -1,0 +1,447 @@
+//! A raft shard: owns the peers of its regions and steps them.
+//!
+//! Drain    The driver hands in every event that waits: [`Shard::handle`].
+//! Flush    [`Shard::flush`] proposes what has gathered, takes the Ready of every peer that
+//!          has one and returns [`ShardAction`]s, in an order that the driver keeps:
+//!          messages that need no disk first, then one log batch of all peers.
+//! Answers  The log writer's and the apply shards' come back as events.
+//!
+//! Invariants
+//! * A peer lives in one shard's map and nowhere else.
+//! * No tick and no heartbeat waits for a disk: when all credits of the log writer or of an
+//!   apply shard are out, work gathers here and messages go on.
+//! * What promises something about this store's disk leaves after the batch is synced.
+//! * A view is published before any message of the same flush leaves.
+//!
+//! Elsewhere: what a peer does with an event (`peer`, `replicate`, `propose`, `read_index`,
+//! `transfer`, `heartbeat`), the threads (`runtime`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use strata_proto::pdpb::RegionHeartbeatRequest;
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_storage::{Engine, WriteBatch};
+
+use crate::apply::{Applied, ApplyTask};
+use crate::error::Error;
+use crate::metrics::StoreMetrics;
+use crate::options::StoreOptions;
+use crate::peer::Peer;
+use crate::request::{Answer, Reply};
+use crate::task::{PendingRequest, ReadTask};
+use crate::time::Now;
+
+/// Everything that can happen to a shard.
+#[derive(Debug)]
+pub enum ShardEvent {
+    /// A raft message from another store.
+    Message(Box<RaftMessage>),
+    /// A request that has passed the gate.
+    Request(Box<PendingRequest>),
+    /// A read under the lease met a value that only the wall clock lets expire.
+    ClockWanted(Box<ReadTask>),
+    /// A tick interval has passed. Missed ticks are dropped by the driver.
+    Tick,
+    /// Answer to [`ShardAction::WriteLog`]: this batch and all before it are written, and
+    /// synced where they asked for it.
+    LogPersisted {
+        /// Number of the batch.
+        number: u64,
+    },
+    /// Answer to [`ShardAction::Apply`]: the entries of the oldest `batches` unanswered
+    /// batches of an apply shard are in the kv engine.
+    Applied {
+        /// The apply shard.
+        apply_shard: usize,
+        /// How many batches are answered.
+        batches: usize,
+        /// Progress of the regions of this shard.
+        regions: Vec<Applied>,
+    },
+    /// Messages to a store did not arrive.
+    Unreachable {
+        /// The store.
+        store_id: u64,
+    },
+    /// The store is admitted to its cluster, or barred.
+    Admitted(bool),
+    /// Report every region that is led here.
+    ReportAll,
+}
+
+/// Everything that a shard asks its driver to do, in the order given.
+#[derive(Debug)]
+pub enum ShardAction {
+    /// Send messages to a store; they may be lost. No answer.
+    Send {
+        /// The store.
+        to_store_id: u64,
+        /// The messages, in order.
+        messages: Vec<RaftMessage>,
+    },
+    /// Write a batch to the raft engine, batches in order. Answer:
+    /// [`ShardEvent::LogPersisted`].
+    WriteLog(LogBatch),
+    /// Hand tasks to an apply shard, batches in order. Precondition: all entries are
+    /// committed, and synced in this store's raft engine. Answer: [`ShardEvent::Applied`].
+    Apply {
+        /// The apply shard.
+        apply_shard: usize,
+        /// What to apply.
+        tasks: Vec<ApplyTask>,
+    },
+    /// Serve a read on a snapshot taken from now on. Answer: [`ShardEvent::ClockWanted`],
+    /// or none.
+    Read(ReadTask),
+    /// Deliver a result. No answer.
+    Reply {
+        /// Takes the result.
+        reply: Reply,
+        /// The result.
+        result: Result<Answer, Error>,
+    },
+    /// Hand reports to the scheduler; they may be lost. No answer.
+    Report(Vec<RegionHeartbeatRequest>),
+}
+
+/// What several peers append to the raft engine in one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogBatch {
+    /// Number of the batch within its shard, counted from 1.
+    pub number: u64,
+    /// The changes.
+    pub batch: WriteBatch,
+    /// True: the batch must be synced before it is answered. False: it holds nothing but
+    /// commit indices, which may be lost.
+    pub sync: bool,
+}
+
+/// What a step of a peer may touch beside the peer.
+pub(crate) struct StepContext<'a> {
+    pub now: Now,
+    pub store_id: u64,
+    pub shard: usize,
+    pub options: &'a StoreOptions,
+    pub metrics: &'a StoreMetrics,
+    pub out: &'a mut Outbox,
+}
+
+/// Effects that gather until the next flush.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub messages: BTreeMap<u64, Vec<RaftMessage>>,
+    pub replies: Vec<(Reply, Result<Answer, Error>)>,
+    pub reads: Vec<ReadTask>,
+    pub reports: Vec<RegionHeartbeatRequest>,
+    pub log: WriteBatch,
+    pub log_sync: bool,
+    /// Readys whose entries or votes are in `log`: region and number.
+    pub logged: Vec<(u64, u64)>,
+    pub apply: Vec<ApplyTask>,
+}
+
+/// Log batches on their way to the disk.
+#[derive(Debug, Default)]
+struct LogLane {
+    last_number: u64,
+    /// Number of each batch that is out, with the Readys in it.
+    in_flight: std::collections::VecDeque<(u64, Vec<(u64, u64)>)>,
+}
+
+/// Tasks on their way to one apply shard.
+#[derive(Debug, Default)]
+struct ApplyLane {
+    in_flight: usize,
+    waiting: Vec<ApplyTask>,
+}
+
+/// Owns the peers of the regions that belong to it.
+pub struct Shard<E: Engine> {
+    index: usize,
+    store_id: u64,
+    options: StoreOptions,
+    metrics: Arc<StoreMetrics>,
+    admitted: bool,
+    peers: BTreeMap<u64, Peer<E>>,
+    /// Peers that an event has touched since the last flush.
+    dirty: BTreeSet<u64>,
+    out: Outbox,
+    log: LogLane,
+    apply: Vec<ApplyLane>,
+}
+
+impl<E: Engine> Shard<E> {
+    /// A shard without peers. `index` is its place among the store's shards.
+    pub fn new(
+        index: usize,
+        store_id: u64,
+        options: StoreOptions,
+        metrics: Arc<StoreMetrics>,
+    ) -> Self {
+        let apply = (0..options.apply_shards)
+            .map(|_| ApplyLane::default())
+            .collect();
+        Shard {
+            index,
+            store_id,
+            admitted: options.admitted,
+            options,
+            metrics,
+            peers: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            out: Outbox::default(),
+            log: LogLane::default(),
+            apply,
+        }
+    }
+
+    /// Takes a peer over.
+    pub fn add_peer(&mut self, peer: Peer<E>) {
+        self.dirty.insert(peer.region_id());
+        self.peers.insert(peer.region_id(), peer);
+    }
+
+    /// The peers, in the order of their regions.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer<E>> {
+        self.peers.values()
+    }
+
+    /// Takes an event. Its effects come with the next flush.
+    pub fn handle(&mut self, now: Now, event: ShardEvent) {
+        match event {
+            ShardEvent::Message(message) => self.on_message(now, *message),
+            ShardEvent::Request(request) => self.on_request(now, *request),
+            ShardEvent::ClockWanted(read) => self.on_clock_wanted(now, *read),
+            ShardEvent::Tick => self.on_tick(now),
+            ShardEvent::LogPersisted { number } => self.on_log_persisted(now, number),
+            ShardEvent::Applied {
+                apply_shard,
+                batches,
+                regions,
+            } => {
+                self.on_applied(now, apply_shard, batches, regions);
+            }
+            ShardEvent::Unreachable { store_id } => self.on_unreachable(now, store_id),
+            ShardEvent::Admitted(admitted) => self.admitted = admitted,
+            ShardEvent::ReportAll => self.on_report_all(now),
+        }
+    }
+
+    /// Returns what is to be done since the last flush.
+    pub fn flush(&mut self, now: Now) -> Vec<ShardAction> {
+        for region_id in std::mem::take(&mut self.dirty) {
+            self.step(now, region_id, |peer, context| peer.collect(context));
+            // Stepping marks the peer as touched; it has just been collected.
+            self.dirty.remove(&region_id);
+        }
+        let mut actions = Vec::new();
+        self.emit_messages(&mut actions);
+        self.emit_log(&mut actions);
+        self.emit_apply(&mut actions);
+        let out = &mut self.out;
+        actions.extend(out.reads.drain(..).map(ShardAction::Read));
+        actions.extend(
+            out.replies
+                .drain(..)
+                .map(|(reply, result)| ShardAction::Reply { reply, result }),
+        );
+        if !out.reports.is_empty() {
+            self.metrics.region_heartbeats.add(out.reports.len() as u64);
+            actions.push(ShardAction::Report(std::mem::take(&mut out.reports)));
+        }
+        actions
+    }
+
+    /// Runs `action` on a peer with the context of a step, and marks the peer as touched.
+    /// Returns false if there is no such peer.
+    fn step(
+        &mut self,
+        now: Now,
+        region_id: u64,
+        action: impl FnOnce(&mut Peer<E>, &mut StepContext<'_>),
+    ) -> bool {
+        let Some(peer) = self.peers.get_mut(&region_id) else {
+            return false;
+        };
+        let mut context = StepContext {
+            now,
+            store_id: self.store_id,
+            shard: self.index,
+            options: &self.options,
+            metrics: &self.metrics,
+            out: &mut self.out,
+        };
+        action(peer, &mut context);
+        self.dirty.insert(region_id);
+        true
+    }
+
+    fn on_message(&mut self, now: Now, message: RaftMessage) {
+        self.metrics.messages_received.increment();
+        if !self.admitted {
+            self.metrics.messages_dropped_not_admitted.increment();
+            return;
+        }
+        let region_id = message.region_id;
+        if !self.step(now, region_id, |peer, context| {
+            peer.on_raft_message(context, message)
+        }) {
+            self.metrics.messages_dropped_unknown.increment();
+        }
+    }
+
+    fn on_request(&mut self, now: Now, pending: PendingRequest) {
+        let region_id = pending.request.header.region_id;
+        if !self.peers.contains_key(&region_id) {
+            self.out
+                .replies
+                .push((pending.reply, Err(Error::RegionNotFound { region_id })));
+            return;
+        }
+        self.step(now, region_id, |peer, context| {
+            peer.on_request(context, pending)
+        });
+    }
+
+    fn on_clock_wanted(&mut self, now: Now, read: ReadTask) {
+        let region_id = read.region.id;
+        if !self.peers.contains_key(&region_id) {
+            self.out
+                .replies
+                .push((read.reply, Err(Error::RegionNotFound { region_id })));
+            return;
+        }
+        self.step(now, region_id, |peer, context| {
+            peer.on_clock_wanted(context, read)
+        });
+    }
+
+    fn on_tick(&mut self, now: Now) {
+        let mut context = StepContext {
+            now,
+            store_id: self.store_id,
+            shard: self.index,
+            options: &self.options,
+            metrics: &self.metrics,
+            out: &mut self.out,
+        };
+        for (region_id, peer) in &mut self.peers {
+            if peer.on_tick(&mut context, self.admitted) {
+                self.dirty.insert(*region_id);
+            }
+        }
+        // Commit indices that no synced batch has taken along go to disk with the tick.
+        self.out.log_sync |= !self.out.log.is_empty() && self.log.in_flight.is_empty();
+    }
+
+    fn on_log_persisted(&mut self, now: Now, number: u64) {
+        while self
+            .log
+            .in_flight
+            .front()
+            .is_some_and(|(front, _)| *front <= number)
+        {
+            let (_, readys) = self.log.in_flight.pop_front().expect("looked at above");
+            for (region_id, ready) in readys {
+                self.step(now, region_id, |peer, context| {
+                    peer.on_persisted(context, ready)
+                });
+            }
+        }
+    }
+
+    fn on_applied(&mut self, now: Now, lane: usize, batches: usize, regions: Vec<Applied>) {
+        let in_flight = &mut self.apply[lane].in_flight;
+        assert!(
+            batches <= *in_flight,
+            "apply shard {lane} answers {batches} batches, {in_flight} are out"
+        );
+        *in_flight -= batches;
+        for applied in regions {
+            let region_id = applied.region_id;
+            self.step(now, region_id, |peer, context| {
+                peer.on_applied(context, applied)
+            });
+        }
+    }
+
+    fn on_unreachable(&mut self, now: Now, store_id: u64) {
+        let regions: Vec<u64> = self.peers.keys().copied().collect();
+        for region_id in regions {
+            self.step(now, region_id, |peer, _| peer.on_unreachable(store_id));
+        }
+    }
+
+    fn on_report_all(&mut self, now: Now) {
+        let regions: Vec<u64> = self.peers.keys().copied().collect();
+        for region_id in regions {
+            self.step(now, region_id, |peer, context| {
+                peer.report_if_leader(context)
+            });
+        }
+    }
+
+    fn emit_messages(&mut self, actions: &mut Vec<ShardAction>) {
+        for (to_store_id, messages) in std::mem::take(&mut self.out.messages) {
+            if !self.admitted {
+                self.metrics
+                    .messages_dropped_not_admitted
+                    .add(messages.len() as u64);
+                continue;
+            }
+            self.metrics.messages_sent.add(messages.len() as u64);
+            actions.push(ShardAction::Send {
+                to_store_id,
+                messages,
+            });
+        }
+    }
+
+    /// One batch for all peers, if there is something to sync and a credit for it.
+    fn emit_log(&mut self, actions: &mut Vec<ShardAction>) {
+        if !self.out.log_sync || self.log.in_flight.len() >= self.options.log_credits {
+            return;
+        }
+        let sync = !self.out.logged.is_empty();
+        self.out.log_sync = false;
+        self.log.last_number += 1;
+        let number = self.log.last_number;
+        let batch = std::mem::take(&mut self.out.log);
+        self.log
+            .in_flight
+            .push_back((number, std::mem::take(&mut self.out.logged)));
+        actions.push(ShardAction::WriteLog(LogBatch {
+            number,
+            batch,
+            sync,
+        }));
+    }
+
+    fn emit_apply(&mut self, actions: &mut Vec<ShardAction>) {
+        let lanes = self.apply.len();
+        for task in self.out.apply.drain(..) {
+            self.apply[apply_shard_of(task.region_id, lanes)]
+                .waiting
+                .push(task);
+        }
+        for (apply_shard, lane) in self.apply.iter_mut().enumerate() {
+            if lane.waiting.is_empty() || lane.in_flight >= self.options.apply_credits {
+                continue;
+            }
+            lane.in_flight += 1;
+            let tasks = std::mem::take(&mut lane.waiting);
+            actions.push(ShardAction::Apply { apply_shard, tasks });
+        }
+    }
+}
+
+/// The raft shard that owns a region's peer.
+pub fn shard_of(region_id: u64, shards: usize) -> usize {
+    (region_id % shards as u64) as usize
+}
+
+/// The apply shard that applies a region's entries.
+pub fn apply_shard_of(region_id: u64, apply_shards: usize) -> usize {
+    (region_id % apply_shards as u64) as usize
+}
