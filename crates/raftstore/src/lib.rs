@@ -57,7 +57,8 @@ pub use request::{
     RequestToken,
 };
 pub use runtime::{
-    HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Transport,
+    HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Surroundings,
+    Transport,
 };
 pub use serve::{ReadFault, Served, serve};
 pub use shard::{LogBatch, Shard, ShardAction, ShardEvent, apply_shard_of, shard_of};

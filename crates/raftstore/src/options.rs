@@ -92,4 +92,42 @@ impl StoreOptions {
     pub fn election_timeout(&self) -> Duration {
         self.tick_interval * self.election_ticks as u32
     }
+
+    /// Checks that the settings fit together.
+    ///
+    /// # Errors
+    /// One line that names the setting.
+    pub fn check(&self) -> Result<(), String> {
+        let rules = [
+            (self.raft_shards > 0, "raft_shards must be at least 1"),
+            (self.apply_shards > 0, "apply_shards must be at least 1"),
+            (self.read_threads > 0, "read_threads must be at least 1"),
+            (
+                !self.tick_interval.is_zero(),
+                "tick_interval must be above 0",
+            ),
+            (
+                self.heartbeat_ticks > 0,
+                "heartbeat_ticks must be at least 1",
+            ),
+            (
+                self.heartbeat_ticks < self.election_ticks,
+                "heartbeat_ticks must be below election_ticks",
+            ),
+            (
+                self.election_ticks < self.election_ticks_max,
+                "election_ticks must be below election_ticks_max",
+            ),
+            (
+                self.max_clock_drift_percent < 100,
+                "max_clock_drift must be below 100 %",
+            ),
+            (self.log_credits > 0, "log_credits must be at least 1"),
+            (self.apply_credits > 0, "apply_credits must be at least 1"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, line)) => Err((*line).to_owned()),
+            None => Ok(()),
+        }
+    }
 }

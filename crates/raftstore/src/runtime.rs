@@ -1,15 +1,37 @@
 //! Threads, channels and clocks around the stepped core.
+//!
+//! Threads   One per raft shard, one log writer per raft shard, one per apply shard, and a
+//!           few readers. A request goes caller, shard, log writer, shard, apply, reply; a
+//!           read under the lease stays on the caller's thread if it is small.
+//! Queues    From outside into a shard: bounded by count, refused or dropped beyond it.
+//!           Between threads: bounded by the shards' credits, so sending never blocks.
+//! Time      Each event is stamped after it was received: a promise that hangs on its time
+//!           must not begin before the message that it answers was sent.
+//! Failure   A failed write, a broken invariant or a panic in any thread ends the process
+//!           with one line (crash rule 9).
+//!
+//! Elsewhere: all decisions. Nothing here looks into an event or an action.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod clock;
+mod running;
+mod threads;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use slog::Logger;
 use strata_proto::{metapb, pdpb, raft_serverpb::RaftMessage};
+use strata_storage::{Engine, Engines};
 
 use crate::error::Error;
 use crate::metrics::StoreMetrics;
-use crate::request::{Answer, Request, RequestToken};
+use crate::options::StoreOptions;
+use crate::request::{Answer, Reply, Request, RequestToken};
+use crate::store_fsm::LoadError;
+use crate::system::SystemStateMachine;
+use running::Running;
 
 /// Takes raft messages to other stores.
 pub trait Transport: Send + Sync + 'static {
@@ -70,8 +92,8 @@ pub enum StartError {
     #[error("{0}")]
     Options(String),
     /// State on disk cannot be read or breaks a rule; the process must not go on.
-    #[error("{0}")]
-    Storage(String),
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -79,7 +101,7 @@ pub enum StartError {
 
 /// What a handle calls; erases the type of the engines.
 trait StoreApi: Send + Sync {
-    fn execute(&self, request: Request, reply: crate::request::Reply) -> RequestToken;
+    fn execute(&self, request: Request, reply: Reply) -> RequestToken;
     fn now(&self) -> Duration;
     fn deliver(&self, messages: Vec<RaftMessage>);
     fn report_unreachable(&self, store_id: u64);
@@ -92,8 +114,19 @@ trait StoreApi: Send + Sync {
     fn shutdown(&self);
 }
 
-/// A running store. Created by `Store::start(options, ident, engines, transport,
-/// heartbeats, system, logger)`.
+/// The world around a store.
+pub struct Surroundings {
+    /// Takes raft messages to other stores.
+    pub transport: Arc<dyn Transport>,
+    /// Takes the reports of region leaders.
+    pub heartbeats: Arc<dyn HeartbeatSink>,
+    /// The state machine behind region 1.
+    pub system: Arc<dyn SystemStateMachine>,
+    /// Takes what is worth a line.
+    pub logger: Logger,
+}
+
+/// A running store.
 pub struct Store {
     handle: StoreHandle,
 }
@@ -105,6 +138,26 @@ pub struct StoreHandle {
 }
 
 impl Store {
+    /// Loads all regions and starts the threads. `options.seed` must differ from start to
+    /// start.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub fn start<E: Engine>(
+        store_id: u64,
+        options: StoreOptions,
+        engines: Engines<E>,
+        surroundings: Surroundings,
+    ) -> Result<Store, StartError> {
+        options.check().map_err(StartError::Options)?;
+        let running = Running::start(store_id, options, engines, surroundings)?;
+        Ok(Store {
+            handle: StoreHandle {
+                api: Arc::new(running),
+            },
+        })
+    }
+
     /// Access for those who use the store.
     pub fn handle(&self) -> StoreHandle {
         self.handle.clone()
@@ -126,7 +179,7 @@ impl StoreHandle {
         request: Request,
         reply: Box<dyn FnOnce(Result<Answer, Error>) + Send>,
     ) -> RequestToken {
-        self.api.execute(request, crate::request::Reply::new(reply))
+        self.api.execute(request, Reply::new(reply))
     }
 
     /// The store's monotonic clock (CLOCK_BOOTTIME), by which deadlines are given.

@@ -19,10 +19,12 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::batch::WriteBatch;
+use crate::expiry::ExpiryLookup;
 
 /// One of a node's two engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -260,6 +262,13 @@ pub trait Engine: ReadView + Clone + Send + Sync + 'static {
 
     /// The state as of now.
     fn snapshot(&self) -> Self::Snapshot;
+
+    /// Hands over region clocks by which expired raw values may be dropped in the
+    /// background; see [`ExpiryClocks`](crate::ExpiryClocks) for what they must fulfil.
+    /// An engine that drops nothing ignores them.
+    fn publish_expiry_clocks(&self, clocks: Arc<ExpiryLookup>) {
+        drop(clocks);
+    }
 }
 
 /// The two engines of a node.

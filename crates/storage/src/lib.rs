@@ -1,11 +1,12 @@
 //! Two engines, the key layout, and the state of each replica in step.
 //!
-//! Engines    [`Engine`] and [`ReadView`] with memory ([`MemEngine`]) behind them;
-//!            [`WriteBatch`] is what goes in.
+//! Engines    [`Engine`] and [`ReadView`] with RocksDB ([`RocksEngine`]) and memory
+//!            ([`MemEngine`]) behind them; [`WriteBatch`] is what goes in.
 //! Layout     [`keys`], [`memcomparable`], [`raw_value`], [`record`]: every byte on disk.
 //! Replica    [`PeerStorage`] keeps log, hard state, apply state and region state of one
 //!            replica in step, and is what `strata-raft` reads.
-//! Bootstrap  [`bootstrap`] lays out a new cluster.
+//! Folder     [`DataFolder`] opens a node's folder, or says in one line why not;
+//!            [`bootstrap`] lays out a new cluster.
 //!
 //! Invariants that callers rely on
 //! * What a crash leaves of an engine is a prefix of its batches; a synced write makes
@@ -19,6 +20,8 @@ pub mod bootstrap;
 mod engine;
 mod entry_cache;
 mod error;
+mod expiry;
+mod folder;
 pub mod keys;
 mod mem;
 pub mod memcomparable;
@@ -26,12 +29,16 @@ mod peer_storage;
 pub mod raw_value;
 pub mod record;
 mod region_records;
+mod rocks;
+mod wal;
 
 pub use batch::{Change, WriteBatch};
 pub use engine::{
     Cf, Direction, Durability, Engine, EngineError, EngineKind, Engines, ReadView, Visitor,
 };
 pub use error::{Error, IdentFault, RecordFault, StartFault};
+pub use expiry::{ExpiryClocks, ExpiryLookup, SnapshotGuard, may_drop};
+pub use folder::{Claim, DataFolder, FolderError};
 pub use mem::{Fault, MemEngine, MemSnapshot};
 pub use peer_storage::{PeerStorage, PeerStorageOptions};
 pub use record::RecordKind;
@@ -39,3 +46,5 @@ pub use region_records::{
     conf_state_of, read_all_region_states, read_apply_state, read_raft_state, read_region_state,
     write_apply_state, write_raft_state, write_region_state,
 };
+pub use rocks::{EngineOptions, OpenError, OptionsError, RocksEngine, RocksSnapshot};
+pub use wal::{WalDamage, WalFault};

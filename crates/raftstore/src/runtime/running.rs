@@ -1,0 +1,332 @@
+//! A store with its threads: start, requests from outside, stop.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use slog::{Logger, error};
+use strata_proto::metapb::Peer;
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_storage::{Engine, Engines};
+
+use super::threads::{
+    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, run_log_writer,
+    run_reader, send_read, stop_process,
+};
+use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
+use crate::directory::{DirectoryCell, DirectoryEntry, find_peer};
+use crate::error::Error;
+use crate::gate::{Gate, GateAction};
+use crate::metrics::StoreMetrics;
+use crate::options::StoreOptions;
+use crate::request::{Reply, Request, RequestToken};
+use crate::shard::{LogBatch, ShardEvent, shard_of};
+use crate::store_fsm::{LoadedStore, StoreFsm};
+
+/// Reads that may wait for a reader thread.
+const READ_QUEUE_CAPACITY: usize = 16 << 10;
+
+/// A store and its threads.
+pub(super) struct Running<E: Engine> {
+    options: StoreOptions,
+    engines: Engines<E>,
+    gate: Gate<E>,
+    inboxes: Vec<Inbox>,
+    readers: Sender<ReadMail<E::Snapshot>>,
+    metrics: Arc<StoreMetrics>,
+    logger: Logger,
+    /// Threads in the order in which they end.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The receiving ends of all channels, until the threads take them.
+struct Ends<S> {
+    mails: Vec<Receiver<ShardMail>>,
+    works: Vec<(Sender<ApplyMail>, Receiver<ApplyMail>)>,
+    reads: Receiver<ReadMail<S>>,
+}
+
+impl<E: Engine> Running<E> {
+    pub fn start(
+        store_id: u64,
+        options: StoreOptions,
+        engines: Engines<E>,
+        surroundings: Surroundings,
+    ) -> Result<Self, StartError> {
+        let metrics = Arc::new(StoreMetrics::default());
+        let loaded = StoreFsm::new(store_id).load(
+            &options,
+            &engines,
+            &surroundings.system,
+            &metrics,
+            clock::now(),
+        )?;
+        let LoadedStore {
+            shards,
+            apply_shards,
+            directory,
+        } = loaded;
+        let directory = Arc::new(DirectoryCell::new(directory));
+        let gate = Gate::new(
+            store_id,
+            options.clone(),
+            directory,
+            engines.kv.clone(),
+            metrics.clone(),
+        );
+        let (inboxes, mails) = (0..options.raft_shards).map(|_| inbox(&options)).unzip();
+        let (readers, reads) = bounded(READ_QUEUE_CAPACITY);
+        let works = (0..options.apply_shards).map(|_| unbounded()).collect();
+        let logger = surroundings.logger.clone();
+        let threads = Mutex::new(Vec::new());
+        let running = Running {
+            options,
+            engines,
+            gate,
+            inboxes,
+            readers,
+            metrics,
+            logger,
+            threads,
+        };
+        let ends = Ends {
+            mails,
+            works,
+            reads,
+        };
+        let started = running.start_threads(shards, apply_shards, ends, &surroundings);
+        if let Err(error) = started {
+            running.stop();
+            return Err(error.into());
+        }
+        Ok(running)
+    }
+
+    fn start_threads(
+        &self,
+        shards: Vec<crate::shard::Shard<E>>,
+        apply_shards: Vec<crate::apply::ApplyShard>,
+        ends: Ends<E::Snapshot>,
+        surroundings: &Surroundings,
+    ) -> std::io::Result<()> {
+        let apply: Vec<Sender<ApplyMail>> = ends
+            .works
+            .iter()
+            .map(|(sender, _)| sender.clone())
+            .collect();
+        for (index, (shard, mails)) in shards.into_iter().zip(ends.mails).enumerate() {
+            let (log, batches) = unbounded();
+            let thread = ShardThread {
+                index,
+                shard,
+                mails,
+                waiting: self.inboxes[index].waiting.clone(),
+                tick_interval: self.options.tick_interval,
+                log,
+                apply: apply.clone(),
+                readers: self.readers.clone(),
+                transport: surroundings.transport.clone(),
+                heartbeats: surroundings.heartbeats.clone(),
+                metrics: self.metrics.clone(),
+            };
+            self.spawn(format!("raft-{index}"), move || thread.run())?;
+            self.start_log_writer(index, batches)?;
+        }
+        for (index, (shard, (_, works))) in apply_shards.into_iter().zip(ends.works).enumerate() {
+            let thread = ApplyThread {
+                index,
+                shard,
+                kv: self.engines.kv.clone(),
+                works,
+                inboxes: self.inboxes.clone(),
+                readers: self.readers.clone(),
+                logger: self.logger.clone(),
+            };
+            self.spawn(format!("apply-{index}"), move || thread.run())?;
+        }
+        for index in 0..self.options.read_threads {
+            let (kv, reads) = (self.engines.kv.clone(), ends.reads.clone());
+            let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
+            self.spawn(format!("read-{index}"), move || {
+                run_reader(&kv, &reads, &inboxes, &logger);
+            })?;
+        }
+        Ok(())
+    }
+
+    fn start_log_writer(&self, index: usize, batches: Receiver<LogBatch>) -> std::io::Result<()> {
+        let (raft, inbox) = (self.engines.raft.clone(), self.inboxes[index].clone());
+        let (metrics, logger) = (self.metrics.clone(), self.logger.clone());
+        self.spawn(format!("log-{index}"), move || {
+            run_log_writer(&raft, &batches, &inbox, &metrics, &logger);
+        })
+    }
+
+    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let guard = PanicGuard {
+            logger: self.logger.clone(),
+            thread: name.clone(),
+        };
+        let handle = std::thread::Builder::new().name(name).spawn(move || {
+            let guard = guard;
+            run();
+            drop(guard);
+        })?;
+        self.threads.lock().push(handle);
+        Ok(())
+    }
+
+    /// Ends all threads. Shards end first; log writers and apply shards follow when no
+    /// shard can send to them any more.
+    fn stop(&self) {
+        for inbox in &self.inboxes {
+            // Refused where the shard has ended already.
+            let _ = inbox.sender.send(ShardMail::Stop);
+        }
+        for _ in 0..self.options.read_threads {
+            let _ = self.readers.send(ReadMail::Stop);
+        }
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has ended the process.
+            let _ = thread.join();
+        }
+    }
+
+    fn to_shard(&self, shard: usize, pending: crate::task::PendingRequest) {
+        let refused = self.inboxes[shard].offer(1, ShardMail::Request(Box::new(pending)));
+        if let Err(ShardMail::Request(pending)) = refused {
+            self.metrics.requests_busy.increment();
+            pending.reply.deliver(Err(Error::ServerIsBusy {
+                reason: "the inbox of the shard is full",
+                backoff_ms: self.options.park_time.as_millis() as u64,
+            }));
+        }
+    }
+
+    fn to_all_shards(&self, event: impl Fn() -> ShardEvent) {
+        for inbox in &self.inboxes {
+            inbox.event(event());
+        }
+    }
+}
+
+fn inbox(options: &StoreOptions) -> (Inbox, Receiver<ShardMail>) {
+    let (sender, receiver) = unbounded();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    (
+        Inbox {
+            sender,
+            waiting,
+            capacity: options.inbox_capacity,
+        },
+        receiver,
+    )
+}
+
+impl<E: Engine> StoreApi for Running<E> {
+    fn execute(&self, request: Request, reply: Reply) -> RequestToken {
+        let (token, action) = self.gate.admit(clock::now(), request, reply);
+        match action {
+            GateAction::Reply { reply, result } => reply.deliver(result),
+            GateAction::ToShard { shard, pending } => self.to_shard(shard, pending),
+            GateAction::Read { snapshot, task } => send_read(&self.readers, Some(snapshot), task),
+            GateAction::ClockWanted(task) => {
+                self.inboxes[task.shard].event(ShardEvent::ClockWanted(Box::new(task)));
+            }
+            GateAction::Fatal(fault) => stop_process(&self.logger, &fault.to_string()),
+        }
+        token
+    }
+
+    fn now(&self) -> Duration {
+        clock::monotonic()
+    }
+
+    fn deliver(&self, messages: Vec<RaftMessage>) {
+        let mut by_shard: Vec<Vec<RaftMessage>> = self.inboxes.iter().map(|_| vec![]).collect();
+        for message in messages {
+            by_shard[shard_of(message.region_id, self.inboxes.len())].push(message);
+        }
+        for (inbox, messages) in self.inboxes.iter().zip(by_shard) {
+            let count = messages.len();
+            if count > 0 && inbox.offer(count, ShardMail::Messages(messages)).is_err() {
+                self.metrics.messages_dropped_full.add(count as u64);
+            }
+        }
+    }
+
+    fn report_unreachable(&self, store_id: u64) {
+        self.to_all_shards(|| ShardEvent::Unreachable { store_id });
+    }
+
+    fn leader_of(&self, region_id: u64) -> Option<Peer> {
+        self.gate.directory().entry(region_id)?.leader()
+    }
+
+    fn region_state(&self, region_id: u64) -> Option<RegionState> {
+        self.gate
+            .directory()
+            .entry(region_id)
+            .map(|entry| state_of(&entry))
+    }
+
+    fn regions(&self) -> Vec<RegionSummary> {
+        self.gate
+            .directory()
+            .load()
+            .iter()
+            .map(|entry| summary_of(entry))
+            .collect()
+    }
+
+    fn report_all_regions(&self) {
+        self.to_all_shards(|| ShardEvent::ReportAll);
+    }
+
+    fn set_admitted(&self, admitted: bool) {
+        self.to_all_shards(|| ShardEvent::Admitted(admitted));
+    }
+
+    fn metrics(&self) -> Arc<StoreMetrics> {
+        self.metrics.clone()
+    }
+
+    fn shutdown(&self) {
+        self.stop();
+        // The raft engine first: what the kv engine keeps must be in the log.
+        for engine in [&self.engines.raft, &self.engines.kv] {
+            if let Err(failure) = engine.make_durable() {
+                error!(self.logger, "cannot sync an engine at shutdown"; "error" => %failure);
+            }
+        }
+    }
+}
+
+fn state_of(entry: &DirectoryEntry) -> RegionState {
+    let numbers = entry.view.numbers();
+    RegionState {
+        region: (*entry.region).clone(),
+        leader: find_peer(&entry.region, numbers.leader),
+        term: numbers.term,
+        first_index: numbers.first,
+        truncated_index: numbers.truncated,
+        truncated_term: numbers.truncated_term,
+        applied_index: numbers.applied,
+        committed_index: numbers.committed,
+        last_index: numbers.last,
+        region_clock_ms: numbers.clock_ms,
+    }
+}
+
+fn summary_of(entry: &DirectoryEntry) -> RegionSummary {
+    let numbers = entry.view.numbers();
+    RegionSummary {
+        region: (*entry.region).clone(),
+        leader: find_peer(&entry.region, numbers.leader),
+        term: numbers.term,
+        applied_index: numbers.applied,
+    }
+}

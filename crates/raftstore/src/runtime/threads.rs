@@ -1,0 +1,341 @@
+//! What each thread does: receive, step, carry out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use slog::{Logger, crit};
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_storage::{Durability, Engine};
+
+use super::{HeartbeatSink, Transport, clock};
+use crate::apply::{ApplyShard, ApplyTask};
+use crate::error::Error;
+use crate::gate::{ReadOutcome, serve_task};
+use crate::metrics::StoreMetrics;
+use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
+use crate::task::{PendingRequest, ReadTask};
+
+/// Most mails that a shard takes before it flushes.
+const DRAIN_MAILS: usize = 1024;
+/// Bytes at which a log writer or an apply shard stops gathering batches.
+const GATHER_BYTES: usize = 8 << 20;
+/// How long the process waits for its last line to reach the log.
+const LAST_LINE_WAIT: Duration = Duration::from_millis(100);
+
+/// What arrives in a shard's inbox.
+pub(super) enum ShardMail {
+    /// Raft messages from outside; counted.
+    Messages(Vec<RaftMessage>),
+    /// A request from outside; counted.
+    Request(Box<PendingRequest>),
+    /// Answers and orders from this store; bounded by credits.
+    Event(ShardEvent),
+    /// Ends the thread.
+    Stop,
+}
+
+/// The way into a shard.
+#[derive(Clone)]
+pub(super) struct Inbox {
+    pub sender: Sender<ShardMail>,
+    /// Counted mails that wait.
+    pub waiting: Arc<AtomicUsize>,
+    pub capacity: usize,
+}
+
+impl Inbox {
+    /// Puts counted mail in; gives it back where there is no room or the thread has ended.
+    pub fn offer(&self, count: usize, mail: ShardMail) -> Result<(), ShardMail> {
+        if self.waiting.fetch_add(count, Ordering::Relaxed) >= self.capacity {
+            self.waiting.fetch_sub(count, Ordering::Relaxed);
+            return Err(mail);
+        }
+        self.sender.send(mail).map_err(|refused| refused.0)
+    }
+
+    /// Puts an event of this store in. It is lost where the store is stopping.
+    pub fn event(&self, event: ShardEvent) {
+        // A closed channel means that the shard has ended: nobody needs the event.
+        let _ = self.sender.send(ShardMail::Event(event));
+    }
+}
+
+/// Work of a shard for an apply thread.
+pub(super) struct ApplyMail {
+    pub shard: usize,
+    pub tasks: Vec<ApplyTask>,
+}
+
+/// What arrives at the readers.
+pub(super) enum ReadMail<S> {
+    /// A read, with its snapshot if that was taken already.
+    Read {
+        snapshot: Option<S>,
+        task: Box<ReadTask>,
+    },
+    /// Ends one reader.
+    Stop,
+}
+
+/// Ends the process after a line that says why.
+pub(super) fn stop_process(logger: &Logger, why: &str) -> ! {
+    crit!(logger, "the store cannot go on, the process ends"; "reason" => why);
+    std::thread::sleep(LAST_LINE_WAIT);
+    std::process::abort()
+}
+
+/// Ends the process when the thread that holds it panics: an invariant was broken.
+pub(super) struct PanicGuard {
+    pub logger: Logger,
+    pub thread: String,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            stop_process(&self.logger, &format!("thread {} panicked", self.thread));
+        }
+    }
+}
+
+/// The thread of a raft shard.
+pub(super) struct ShardThread<E: Engine> {
+    pub index: usize,
+    pub shard: Shard<E>,
+    pub mails: Receiver<ShardMail>,
+    pub waiting: Arc<AtomicUsize>,
+    pub tick_interval: Duration,
+    pub log: Sender<LogBatch>,
+    pub apply: Vec<Sender<ApplyMail>>,
+    pub readers: Sender<ReadMail<E::Snapshot>>,
+    pub transport: Arc<dyn Transport>,
+    pub heartbeats: Arc<dyn HeartbeatSink>,
+    pub metrics: Arc<StoreMetrics>,
+}
+
+impl<E: Engine> ShardThread<E> {
+    pub fn run(mut self) {
+        let mut next_tick = clock::monotonic() + self.tick_interval;
+        loop {
+            let wait = next_tick.saturating_sub(clock::monotonic());
+            match self.mails.recv_timeout(wait) {
+                Ok(first) => {
+                    if !self.drain(first) {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = clock::now();
+            if now.monotonic >= next_tick {
+                next_tick = self.tick(now, next_tick);
+            }
+            for action in self.shard.flush(clock::now()) {
+                self.carry_out(action);
+            }
+        }
+    }
+
+    /// One tick, however many are due: a burst would make elections out of a pause.
+    fn tick(&mut self, now: crate::time::Now, due: Duration) -> Duration {
+        self.shard.handle(now, ShardEvent::Tick);
+        let late = (now.monotonic - due).as_nanos() / self.tick_interval.as_nanos();
+        self.metrics.ticks_missed.add(late as u64);
+        due + self.tick_interval * (late as u32 + 1)
+    }
+
+    /// Hands in `first` and what waits behind it. False: the thread shall end.
+    fn drain(&mut self, first: ShardMail) -> bool {
+        let mut next = Some(first);
+        for _ in 0..DRAIN_MAILS {
+            let Some(mail) = next else { return true };
+            if !self.take(mail) {
+                return false;
+            }
+            next = self.mails.try_recv().ok();
+        }
+        match next {
+            Some(mail) => self.take(mail),
+            None => true,
+        }
+    }
+
+    fn take(&mut self, mail: ShardMail) -> bool {
+        match mail {
+            ShardMail::Messages(messages) => {
+                self.waiting.fetch_sub(messages.len(), Ordering::Relaxed);
+                let now = clock::now();
+                for message in messages {
+                    self.shard
+                        .handle(now, ShardEvent::Message(Box::new(message)));
+                }
+            }
+            ShardMail::Request(pending) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.shard
+                    .handle(clock::now(), ShardEvent::Request(pending));
+            }
+            ShardMail::Event(event) => self.shard.handle(clock::now(), event),
+            ShardMail::Stop => return false,
+        }
+        true
+    }
+
+    fn carry_out(&self, action: ShardAction) {
+        // A closed channel means that the store is stopping; what is lost is as after a
+        // crash, and replies answer when they are dropped.
+        match action {
+            ShardAction::Send {
+                to_store_id,
+                messages,
+            } => {
+                self.transport.send(to_store_id, messages);
+            }
+            ShardAction::WriteLog(batch) => drop(self.log.send(batch)),
+            ShardAction::Apply { apply_shard, tasks } => {
+                drop(self.apply[apply_shard].send(ApplyMail {
+                    shard: self.index,
+                    tasks,
+                }));
+            }
+            ShardAction::Read(task) => send_read(&self.readers, None, task),
+            ShardAction::Reply { reply, result } => reply.deliver(result),
+            ShardAction::Report(reports) => self.heartbeats.report(reports),
+        }
+    }
+}
+
+/// Hands a read to the readers, or refuses it where too many wait.
+pub(super) fn send_read<S>(readers: &Sender<ReadMail<S>>, snapshot: Option<S>, task: ReadTask) {
+    let mail = ReadMail::Read {
+        snapshot,
+        task: Box::new(task),
+    };
+    if let Err(TrySendError::Full(ReadMail::Read { task, .. })) = readers.try_send(mail) {
+        task.reply.deliver(Err(Error::ServerIsBusy {
+            reason: "too many reads wait for a reader",
+            backoff_ms: 100,
+        }));
+    }
+}
+
+/// The log writer of a shard: one synced write for all that waits, in order.
+pub(super) fn run_log_writer<E: Engine>(
+    raft: &E,
+    batches: &Receiver<LogBatch>,
+    inbox: &Inbox,
+    metrics: &StoreMetrics,
+    logger: &Logger,
+) {
+    while let Ok(mut gathered) = batches.recv() {
+        while gathered.batch.approximate_bytes() < GATHER_BYTES
+            && let Ok(next) = batches.try_recv()
+        {
+            gathered.number = next.number;
+            gathered.sync |= next.sync;
+            gathered.batch.append(next.batch);
+        }
+        let durability = if gathered.sync {
+            Durability::Synced
+        } else {
+            Durability::Unsynced
+        };
+        if let Err(error) = raft.write(&gathered.batch, durability) {
+            stop_process(logger, &error.to_string());
+        }
+        metrics.log_batches.increment();
+        metrics.log_syncs.add(u64::from(gathered.sync));
+        inbox.event(ShardEvent::LogPersisted {
+            number: gathered.number,
+        });
+    }
+}
+
+/// The thread of an apply shard.
+pub(super) struct ApplyThread<E: Engine> {
+    pub index: usize,
+    pub shard: ApplyShard,
+    pub kv: E,
+    pub works: Receiver<ApplyMail>,
+    pub inboxes: Vec<Inbox>,
+    pub readers: Sender<ReadMail<E::Snapshot>>,
+    pub logger: Logger,
+}
+
+impl<E: Engine> ApplyThread<E> {
+    pub fn run(mut self) {
+        while let Ok(first) = self.works.recv() {
+            let mut batches = vec![0; self.inboxes.len()];
+            let mut tasks = Vec::new();
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some(work) = next {
+                batches[work.shard] += 1;
+                bytes += work.tasks.iter().map(task_bytes).sum::<usize>();
+                tasks.extend(work.tasks);
+                next = if bytes < GATHER_BYTES {
+                    self.works.try_recv().ok()
+                } else {
+                    None
+                };
+            }
+            self.apply(tasks, &batches);
+        }
+    }
+
+    fn apply(&mut self, tasks: Vec<ApplyTask>, batches: &[usize]) {
+        let output = match self.shard.apply(&self.kv, tasks) {
+            Ok(output) => output,
+            Err(fault) => stop_process(&self.logger, &fault.to_string()),
+        };
+        if let Err(error) = self.kv.write(&output.batch, output.durability) {
+            stop_process(&self.logger, &error.to_string());
+        }
+        for (reply, result) in output.replies {
+            reply.deliver(result);
+        }
+        for task in output.reads {
+            send_read(&self.readers, None, task);
+        }
+        let mut regions: Vec<Vec<_>> = batches.iter().map(|_| Vec::new()).collect();
+        for applied in output.applied {
+            regions[shard_of(applied.region_id, batches.len())].push(applied);
+        }
+        for ((inbox, regions), batches) in self.inboxes.iter().zip(regions).zip(batches) {
+            if *batches > 0 {
+                let apply_shard = self.index;
+                inbox.event(ShardEvent::Applied {
+                    apply_shard,
+                    batches: *batches,
+                    regions,
+                });
+            }
+        }
+    }
+}
+
+fn task_bytes(task: &ApplyTask) -> usize {
+    task.entries.iter().map(|entry| entry.data.len()).sum()
+}
+
+/// A reader: serves what may take long.
+pub(super) fn run_reader<E: Engine>(
+    kv: &E,
+    mails: &Receiver<ReadMail<E::Snapshot>>,
+    inboxes: &[Inbox],
+    logger: &Logger,
+) {
+    while let Ok(ReadMail::Read { snapshot, task }) = mails.recv() {
+        let snapshot = snapshot.unwrap_or_else(|| kv.snapshot());
+        match serve_task::<E>(clock::now(), &snapshot, *task) {
+            ReadOutcome::Reply { reply, result } => reply.deliver(result),
+            ReadOutcome::ClockWanted(task) => {
+                inboxes[task.shard].event(ShardEvent::ClockWanted(Box::new(task)));
+            }
+            ReadOutcome::Fatal(fault) => stop_process(logger, &fault.to_string()),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The files of a data folder beside its engines.
+//!
+//! Small files are written whole: a temporary file, its sync, a rename, the folder's
+//! sync. A crash leaves the old one or the new one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use strata_proto::stratapb::StoreIdent;
+
+use super::FolderError;
+use crate::bootstrap::FORMAT_VERSION;
+use crate::engine::EngineKind;
+use crate::record::{self, RecordKind};
+
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "LOCK";
+const IDENT_FILE: &str = "IDENT";
+/// Word in front of the version in `FORMAT`.
+const FORMAT_WORD: &str = "strata";
+/// Longest `FORMAT` that is read.
+const FORMAT_BYTES_MAX: u64 = 64;
+/// Write permission of owner, group and others.
+const MODE_WRITE_ANY: u32 = 0o222;
+
+/// Holds a folder for this process; the lock ends with the value, or with the process.
+#[derive(Debug)]
+pub(super) struct FolderLock {
+    _file: Flock<File>,
+}
+
+/// Where an engine lives.
+pub(super) fn engine_folder(path: &Path, kind: EngineKind) -> PathBuf {
+    path.join(kind.to_string())
+}
+
+/// Reads the format of a folder and refuses what this version does not know. A folder
+/// that does not exist, or has neither `FORMAT` nor engines, is new.
+pub(super) fn check_format(path: &Path) -> Result<(), FolderError> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_dir()) {
+        let folder = path.to_owned();
+        return Err(FolderError::NotAFolder { folder });
+    }
+    let Some(text) = read_small(&path.join(FORMAT_FILE))? else {
+        return check_no_engines(path);
+    };
+    let version = text
+        .trim_end()
+        .strip_prefix(FORMAT_WORD)
+        .and_then(|rest| rest.trim().parse().ok());
+    match version {
+        Some(FORMAT_VERSION) => Ok(()),
+        Some(found) if found > FORMAT_VERSION => Err(FolderError::NewerFormat {
+            folder: path.to_owned(),
+            found,
+            known: FORMAT_VERSION,
+        }),
+        _ => Err(FolderError::UnknownFormat {
+            folder: path.to_owned(),
+            found: text,
+        }),
+    }
+}
+
+fn check_no_engines(path: &Path) -> Result<(), FolderError> {
+    for name in ["kv", "raft", IDENT_FILE] {
+        if path.join(name).exists() {
+            return Err(FolderError::FormatMissing {
+                folder: path.to_owned(),
+                name: name.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Writes the format of a new folder, before anything else is put into it.
+pub(super) fn write_format(path: &Path) -> Result<(), FolderError> {
+    let file = path.join(FORMAT_FILE);
+    if file.exists() {
+        return Ok(());
+    }
+    let text = format!("{FORMAT_WORD} {FORMAT_VERSION}\n");
+    write_small(path, FORMAT_FILE, text.as_bytes())
+}
+
+/// The noted identity; `None` if there is none or it is damaged, as the engines hold it.
+pub(super) fn read_ident(path: &Path) -> Result<Option<StoreIdent>, FolderError> {
+    let file = path.join(IDENT_FILE);
+    match fs::read(&file) {
+        Ok(stored) => {
+            let stored = Bytes::from(stored);
+            let key = IDENT_FILE.as_bytes();
+            Ok(record::decode(RecordKind::StoreIdent, key, &stored).ok())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_error(&file, "read", &error)),
+    }
+}
+
+/// Notes the identity.
+pub(super) fn write_ident(path: &Path, ident: &StoreIdent) -> Result<(), FolderError> {
+    let stored = record::encode(IDENT_FILE.as_bytes(), ident);
+    write_small(path, IDENT_FILE, &stored)
+}
+
+/// Makes the folder if there is none, and refuses one that cannot be written.
+pub(super) fn prepare(path: &Path) -> Result<(), FolderError> {
+    let existing = path.ancestors().find(|part| part.exists());
+    let mut parts = vec![existing.unwrap_or(Path::new(".")).to_owned()];
+    if path.exists() {
+        let engines = [EngineKind::Kv, EngineKind::Raft].map(|kind| engine_folder(path, kind));
+        parts.extend(engines.into_iter().filter(|folder| folder.exists()));
+    }
+    for part in parts {
+        check_writable(&part)?;
+    }
+    fs::create_dir_all(path).map_err(|error| file_error(path, "make the folder", &error))
+}
+
+fn check_writable(folder: &Path) -> Result<(), FolderError> {
+    let found = fs::metadata(folder).map_err(|error| file_error(folder, "look at", &error))?;
+    // A file system that does not tell counts as writable; the lock file will show.
+    let read_only = statvfs(folder).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY));
+    match forbids_writing(found.permissions().mode(), read_only) {
+        None => Ok(()),
+        Some(reason) => Err(FolderError::ReadOnly {
+            folder: folder.to_owned(),
+            reason: reason.to_owned(),
+        }),
+    }
+}
+
+/// Why a folder of this mode, on a file system of this kind, is not written. The mode
+/// counts for the superuser too, whom the system would let through: a folder without any
+/// write permission was meant to stay as it is.
+pub(super) fn forbids_writing(mode: u32, read_only_mount: bool) -> Option<&'static str> {
+    if read_only_mount {
+        Some("the file system is mounted read-only")
+    } else if mode & MODE_WRITE_ANY == 0 {
+        Some("its mode has no write permission")
+    } else {
+        None
+    }
+}
+
+/// Locks the folder for this process.
+pub(super) fn lock(path: &Path) -> Result<FolderLock, FolderError> {
+    let name = path.join(LOCK_FILE);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&name)
+        .map_err(|error| file_error(&name, "open", &error))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut locked) => {
+            // For the message that another process will print; nothing depends on it.
+            let _ = locked.set_len(0);
+            let _ = write!(&mut *locked, "{}", std::process::id());
+            Ok(FolderLock { _file: locked })
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let text = read_small(&name).ok().flatten();
+            Err(FolderError::InUse {
+                folder: path.to_owned(),
+                process_id: text.and_then(|text| text.trim().parse().ok()),
+            })
+        }
+        Err((_, errno)) => Err(file_error(&name, "lock", &errno.into())),
+    }
+}
+
+/// The beginning of a text file; `None` if there is no file.
+fn read_small(file: &Path) -> Result<Option<String>, FolderError> {
+    let mut bytes = Vec::new();
+    match File::open(file).and_then(|f| f.take(FORMAT_BYTES_MAX).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_error(file, "read", &error)),
+    }
+}
+
+fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
+    let file = folder.join(name);
+    let temporary = folder.join(format!("{name}.tmp"));
+    let write = || {
+        let mut opened = File::create(&temporary)?;
+        opened.write_all(bytes)?;
+        opened.sync_all()?;
+        fs::rename(&temporary, &file)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error: io::Error| file_error(&file, "write", &error))
+}
+
+/// Names what failed; what the system forbids to write is a read-only folder.
+pub(super) fn file_error(path: &Path, action: &'static str, error: &io::Error) -> FolderError {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            FolderError::ReadOnly {
+                folder: path.to_owned(),
+                reason: error.to_string(),
+            }
+        }
+        _ => FolderError::File {
+            path: path.to_owned(),
+            action,
+            detail: error.to_string(),
+        },
+    }
+}

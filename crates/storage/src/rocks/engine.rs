@@ -1,0 +1,457 @@
+//! Opening, writing and reading one RocksDB.
+//!
+//! Open   Logs are walked first ([`wal`](crate::wal)), then RocksDB recovers.
+//! Write  One RocksDB batch; synced where asked. The first failure is kept and refuses
+//!        everything after it (crash rule 9): RocksDB itself may clear some errors in the
+//!        background, and would then build on what the kernel has thrown away.
+//! Read   Values are copied once, from RocksDB's block into owned bytes. A snapshot holds
+//!        the database, and is registered with the compaction filter's clocks.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rocksdb::{
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, ErrorKind, FlushOptions,
+    ReadOptions, WriteOptions,
+};
+
+use super::options::{EngineOptions, OptionsError};
+use crate::batch::{Change, WriteBatch};
+use crate::engine::{
+    Cf, Direction, Durability, Engine, EngineError, EngineKind, ReadView, Visitor,
+};
+use crate::expiry::{ExpiryClocks, ExpiryLookup, SnapshotGuard};
+use crate::wal::{self, WalDamage};
+
+/// Why an engine could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The settings could lose data.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// A write-ahead log is damaged where no torn write can be.
+    #[error("{engine} engine: damaged write-ahead log: {damage}")]
+    DamagedWal {
+        /// The engine.
+        engine: EngineKind,
+        /// File, offset and fault.
+        damage: WalDamage,
+    },
+    /// A write-ahead log cannot be read.
+    #[error("{engine} engine: cannot read the write-ahead logs in {}: {detail}", folder.display())]
+    UnreadableWal {
+        /// The engine.
+        engine: EngineKind,
+        /// The engine's folder.
+        folder: PathBuf,
+        /// What the system reported.
+        detail: String,
+    },
+    /// RocksDB refused.
+    #[error("{engine} engine: cannot open {}: {detail}", folder.display())]
+    Refused {
+        /// The engine.
+        engine: EngineKind,
+        /// The engine's folder.
+        folder: PathBuf,
+        /// What RocksDB reported.
+        detail: String,
+    },
+}
+
+/// An engine in RocksDB. Clones are handles of the same database.
+#[derive(Clone)]
+pub struct RocksEngine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: DB,
+    kind: EngineKind,
+    wal: bool,
+    clocks: ExpiryClocks,
+    /// The first failed write.
+    failure: Mutex<Option<String>>,
+    /// What must outlive the database, such as the lock of its folder.
+    _keep: Option<Arc<dyn Send + Sync>>,
+}
+
+/// How an engine is opened, beside its settings.
+pub(crate) struct OpenWith<'a> {
+    /// Block cache, shared with the other engine.
+    pub(crate) cache: &'a Cache,
+    /// Whether a database may be made where there is none.
+    pub(crate) create: bool,
+    /// What must outlive the database.
+    pub(crate) keep: Option<Arc<dyn Send + Sync>>,
+}
+
+impl RocksEngine {
+    /// Opens the engine in `folder`, or makes it there. Most callers open a whole
+    /// [`DataFolder`](crate::DataFolder) instead.
+    ///
+    /// # Errors
+    /// If the settings, the logs or RocksDB refuse; nothing is changed then by the first
+    /// two.
+    pub fn open(
+        kind: EngineKind,
+        folder: &Path,
+        options: &EngineOptions,
+    ) -> Result<Self, OpenError> {
+        let with = OpenWith {
+            cache: &options.new_cache(),
+            create: true,
+            keep: None,
+        };
+        Self::open_with(kind, folder, options, with)
+    }
+
+    pub(crate) fn open_with(
+        kind: EngineKind,
+        folder: &Path,
+        options: &EngineOptions,
+        with: OpenWith<'_>,
+    ) -> Result<Self, OpenError> {
+        options.validate()?;
+        check_logs(kind, folder)?;
+        Self::open_unwalked(kind, folder, options, with)
+    }
+
+    /// Opens without the walk over the logs.
+    pub(super) fn open_unwalked(
+        kind: EngineKind,
+        folder: &Path,
+        options: &EngineOptions,
+        with: OpenWith<'_>,
+    ) -> Result<Self, OpenError> {
+        let clocks = ExpiryClocks::new();
+        let families = kind.column_families().iter().map(|cf| {
+            let settings = options.column_family(*cf, with.cache, &clocks);
+            ColumnFamilyDescriptor::new(cf.name(), settings)
+        });
+        let database = options.database(kind, with.create);
+        let db = DB::open_cf_descriptors(&database, folder, families).map_err(|error| {
+            OpenError::Refused {
+                engine: kind,
+                folder: folder.to_owned(),
+                detail: error.into_string(),
+            }
+        })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                db,
+                kind,
+                wal: options.wal(kind),
+                clocks,
+                failure: Mutex::new(None),
+                _keep: with.keep,
+            }),
+        })
+    }
+
+    /// Clocks by which compaction drops expired values, and the open snapshots.
+    #[must_use]
+    pub fn expiry_clocks(&self) -> &ExpiryClocks {
+        &self.inner.clocks
+    }
+
+    /// Writes the memtables of all column families to files, at one moment if the
+    /// settings ask for atomic flush. Waits for it.
+    ///
+    /// # Errors
+    /// `WriteFailed` and `Poisoned`, both fatal.
+    pub fn flush(&self) -> Result<(), EngineError> {
+        self.inner.check_writable()?;
+        let families = self.inner.kind.column_families();
+        let handles: Vec<_> = families.iter().map(|cf| self.inner.handle(*cf)).collect();
+        let handles: Result<Vec<_>, _> = handles.into_iter().collect();
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.inner
+            .db
+            .flush_cfs_opt(&handles?, &options)
+            .map_err(|error| self.inner.fail(error))
+    }
+
+    /// Compacts one column family whole, and waits for it. Drops what its filter drops.
+    ///
+    /// # Errors
+    /// `ForeignColumnFamily`.
+    pub fn compact(&self, cf: Cf) -> Result<(), EngineError> {
+        let handle = self.inner.handle(cf)?;
+        let whole = None::<&[u8]>;
+        self.inner.db.compact_range_cf(handle, whole, whole);
+        Ok(())
+    }
+
+    /// Bytes of the engine's data files, without logs.
+    ///
+    /// # Errors
+    /// `ReadFailed`.
+    pub fn data_bytes(&self) -> Result<u64, EngineError> {
+        let mut sum = 0;
+        for cf in self.inner.kind.column_families() {
+            let handle = self.inner.handle(*cf)?;
+            let found = self
+                .inner
+                .db
+                .property_int_value_cf(handle, "rocksdb.total-sst-files-size");
+            sum += found
+                .map_err(|error| self.inner.read_error(error))?
+                .unwrap_or(0);
+        }
+        Ok(sum)
+    }
+}
+
+fn check_logs(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
+    match wal::check_folder(folder, kind) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(damage)) => Err(OpenError::DamagedWal {
+            engine: kind,
+            damage,
+        }),
+        Err(error) => Err(OpenError::UnreadableWal {
+            engine: kind,
+            folder: folder.to_owned(),
+            detail: error.to_string(),
+        }),
+    }
+}
+
+impl Inner {
+    fn handle(&self, cf: Cf) -> Result<&ColumnFamily, EngineError> {
+        let foreign = EngineError::ForeignColumnFamily {
+            engine: self.kind,
+            cf,
+        };
+        if cf.engine() != self.kind {
+            return Err(foreign);
+        }
+        self.db.cf_handle(cf.name()).ok_or(foreign)
+    }
+
+    fn check_writable(&self) -> Result<(), EngineError> {
+        match &*self.failure.lock() {
+            None => Ok(()),
+            Some(first) => Err(EngineError::Poisoned {
+                engine: self.kind,
+                first: first.clone(),
+            }),
+        }
+    }
+
+    /// Keeps the first failure.
+    fn fail(&self, error: rocksdb::Error) -> EngineError {
+        let detail = error.into_string();
+        self.failure.lock().get_or_insert_with(|| detail.clone());
+        EngineError::WriteFailed {
+            engine: self.kind,
+            detail,
+        }
+    }
+
+    fn read_error(&self, error: rocksdb::Error) -> EngineError {
+        let engine = self.kind;
+        match error.kind() {
+            ErrorKind::Corruption => EngineError::Corruption {
+                engine,
+                detail: error.into_string(),
+            },
+            _ => EngineError::ReadFailed {
+                engine,
+                detail: error.into_string(),
+            },
+        }
+    }
+
+    fn native_batch(&self, batch: &WriteBatch) -> Result<rocksdb::WriteBatch, EngineError> {
+        let mut native = rocksdb::WriteBatch::with_capacity_bytes(batch.approximate_bytes());
+        for change in batch.changes() {
+            let handle = self.handle(change.cf())?;
+            match change {
+                Change::Put { key, value, .. } => native.put_cf(handle, key, value),
+                Change::Delete { key, .. } => native.delete_cf(handle, key),
+                Change::DeleteRange { start, end, .. } => {
+                    native.delete_range_cf(handle, start, end);
+                }
+            }
+        }
+        Ok(native)
+    }
+
+    fn get(&self, cf: Cf, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, EngineError> {
+        let found = self.db.get_pinned_cf_opt(self.handle(cf)?, key, options);
+        let found = found.map_err(|error| self.read_error(error))?;
+        Ok(found.map(|pinned| Bytes::copy_from_slice(&pinned)))
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        (start, end): (&[u8], Option<&[u8]>),
+        direction: Direction,
+        mut options: ReadOptions,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        let handle = self.handle(cf)?;
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        options.set_iterate_lower_bound(start);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(handle, options);
+        walk(&mut iterator, direction, visit);
+        // An iterator ends at its range or at an error; only the status tells.
+        iterator.status().map_err(|error| self.read_error(error))
+    }
+}
+
+fn walk(iterator: &mut DBRawIterator<'_>, direction: Direction, visit: Visitor<'_>) {
+    match direction {
+        Direction::Forward => iterator.seek_to_first(),
+        Direction::Backward => iterator.seek_to_last(),
+    }
+    while let Some((key, value)) = iterator.item() {
+        if let ControlFlow::Break(()) = visit(key, value) {
+            return;
+        }
+        match direction {
+            Direction::Forward => iterator.next(),
+            Direction::Backward => iterator.prev(),
+        }
+    }
+}
+
+impl ReadView for RocksEngine {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.get(cf, key, &ReadOptions::default())
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        let options = ReadOptions::default();
+        self.inner.scan(cf, (start, end), direction, options, visit)
+    }
+}
+
+impl Engine for RocksEngine {
+    type Snapshot = RocksSnapshot;
+
+    fn kind(&self) -> EngineKind {
+        self.inner.kind
+    }
+
+    fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), EngineError> {
+        self.inner.check_writable()?;
+        let synced = durability == Durability::Synced;
+        if !batch.is_empty() {
+            let native = self.inner.native_batch(batch)?;
+            let mut options = WriteOptions::default();
+            options.disable_wal(!self.inner.wal);
+            options.set_sync(synced && self.inner.wal);
+            let written = self.inner.db.write_opt(native, &options);
+            written.map_err(|error| self.inner.fail(error))?;
+        }
+        if synced && (batch.is_empty() || !self.inner.wal) {
+            return self.make_durable();
+        }
+        Ok(())
+    }
+
+    fn make_durable(&self) -> Result<(), EngineError> {
+        if !self.inner.wal {
+            return self.flush();
+        }
+        self.inner.check_writable()?;
+        let synced = self.inner.db.flush_wal(true);
+        synced.map_err(|error| self.inner.fail(error))
+    }
+
+    fn snapshot(&self) -> RocksSnapshot {
+        let guard = self.inner.clocks.register_snapshot();
+        let snapshot = self.inner.db.snapshot();
+        // SAFETY: the snapshot borrows `inner.db`, which lives in an `Arc` that the same
+        // `OpenSnapshot` holds and does not give out for change; the database neither
+        // moves nor goes before the snapshot, as fields drop in the order of declaration.
+        let snapshot = unsafe {
+            std::mem::transmute::<rocksdb::Snapshot<'_>, rocksdb::Snapshot<'static>>(snapshot)
+        };
+        RocksSnapshot {
+            open: Arc::new(OpenSnapshot {
+                snapshot,
+                _guard: guard,
+                inner: self.inner.clone(),
+            }),
+        }
+    }
+
+    fn publish_expiry_clocks(&self, clocks: Arc<ExpiryLookup>) {
+        self.inner.clocks.publish(clocks);
+    }
+}
+
+impl std::fmt::Debug for RocksEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.inner.db.path().display();
+        write!(f, "RocksEngine({} in {path})", self.inner.kind)
+    }
+}
+
+/// The state of a [`RocksEngine`] at one moment.
+#[derive(Clone)]
+pub struct RocksSnapshot {
+    open: Arc<OpenSnapshot>,
+}
+
+/// The fields drop in this order: the snapshot before the database that it lives in.
+struct OpenSnapshot {
+    snapshot: rocksdb::Snapshot<'static>,
+    _guard: SnapshotGuard,
+    inner: Arc<Inner>,
+}
+
+impl OpenSnapshot {
+    fn read_options(&self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        options
+    }
+}
+
+impl ReadView for RocksSnapshot {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.open.inner.get(cf, key, &self.open.read_options())
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        let options = self.open.read_options();
+        self.open
+            .inner
+            .scan(cf, (start, end), direction, options, visit)
+    }
+}
+
+impl std::fmt::Debug for RocksSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RocksSnapshot({})", self.open.inner.kind)
+    }
+}

@@ -1,0 +1,16 @@
+//! The engine on disk: RocksDB.
+//!
+//! [`options`] says how the two engines are tuned and refuses what would lose data,
+//! [`engine`] opens, writes and reads, [`filter`] drops expired raw values in compaction.
+//! RocksDB has threads of its own for flushes and compaction; nothing else here has.
+
+mod engine;
+mod filter;
+mod options;
+
+pub(crate) use engine::OpenWith;
+pub use engine::{OpenError, RocksEngine, RocksSnapshot};
+pub use options::{EngineOptions, OptionsError};
+
+#[cfg(test)]
+mod tests;

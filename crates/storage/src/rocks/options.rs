@@ -1,0 +1,149 @@
+//! How the two engines are set up.
+//!
+//! Raft engine   One column family, every write synced, entries die young. Its log must
+//!               never lose a synced record in silence: it opens with tolerance for a cut
+//!               tail only, and without recycled logs (crash rule 10).
+//! kv engine     Six column families in one log. What it loses at its end is replayed
+//!               from the raft logs, and the start check notices what cannot be; it may
+//!               open at the point of damage.
+//!
+//! Memory: one block cache for both engines, with indexes and filters charged to it;
+//! memtables bounded over all column families. An idle node holds little of either.
+
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
+
+use super::filter::ExpiryFilterFactory;
+use crate::engine::{Cf, EngineKind};
+use crate::expiry::ExpiryClocks;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+/// Bits of the bloom filters for each key; about 1 % of look-ups are in vain.
+const BLOOM_BITS: f64 = 10.0;
+
+/// Settings that were refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// Crash rule 7: without a log, the column families of the kv engine would be flushed
+    /// each at its own time, and a crash would leave data and apply state of different
+    /// moments.
+    #[error("the kv engine's write-ahead log may be off only with atomic flush")]
+    KvWalOffWithoutAtomicFlush,
+}
+
+/// Settings of a node's two engines.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Whether the kv engine writes a write-ahead log. Without one its writes survive
+    /// only a flush; what is lost is replayed from the raft logs.
+    pub kv_wal: bool,
+    /// Whether all column families of the kv engine are flushed at one moment.
+    pub kv_atomic_flush: bool,
+    /// Bytes of the block cache that both engines share.
+    pub block_cache_bytes: usize,
+    /// Bytes of one memtable of the kv engine.
+    pub kv_memtable_bytes: usize,
+    /// Bytes of all memtables of the kv engine together.
+    pub kv_memtables_bytes_max: usize,
+    /// Bytes of one memtable of the raft engine.
+    pub raft_memtable_bytes: usize,
+    /// Files that each engine keeps open.
+    pub open_files_max: i32,
+    /// Flushes and compactions of each engine at a time.
+    pub background_jobs: i32,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            kv_wal: true,
+            kv_atomic_flush: false,
+            block_cache_bytes: 64 * MIB,
+            kv_memtable_bytes: 32 * MIB,
+            kv_memtables_bytes_max: 128 * MIB,
+            raft_memtable_bytes: 32 * MIB,
+            open_files_max: 1024,
+            background_jobs: 2,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// Refuses settings that could lose data.
+    ///
+    /// # Errors
+    /// If the kv engine would have neither a log nor atomic flush (crash rule 7).
+    pub fn validate(&self) -> Result<(), OptionsError> {
+        if !self.kv_wal && !self.kv_atomic_flush {
+            return Err(OptionsError::KvWalOffWithoutAtomicFlush);
+        }
+        Ok(())
+    }
+
+    /// Whether writes of an engine go through a write-ahead log.
+    pub(super) fn wal(&self, kind: EngineKind) -> bool {
+        match kind {
+            EngineKind::Kv => self.kv_wal,
+            EngineKind::Raft => true,
+        }
+    }
+
+    /// A block cache for both engines.
+    pub(crate) fn new_cache(&self) -> Cache {
+        Cache::new_lru_cache(self.block_cache_bytes)
+    }
+
+    pub(super) fn database(&self, kind: EngineKind, create: bool) -> Options {
+        let mut options = Options::default();
+        options.create_if_missing(create);
+        options.create_missing_column_families(create);
+        options.set_paranoid_checks(true);
+        options.set_max_open_files(self.open_files_max);
+        options.set_max_background_jobs(self.background_jobs);
+        options.set_bytes_per_sync(MIB as u64);
+        options.set_avoid_unnecessary_blocking_io(true);
+        options.set_recycle_log_file_num(0);
+        // RocksDB's own diary: small, and without statistics that nobody reads.
+        options.set_keep_log_file_num(4);
+        options.set_max_log_file_size(4 * MIB);
+        options.set_log_level(LogLevel::Warn);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        options.set_max_manifest_file_size(32 * MIB);
+        match kind {
+            EngineKind::Kv => {
+                options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+                options.set_atomic_flush(self.kv_atomic_flush);
+                options.set_db_write_buffer_size(self.kv_memtables_bytes_max);
+                options.set_max_total_wal_size(4 * self.kv_memtable_bytes as u64);
+            }
+            EngineKind::Raft => {
+                options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+                options.set_max_total_wal_size(4 * self.raft_memtable_bytes as u64);
+            }
+        }
+        options
+    }
+
+    pub(super) fn column_family(&self, cf: Cf, cache: &Cache, clocks: &ExpiryClocks) -> Options {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(cache);
+        table.set_block_size(16 * KIB);
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        table.set_bloom_filter(BLOOM_BITS, false);
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_write_buffer_size(match cf.engine() {
+            EngineKind::Kv => self.kv_memtable_bytes,
+            EngineKind::Raft => self.raft_memtable_bytes,
+        });
+        options.set_max_write_buffer_number(3);
+        if matches!(cf, Cf::Raw | Cf::Raw2) {
+            options.set_compaction_filter_factory(ExpiryFilterFactory::new(cf, clocks.clone()));
+        }
+        options
+    }
+}
