@@ -97,7 +97,10 @@ mod tests {
             assert!(clock.monotonic(now) >= last);
             last = clock.monotonic(now);
         }
-        assert_eq!(clock.monotonic(Duration::from_secs(5)), last + Duration::from_secs(1));
+        assert_eq!(
+            clock.monotonic(Duration::from_secs(5)),
+            last + Duration::from_secs(1)
+        );
         assert_eq!(clock.now(Duration::ZERO).wall_ms, WALL_START_MS - 30);
     }
 

@@ -74,7 +74,10 @@ impl Envelope<'_> {
     /// Kind of the raft message; `None` for one without.
     #[must_use]
     pub fn kind(&self) -> Option<MessageType> {
-        self.message.message.as_ref().map(|message| message.msg_type())
+        self.message
+            .message
+            .as_ref()
+            .map(|message| message.msg_type())
     }
 }
 
@@ -197,12 +200,7 @@ impl Network {
     }
 
     /// Decides when a message arrives.
-    pub fn fate(
-        &mut self,
-        now: Duration,
-        envelope: &Envelope<'_>,
-        rng: &mut ChaCha8Rng,
-    ) -> Fate {
+    pub fn fate(&mut self, now: Duration, envelope: &Envelope<'_>, rng: &mut ChaCha8Rng) -> Fate {
         self.sent += 1;
         let mut copies = 1;
         let mut extra = Duration::ZERO;
@@ -224,7 +222,9 @@ impl Network {
         if weather.doubled > 0.0 && rng.random_bool(weather.doubled) {
             copies += 1;
         }
-        (0..copies).map(|_| self.arrival(now, envelope, extra, rng)).collect()
+        (0..copies)
+            .map(|_| self.arrival(now, envelope, extra, rng))
+            .collect()
     }
 
     fn arrival(
@@ -242,7 +242,10 @@ impl Network {
         if extra > Duration::ZERO {
             return delay;
         }
-        let busy = self.busy_until.entry((envelope.from, envelope.to)).or_default();
+        let busy = self
+            .busy_until
+            .entry((envelope.from, envelope.to))
+            .or_default();
         *busy = (*busy).max(now + delay);
         *busy - now
     }
@@ -285,8 +288,16 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut network = Network::new(Weather::fair());
         let message = message(MessageType::MsgHeartbeat);
-        let there = Envelope { from: 1, to: 2, message: &message };
-        let back = Envelope { from: 2, to: 1, message: &message };
+        let there = Envelope {
+            from: 1,
+            to: 2,
+            message: &message,
+        };
+        let back = Envelope {
+            from: 2,
+            to: 1,
+            message: &message,
+        };
         network.cut(1, 2);
         assert!(network.fate(Duration::ZERO, &there, &mut rng).is_empty());
         assert_eq!(network.fate(Duration::ZERO, &back, &mut rng).len(), 1);
@@ -303,7 +314,11 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let mut network = Network::new(Weather::fair());
         let message = message(MessageType::MsgAppend);
-        let envelope = Envelope { from: 1, to: 2, message: &message };
+        let envelope = Envelope {
+            from: 1,
+            to: 2,
+            message: &message,
+        };
         let mut last = Duration::ZERO;
         for step in 0..1_000 {
             let now = Duration::from_micros(step);
@@ -317,15 +332,29 @@ mod tests {
     fn filters_choose_by_kind() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut network = Network::new(Weather::fair());
-        let (append, vote) = (message(MessageType::MsgAppend), message(MessageType::MsgRequestVote));
+        let (append, vote) = (
+            message(MessageType::MsgAppend),
+            message(MessageType::MsgRequestVote),
+        );
         let drop_appends = network.add_filter(|envelope| match envelope.kind() {
             Some(MessageType::MsgAppend) => Verdict::Drop,
             _ => Verdict::Double,
         });
-        let at = |message| Envelope { from: 1, to: 2, message };
-        assert!(network.fate(Duration::ZERO, &at(&append), &mut rng).is_empty());
+        let at = |message| Envelope {
+            from: 1,
+            to: 2,
+            message,
+        };
+        assert!(
+            network
+                .fate(Duration::ZERO, &at(&append), &mut rng)
+                .is_empty()
+        );
         assert_eq!(network.fate(Duration::ZERO, &at(&vote), &mut rng).len(), 2);
         network.remove_filter(drop_appends);
-        assert_eq!(network.fate(Duration::ZERO, &at(&append), &mut rng).len(), 1);
+        assert_eq!(
+            network.fate(Duration::ZERO, &at(&append), &mut rng).len(),
+            1
+        );
     }
 }
