@@ -36,6 +36,9 @@ pub(crate) struct Call {
     /// Length of the deadline, which starts when the request arrives.
     allowed: Duration,
     request: Option<Request>,
+    /// Record of the system region that is asked for. It is read from the view that the
+    /// store answers with before that store can end.
+    record: Option<Bytes>,
     /// The hold on the request; dropped, it cancels.
     token: Option<RequestToken>,
     /// The request has reached the store.
@@ -83,7 +86,7 @@ impl Cluster {
             ..RequestHeader::default()
         };
         let request = Request { header, body };
-        CallId(self.send_request(None, store, request, options.allowed))
+        CallId(self.send_request(None, store, request, options.allowed, None))
     }
 
     /// The result of a call, once; `None` while there is none.
@@ -206,6 +209,7 @@ impl Cluster {
         store: u64,
         request: Request,
         allowed: Duration,
+        record: Option<Bytes>,
     ) -> u64 {
         let id = self.next_call;
         self.next_call += 1;
@@ -214,6 +218,7 @@ impl Cluster {
             store,
             allowed,
             request: Some(request),
+            record,
             token: None,
             arrived: false,
             answered: false,
@@ -290,6 +295,13 @@ impl Cluster {
             };
             assert!(!call.answered, "call {id} was answered twice");
             call.answered = true;
+            let result = match (&call.record, result) {
+                (Some(record), Ok(Answer::System(view))) => match view.get(record) {
+                    Ok(value) => Ok(Answer::Value(value)),
+                    Err(error) => panic!("call {id}: {error}"),
+                },
+                (_, result) => result,
+            };
             let to_test = call.client.is_none();
             if to_test || !self.is_lost() {
                 let delay = between(&mut self.rng, TRAVEL);
@@ -416,7 +428,11 @@ impl Cluster {
             body: operation.body(space),
         };
         let allowed = self.options.attempt_time;
-        let call = self.send_request(Some(client.id), store, request, allowed);
+        let record = match &operation {
+            ClientOperation::SystemGet(record) => Some(record.clone()),
+            _ => None,
+        };
+        let call = self.send_request(Some(client.id), store, request, allowed, record);
         client.attempt = Some(Attempt {
             call,
             entries,

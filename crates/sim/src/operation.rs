@@ -218,7 +218,9 @@ impl ClientOperation {
         answer: &Answer,
     ) -> Result<Vec<Option<Outcome>>, String> {
         match (self, answer) {
-            (Self::Get(_), Answer::Value(value)) => Ok(vec![Some(Outcome::Value(value.clone()))]),
+            (Self::Get(_) | Self::SystemGet(_), Answer::Value(value)) => {
+                Ok(vec![Some(Outcome::Value(value.clone()))])
+            }
             (Self::GetExpiring(_), Answer::Value(_)) => Ok(Vec::new()),
             (Self::BatchGet(_), Answer::Pairs(pairs)) => seen(keys, pairs, |_| true),
             (Self::Scan { limit, reverse, .. }, Answer::Pairs(pairs)) => {
@@ -239,10 +241,6 @@ impl ClientOperation {
                 })
             }
             (Self::SystemPut(..), Answer::SystemWritten(_)) => Ok(vec![Some(Outcome::Done)]),
-            (Self::SystemGet(key), Answer::System(view)) => {
-                let value = view.get(key).map_err(|error| error.to_string())?;
-                Ok(vec![Some(Outcome::Value(value))])
-            }
             (_, Answer::Written(outcomes)) => self.written(keys, outcomes),
             (operation, answer) => Err(format!("{answer:?} answers {operation:?}")),
         }
