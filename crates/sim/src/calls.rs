@@ -156,8 +156,30 @@ impl Cluster {
     /// Executes one operation through a client of its own, with retries, until it is
     /// acknowledged. `None` if it was not within `limit`.
     pub fn execute(&mut self, operation: ClientOperation, limit: Duration) -> Option<Answer> {
-        let id = self.clients.len() as u64 + 1;
-        let mut client = Client::new(id, None);
+        let client = Client::new(self.clients.len() as u64 + 1, None);
+        self.execute_by(client, operation, limit)
+    }
+
+    /// As [`Cluster::execute`], by a client that takes `store` for the leader of the
+    /// operation's region.
+    pub fn execute_at(
+        &mut self,
+        store: u64,
+        operation: ClientOperation,
+        limit: Duration,
+    ) -> Option<Answer> {
+        let mut client = Client::new(self.clients.len() as u64 + 1, None);
+        client.leaders.insert(self.region_for(&operation).id, store);
+        self.execute_by(client, operation, limit)
+    }
+
+    fn execute_by(
+        &mut self,
+        mut client: Client,
+        operation: ClientOperation,
+        limit: Duration,
+    ) -> Option<Answer> {
+        let id = client.id;
         client.queue.push_back(operation);
         self.clients.insert(id, client);
         self.queue

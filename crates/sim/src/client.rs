@@ -93,12 +93,14 @@ pub(crate) struct Client {
     pub acknowledged: u64,
     /// Answer of the operation that was done last.
     pub last_answer: Option<Answer>,
-    /// True: an attempt of unknown outcome is never repeated.
-    pub once: bool,
+    /// True: half of the operations whose outcome is not known are given up. False: they
+    /// are tried until they are acknowledged.
+    pub gives_up: bool,
 }
 
 impl Client {
     pub(crate) fn new(id: ClientId, workload: Option<Workload>) -> Self {
+        let workload_given = workload.is_some();
         Client {
             id,
             queue: VecDeque::new(),
@@ -109,7 +111,7 @@ impl Client {
             leaders: BTreeMap::new(),
             acknowledged: 0,
             last_answer: None,
-            once: false,
+            gives_up: workload_given,
         }
     }
 
@@ -148,8 +150,7 @@ impl Client {
             }
             AttemptResult::Unknown(_) => {
                 self.forget(region, asked);
-                // Half of the clients repeat what may have happened already.
-                if self.once || rng.random() {
+                if self.gives_up && rng.random() {
                     Next::GiveUp
                 } else {
                     Next::Again(backoff)

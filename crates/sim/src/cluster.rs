@@ -156,7 +156,8 @@ pub struct Cluster {
     /// Every key that is in the history.
     pub(crate) universe: BTreeSet<Bytes>,
     pub(crate) faults: Option<crate::faults::Faults>,
-    pub(crate) planted: Planted,
+    /// Faults that are built in on purpose.
+    pub planted: Planted,
 }
 
 /// Faults that are built in on purpose, to see whether the checkers find them.
