@@ -1,14 +1,15 @@
 //! What a call on a raw node can refuse, and why.
 //!
-//! Every error leaves the node as it was. Refusals of messages are there to be counted by
-//! the driver; none of them asks for more than dropping the message.
+//! Every error leaves the node as it was, but for a message that is refused for what it
+//! holds: its term counts all the same. Refusals of messages are there to be counted by the
+//! driver; none of them asks for more than dropping the message.
 
 use std::time::Duration;
 
 use crate::storage::StorageError;
 use crate::types::{Index, PeerId, Term};
 
-/// Why a call was refused. The node is unchanged.
+/// Why a call was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// This replica does not lead; followers never forward proposals. Try at `leader`.
@@ -104,6 +105,14 @@ pub enum ConfChangeError {
     /// or names no voter.
     #[error("the conf state contradicts itself")]
     InvalidConfState,
+    /// The membership is not known: a replica without one waits for a snapshot.
+    #[error("the membership is unknown")]
+    UnknownMembership,
+    /// A snapshot that holds the membership with this change in it came in after the entry
+    /// was handed out: there is nothing left to do. (A driver reports a snapshot as applied
+    /// before it applies what follows it, so a change behind the snapshot never gets this.)
+    #[error("a snapshot has replaced the log")]
+    CoveredBySnapshot,
     /// The entry's data cannot be decoded.
     #[error("the entry holds no membership change")]
     Undecodable,

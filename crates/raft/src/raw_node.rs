@@ -298,7 +298,8 @@ impl<S: Storage> RawNode<S> {
 
     /// Driver time until which a leader may serve reads from its own state. `None` if it has
     /// no lease: it does not lead, no entry of its term is applied, no quorum has answered,
-    /// or it has told another to take over in this term.
+    /// it has told another to take over in this term, or votes are not withheld because
+    /// `check_quorum` is off.
     pub fn lease_until(&self) -> Option<Duration> {
         self.replica.lease_until()
     }

@@ -281,7 +281,7 @@ fn members_come_and_go_one_by_one_and_jointly() {
     group.campaign(1);
     group.propose(1, "a");
     for id in [2, 3, 4] {
-        let storage = MemStorage::new();
+        let storage = MemStorage::new_with_conf_state([1], []);
         group.members.insert(id, Member::new(&config(id), storage));
         if id < 4 {
             group.change(1, &[(AddNode, id)]);

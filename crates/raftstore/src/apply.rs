@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -64,26 +65,45 @@ pub enum Waiting {
     Write {
         /// How many commands are its own.
         commands: usize,
-        /// Takes the outcomes.
-        reply: Reply,
+        /// Takes the outcomes; `None`: the sender was told that its deadline passed.
+        reply: Option<Reply>,
+        /// When the sender stops waiting.
+        deadline: Duration,
     },
     /// The sender of the entry's next command, one of the system region.
     System {
-        /// Takes the response.
-        reply: Reply,
+        /// Takes the response; `None` as above.
+        reply: Option<Reply>,
+        /// When the sender stops waiting.
+        deadline: Duration,
     },
     /// A read that needs the region's clock at the entry's.
     Clock(ReadTask),
 }
 
 impl Waiting {
-    /// Answers with an error.
+    /// Answers with an error that is true of the whole entry.
     pub(crate) fn refuse(self, error: Error, out: &mut Vec<(Reply, Result<Answer, Error>)>) {
-        match self {
-            Waiting::Write { reply, .. } | Waiting::System { reply } => {
-                out.push((reply, Err(error)));
+        let (reply, error) = match (self, error) {
+            (Waiting::Write { reply, .. } | Waiting::System { reply, .. }, error) => (reply, error),
+            // A read has no outcome that could be unknown.
+            (Waiting::Clock(read), Error::Undetermined { region_id, leader }) => {
+                (Some(read.reply), Error::NotLeader { region_id, leader })
             }
-            Waiting::Clock(read) => out.push((read.reply, Err(error))),
+            (Waiting::Clock(read), error) => (Some(read.reply), error),
+        };
+        out.extend(reply.map(|reply| (reply, Err(error))));
+    }
+
+    /// Takes the reply of a write whose sender waits no longer.
+    pub(crate) fn take_late(&mut self, now: Duration) -> Option<Reply> {
+        match self {
+            Waiting::Write {
+                reply, deadline, ..
+            }
+            | Waiting::System { reply, deadline } => reply.take_if(|_| *deadline <= now),
+            // Looks at its deadline when it is served.
+            Waiting::Clock(_) => None,
         }
     }
 }
@@ -210,7 +230,7 @@ impl ApplyShard {
             round.apply_task(peer, task)?;
         }
         for (region_id, entry_bytes) in touched {
-            let state = self.peers[&region_id].state.clone();
+            let state = self.peers[&region_id].state;
             record::put(
                 round.overlay.batch_mut(),
                 Cf::Raft,
@@ -347,23 +367,25 @@ impl<E: Engine> Round<'_, E> {
         let mut outcomes = outcomes.into_iter();
         for one in waiting {
             match one {
-                Waiting::Write { commands, reply } => {
+                Waiting::Write {
+                    commands, reply, ..
+                } => {
                     let own: Vec<_> = outcomes.by_ref().take(commands).collect();
                     assert_eq!(
                         own.len(),
                         commands,
                         "an entry holds fewer commands than its senders"
                     );
-                    self.output.replies.push((reply, Ok(Answer::Written(own))));
+                    let reply = reply.map(|reply| (reply, Ok(Answer::Written(own))));
+                    self.output.replies.extend(reply);
                 }
-                Waiting::System { reply } => {
+                Waiting::System { reply, .. } => {
                     let response = match outcomes.next() {
                         Some(CommandOutcome::System(response)) => response,
                         _ => Bytes::new(),
                     };
-                    self.output
-                        .replies
-                        .push((reply, Ok(Answer::SystemWritten(response))));
+                    let reply = reply.map(|reply| (reply, Ok(Answer::SystemWritten(response))));
+                    self.output.replies.extend(reply);
                 }
                 Waiting::Clock(read) => self.output.reads.push(read),
             }
@@ -390,3 +412,7 @@ fn entry_version(command: &EntryCommand) -> u64 {
         .as_ref()
         .map_or(0, |epoch| epoch.version)
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

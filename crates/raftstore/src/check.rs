@@ -208,7 +208,7 @@ pub(crate) fn check_address(
             Some(leader) => {
                 return Err(Error::NotLeader {
                     region_id,
-                    leader: Some(leader.clone()),
+                    leader: Some(*leader),
                 });
             }
         }

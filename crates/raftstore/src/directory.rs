@@ -243,3 +243,78 @@ impl DirectoryCell {
         self.current.read().get(region_id).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(term: u64, leader: u64) -> PeerNumbers {
+        PeerNumbers {
+            term,
+            leader,
+            ..PeerNumbers::default()
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn generation_moves_with_leader_term_and_a_lost_lease() {
+        let view = PeerView::default();
+        let mut last = view.generation();
+        let mut moved = |view: &PeerView| {
+            let moved = view.generation() != last;
+            last = view.generation();
+            moved
+        };
+        view.publish(&numbers(6, 1), None);
+        assert!(moved(&view), "a leader");
+        view.publish(&numbers(6, 1), Some(SECOND));
+        view.publish(&numbers(6, 1), Some(2 * SECOND));
+        assert!(!moved(&view), "a longer lease");
+        assert!(view.holds_lease(SECOND) && !view.holds_lease(2 * SECOND));
+        view.publish(&numbers(6, 1), None);
+        assert!(
+            moved(&view) && !view.holds_lease(Duration::ZERO),
+            "a lease given up"
+        );
+        view.publish(&numbers(7, 1), Some(SECOND));
+        assert!(moved(&view) && view.holds_lease(Duration::ZERO), "a term");
+        view.publish(&numbers(7, 0), None);
+        assert!(
+            moved(&view) && !view.holds_lease(Duration::ZERO),
+            "no leader"
+        );
+    }
+
+    #[test]
+    fn directory_finds_regions_by_id_and_key() {
+        let entry = |id, start: &'static [u8], end: &'static [u8]| DirectoryEntry {
+            region: Arc::new(Region {
+                id,
+                start_key: Bytes::from_static(start),
+                end_key: Bytes::from_static(end),
+                ..Region::default()
+            }),
+            peer: Peer::default(),
+            shard: 0,
+            view: Arc::default(),
+        };
+        let directory = Directory::new(
+            1,
+            vec![
+                entry(SYSTEM_REGION_ID, b"", b""),
+                entry(2, b"b", b"d"),
+                entry(3, b"f", b""),
+            ],
+        );
+        let covering = |key: &[u8]| directory.covering(key).map(|entry| entry.region.id);
+        assert_eq!(covering(b"a"), None, "the system region covers nothing");
+        assert_eq!(
+            (covering(b"b"), covering(b"czz"), covering(b"d")),
+            (Some(2), Some(2), None)
+        );
+        assert_eq!((covering(b"f"), covering(b"\xff")), (Some(3), Some(3)));
+        assert!(directory.get(1).is_some() && directory.get(4).is_none());
+    }
+}

@@ -20,7 +20,7 @@ impl<E: Engine> Peer<E> {
         self.reported_at = Some(context.now.monotonic);
         context.out.reports.push(RegionHeartbeatRequest {
             region: Some((*self.region).clone()),
-            leader: Some(self.peer.clone()),
+            leader: Some(self.peer),
             term: self.term,
             ..RegionHeartbeatRequest::default()
         });

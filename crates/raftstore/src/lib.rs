@@ -2,7 +2,7 @@
 //!
 //! How work flows
 //!
-//! Write   [`Gate`](gate) checks, the region's [`Shard`] proposes (small writes waiting for
+//! Write   [`Gate`] checks, the region's [`Shard`] proposes (small writes waiting for
 //!         one region share an entry), the log writer syncs, a quorum answers, an
 //!         apply shard writes one kv batch and answers.
 //! Read    Under the leader's lease on an engine snapshot outside the shard; else the
@@ -22,6 +22,7 @@ mod check;
 mod core;
 mod directory;
 mod error;
+mod expiry;
 mod gate;
 mod heartbeat;
 mod metrics;
@@ -48,13 +49,14 @@ pub use directory::{
     find_peer_on,
 };
 pub use error::{Error, InvalidRequest};
+pub use expiry::RegionClocks;
 pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
 pub use metrics::{Counter, StoreMetrics};
 pub use options::StoreOptions;
 pub use peer::Peer;
 pub use request::{
-    Answer, Cancellation, CommandOutcome, ReadCommand, Reply, Request, RequestBody, RequestHeader,
-    RequestToken,
+    Answer, Cancellation, CommandOutcome, ReadCommand, Reply, ReplyFn, Request, RequestBody,
+    RequestHeader, RequestToken,
 };
 pub use runtime::{
     HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Surroundings,

@@ -72,8 +72,6 @@ store_metrics! {
     messages_dropped_unknown,
     /// Raft messages dropped: refused by the Raft core as malformed or not fitting.
     messages_dropped_refused,
-    /// Appends dropped: too much waits to be applied.
-    messages_dropped_backlog,
     /// Raft messages dropped: the store is not admitted.
     messages_dropped_not_admitted,
     /// Reads served under a lease.

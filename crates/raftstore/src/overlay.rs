@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
-use strata_storage::{Cf, Change, Direction, EngineError, ReadView, WriteBatch, keys};
+use strata_storage::{Cf, Change, Direction, EngineError, ReadView, Visitor, WriteBatch, keys};
 
 use crate::system::{SystemView, SystemViewError, SystemWrites, system_bounds};
 
@@ -146,7 +146,7 @@ impl<V: ReadView + Send + Sync> SystemView for OverlaySystemView<'_, V> {
         start: &[u8],
         end: &[u8],
         reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: Visitor<'_>,
     ) -> Result<(), SystemViewError> {
         let (lower, upper) = system_bounds(start, end);
         if lower >= upper {
@@ -194,12 +194,7 @@ struct Merge<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> {
 }
 
 impl<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Merge<'a, I> {
-    fn engine_pair(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn engine_pair(&mut self, key: &[u8], value: &[u8], visit: Visitor<'_>) -> ControlFlow<()> {
         let reverse = self.reverse;
         let comes_first = |pending: &Bytes| {
             if reverse {
@@ -219,7 +214,7 @@ impl<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Merge<'a, I> {
         self.emit(key, value, visit)
     }
 
-    fn finish(mut self, visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn finish(mut self, visit: Visitor<'_>) {
         while !self.stopped
             && let Some((pending, written)) = self.pending.next()
         {
@@ -228,24 +223,14 @@ impl<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Merge<'a, I> {
         }
     }
 
-    fn show(
-        &mut self,
-        key: &[u8],
-        written: &Option<Bytes>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn show(&mut self, key: &[u8], written: &Option<Bytes>, visit: Visitor<'_>) -> ControlFlow<()> {
         match written {
             Some(value) => self.emit(key, value, visit),
             None => ControlFlow::Continue(()),
         }
     }
 
-    fn emit(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn emit(&mut self, key: &[u8], value: &[u8], visit: Visitor<'_>) -> ControlFlow<()> {
         let Some(suffix) = keys::parse_system(key) else {
             return ControlFlow::Continue(());
         };
@@ -254,3 +239,7 @@ impl<'a, I: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Merge<'a, I> {
         flow
     }
 }
+
+#[cfg(test)]
+#[path = "overlay_tests.rs"]
+mod tests;

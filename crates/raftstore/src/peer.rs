@@ -38,8 +38,9 @@ use crate::transfer::Transfer;
 
 /// Term of the hard state that the bootstrap writes.
 const BOOTSTRAP_TERM: u64 = 5;
-/// Bytes of committed entries that one Ready hands out.
-const MAX_COMMITTED_BYTES_PER_READY: u64 = 16 << 20;
+/// Bytes of committed entries that are taken from the Raft core, or from the log, in one
+/// step.
+pub(crate) const MAX_COMMITTED_BYTES_PER_READY: u64 = 1 << 20;
 
 /// A replica of a region.
 pub struct Peer<E: Engine> {
@@ -53,8 +54,13 @@ pub struct Peer<E: Engine> {
     pub(crate) leader: u64,
     pub(crate) committed: u64,
     pub(crate) apply_state: RaftApplyState,
-    /// Encoded bytes of committed entries that wait to be applied.
+    /// Encoded bytes of entries that were handed to apply and are not applied.
     pub(crate) apply_backlog_bytes: usize,
+    /// Last entry handed to apply.
+    pub(crate) handed_to_apply: u64,
+    /// Last entry that the Raft core lets be applied: committed and synced here.
+    /// Invariant: not below `handed_to_apply`; above it only while the backlog is full.
+    pub(crate) may_apply_up_to: u64,
     /// Readys that are not synced yet, oldest first.
     pub(crate) unsynced: VecDeque<UnsyncedReady>,
     /// Writes that wait to be proposed.
@@ -88,7 +94,7 @@ impl<E: Engine> Peer<E> {
         view: Arc<PeerView>,
         now: Now,
     ) -> Result<Self, strata_raft::Error> {
-        let apply_state = storage.apply_state().clone();
+        let apply_state = *storage.apply_state();
         let hard_state = *storage.hard_state();
         // Nothing can have been promised in the state that the bootstrap wrote.
         let never_led = hard_state.term == BOOTSTRAP_TERM && hard_state.vote == 0;
@@ -116,6 +122,8 @@ impl<E: Engine> Peer<E> {
             committed: hard_state.commit.max(apply_state.applied_index),
             apply_state,
             apply_backlog_bytes: 0,
+            handed_to_apply: apply_state.applied_index,
+            may_apply_up_to: apply_state.applied_index,
             unsynced: VecDeque::new(),
             writes: VecDeque::new(),
             fresh: Vec::new(),
@@ -243,6 +251,11 @@ impl<E: Engine> Peer<E> {
             // A change of role lets go of requests that had waited for it.
             self.propose_writes(context);
             self.ask_reads(context);
+            if self.has_deferred() {
+                // No hurry to learn of more that may be applied: one Ready a flush keeps
+                // messages flowing and the shard free for others.
+                break;
+            }
         }
         self.publish();
     }
@@ -295,10 +308,10 @@ impl<E: Engine> Peer<E> {
         let to_store_id = to_peer.store_id;
         let message = RaftMessage {
             region_id: self.region.id,
-            from_peer: Some(self.peer.clone()),
+            from_peer: Some(self.peer),
             to_peer: Some(to_peer),
             message: Some(message),
-            region_epoch: self.region.region_epoch.clone(),
+            region_epoch: self.region.region_epoch,
             ..RaftMessage::default()
         };
         context

@@ -43,7 +43,10 @@ pub(crate) struct FreshProposal {
 impl<E: Engine> Peer<E> {
     /// Takes a write; it is proposed when the drain has ended.
     pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
-        if self.writes.len() >= context.options.max_parked_requests {
+        let queued: usize = self.writes.iter().map(|one| one.bytes).sum();
+        if self.writes.len() >= context.options.max_parked_requests
+            || (queued > 0 && queued + pending.bytes > context.options.max_queued_write_bytes)
+        {
             context.metrics.requests_busy.increment();
             context
                 .out
@@ -136,7 +139,7 @@ impl<E: Engine> Peer<E> {
     fn entry(&self, context: &StepContext<'_>, commands: Vec<DataCommand>) -> EntryCommand {
         EntryCommand {
             leader_clock_ms: context.now.wall_ms,
-            region_epoch: self.region.region_epoch.clone(),
+            region_epoch: self.region.region_epoch,
             commands,
             admin: None,
         }
@@ -176,25 +179,35 @@ impl<E: Engine> Peer<E> {
         refuse_expired(&mut self.writes, context, now, park_time, &error);
     }
 
-    /// Proposals of a lost leadership that nobody has settled: their senders are told that
-    /// the outcome is not known, and look for the new leader.
+    /// Writes that nobody has settled in time: their senders are told that the outcome is
+    /// not known. That is at their deadline, or, under a lost leadership, when the entry
+    /// has not come back for `park_time`; they look for the new leader then.
     pub(crate) fn expire_proposals(&mut self, context: &mut StepContext<'_>) {
-        let grace = context.options.park_time;
-        let lost = self
-            .lost_leadership_at
-            .is_some_and(|at| at + grace <= context.now.monotonic);
-        if !lost {
-            return;
-        }
-        self.lost_leadership_at = None;
+        let now = context.now.monotonic;
         let error = Error::Undetermined {
             region_id: self.region.id,
             leader: self.known_leader(),
         };
-        for proposal in self.proposals.drain(..) {
-            for waiting in proposal.waiting {
+        let grace = context.options.park_time;
+        if self.lost_leadership_at.is_some_and(|at| at + grace <= now) {
+            self.lost_leadership_at = None;
+            for waiting in self
+                .proposals
+                .drain(..)
+                .flat_map(|proposal| proposal.waiting)
+            {
                 waiting.refuse(error.clone(), &mut context.out.replies);
             }
+        }
+        for waiting in self
+            .proposals
+            .iter_mut()
+            .flat_map(|proposal| &mut proposal.waiting)
+        {
+            let late = waiting
+                .take_late(now)
+                .map(|reply| (reply, Err(error.clone())));
+            context.out.replies.extend(late);
         }
     }
 
@@ -269,13 +282,14 @@ fn restore_commands(pending: &mut PendingRequest, commands: impl Iterator<Item =
 }
 
 fn wait_for(pending: PendingRequest, commands: usize) -> Waiting {
+    let deadline = pending.request.header.deadline;
+    let reply = Some(pending.reply);
     match pending.request.body {
-        RequestBody::SystemWrite(_) => Waiting::System {
-            reply: pending.reply,
-        },
+        RequestBody::SystemWrite(_) => Waiting::System { reply, deadline },
         _ => Waiting::Write {
             commands,
-            reply: pending.reply,
+            reply,
+            deadline,
         },
     }
 }

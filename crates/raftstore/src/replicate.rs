@@ -11,16 +11,16 @@
 //! Invariants
 //! * An entry goes to apply only if it is committed and synced here (crash rule 1).
 //! * A commit index alone is never waited for; it may be lost.
-//! * A follower that cannot keep up with applying takes no more entries: its leader
-//!   repeats them. So what waits to be applied is bounded.
+//! * Entries that wait to be applied are held in memory up to a limit; beyond it only their
+//!   indices are kept, and they are read from the log again when their turn comes.
 
 use strata_proto::eraftpb::{Entry, Message, MessageType};
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_raft::{EntryId, Ready};
+use strata_raft::{EntryId, Ready, Storage as _};
 use strata_storage::Engine;
 
 use crate::apply::{Applied, ApplyTask, Proposal};
-use crate::peer::Peer;
+use crate::peer::{MAX_COMMITTED_BYTES_PER_READY, Peer};
 use crate::shard::StepContext;
 
 /// A Ready whose write is on its way to the disk.
@@ -53,12 +53,6 @@ impl<E: Engine> Peer<E> {
             context.metrics.messages_dropped_refused.increment();
             return;
         }
-        if !message.entries.is_empty()
-            && self.apply_backlog_bytes > context.options.max_apply_backlog_bytes
-        {
-            context.metrics.messages_dropped_backlog.increment();
-            return;
-        }
         if self.raft.step(context.now.monotonic, message).is_err() {
             context.metrics.messages_dropped_refused.increment();
         }
@@ -84,7 +78,7 @@ impl<E: Engine> Peer<E> {
         self.raft.advance_append_async(ready);
         // Where nothing that must survive is on its way, nothing has to wait for it.
         self.on_persisted(context, 0);
-        self.hand_to_apply(context, committed);
+        self.take_committed(context, committed);
         for state in read_states {
             self.on_read_state(context, &state);
         }
@@ -158,7 +152,9 @@ impl<E: Engine> Peer<E> {
         }
     }
 
-    fn hand_to_apply(&mut self, context: &mut StepContext<'_>, entries: Vec<Entry>) {
+    /// Takes committed entries over. Those beyond the limit of the backlog are let go: what
+    /// is committed does not change, and the log keeps it.
+    fn take_committed(&mut self, context: &mut StepContext<'_>, entries: Vec<Entry>) {
         let Some(last) = entries.last().map(|entry| entry.index) else {
             return;
         };
@@ -169,16 +165,61 @@ impl<E: Engine> Peer<E> {
             self.region.id
         );
         self.committed = self.committed.max(last);
+        if self.has_deferred() || self.apply_backlog_bytes > context.options.max_apply_backlog_bytes
+        {
+            self.may_apply_up_to = last;
+            return;
+        }
+        self.may_apply_up_to = last;
+        self.hand_to_apply(context, entries);
+    }
+
+    /// Hands entries to the apply shard, with the proposals that wait for them.
+    fn hand_to_apply(&mut self, context: &mut StepContext<'_>, entries: Vec<Entry>) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
+        assert_eq!(
+            first.index,
+            self.handed_to_apply + 1,
+            "region {}: entry {} is handed to apply after {}",
+            self.region.id,
+            first.index,
+            self.handed_to_apply
+        );
+        self.handed_to_apply = last.index;
         self.apply_backlog_bytes += entries.iter().map(|entry| entry.data.len()).sum::<usize>();
         let ready = self
             .proposals
-            .partition_point(|proposal| proposal.id.index <= last);
+            .partition_point(|proposal| proposal.id.index <= self.handed_to_apply);
         let proposals: Vec<Proposal> = self.proposals.drain(..ready).collect();
         context.out.apply.push(ApplyTask {
             region_id: self.region.id,
             entries,
             proposals,
         });
+    }
+
+    /// Reads entries that were let go from the log again, as far as there is room.
+    fn resume_apply(&mut self, context: &mut StepContext<'_>) {
+        while self.has_deferred()
+            && self.apply_backlog_bytes <= context.options.max_apply_backlog_bytes
+        {
+            let range = (self.handed_to_apply + 1, self.may_apply_up_to + 1);
+            let entries = self
+                .raft
+                .storage()
+                .entries(range.0, range.1, MAX_COMMITTED_BYTES_PER_READY)
+                .unwrap_or_else(|error| {
+                    panic!("region {}: cannot read {range:?}: {error}", self.region.id)
+                });
+            self.hand_to_apply(context, entries);
+        }
+    }
+
+    /// True while entries that may be applied are not handed over for want of room.
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.may_apply_up_to > self.handed_to_apply
     }
 
     /// Entries of this region are in the kv engine.
@@ -192,10 +233,9 @@ impl<E: Engine> Peer<E> {
         );
         self.apply_backlog_bytes -= applied.entry_bytes;
         self.apply_state = applied.state;
-        self.raft
-            .storage_mut()
-            .set_apply_state(self.apply_state.clone());
+        self.raft.storage_mut().set_apply_state(self.apply_state);
         self.raft.advance_apply_to(self.apply_state.applied_index);
+        self.resume_apply(context);
         self.serve_reads_up_to_applied(context);
     }
 

@@ -212,8 +212,11 @@ pub enum CommandOutcome {
 /// calls [`Reply::deliver`]. A reply that is dropped delivers [`Error::Stopping`], so that
 /// no client waits for a store that has gone.
 pub struct Reply {
-    deliver: Option<Box<dyn FnOnce(Result<Answer, Error>) + Send>>,
+    deliver: Option<ReplyFn>,
 }
+
+/// A function that takes the result of a request. It is called once and must not block.
+pub type ReplyFn = Box<dyn FnOnce(Result<Answer, Error>) + Send>;
 
 impl Reply {
     /// Wraps a function that takes the result. It must not block.

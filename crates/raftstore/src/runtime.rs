@@ -25,10 +25,9 @@ use slog::Logger;
 use strata_proto::{metapb, pdpb, raft_serverpb::RaftMessage};
 use strata_storage::{Engine, Engines};
 
-use crate::error::Error;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
-use crate::request::{Answer, Reply, Request, RequestToken};
+use crate::request::{Reply, ReplyFn, Request, RequestToken};
 use crate::store_fsm::LoadError;
 use crate::system::SystemStateMachine;
 use running::Running;
@@ -163,7 +162,8 @@ impl Store {
         self.handle.clone()
     }
 
-    /// Stops all threads in order, answers what waits with [`Error::Stopping`] and makes
+    /// Stops all threads in order, answers what waits with
+    /// [`Error::Stopping`](crate::Error::Stopping) and makes
     /// both engines durable.
     pub fn shutdown(self) {
         self.handle.api.shutdown();
@@ -174,11 +174,7 @@ impl StoreHandle {
     /// Executes a request. `reply` is called exactly once, on any thread, perhaps on this
     /// one before the call returns; it must not block. Dropping the token gives the
     /// request up if it is not yet proposed.
-    pub fn execute(
-        &self,
-        request: Request,
-        reply: Box<dyn FnOnce(Result<Answer, Error>) + Send>,
-    ) -> RequestToken {
+    pub fn execute(&self, request: Request, reply: ReplyFn) -> RequestToken {
         self.api.execute(request, Reply::new(reply))
     }
 

@@ -116,7 +116,7 @@ impl StoreFsm {
             let region = Arc::new(region);
             let (peer, entry) = self.load_peer(options, engines, &region, now)?;
             let apply_shard = &mut apply_shards[apply_shard_of(region.id, options.apply_shards)];
-            apply_shard.add_region(region, peer.apply_state().clone());
+            apply_shard.add_region(region, *peer.apply_state());
             shards[entry.shard].add_peer(peer);
             entries.push(entry);
         }
@@ -149,18 +149,11 @@ impl StoreFsm {
             &PeerStorageOptions::default(),
         )?;
         let view = Arc::new(PeerView::default());
-        let peer = Peer::new(
-            options,
-            region.clone(),
-            own.clone(),
-            storage,
-            view.clone(),
-            now,
-        )
-        .map_err(|error| LoadError::Raft { region_id, error })?;
+        let peer = Peer::new(options, region.clone(), *own, storage, view.clone(), now)
+            .map_err(|error| LoadError::Raft { region_id, error })?;
         let entry = DirectoryEntry {
             region: region.clone(),
-            peer: own.clone(),
+            peer: *own,
             shard: shard_of(region_id, options.raft_shards),
             view,
         };

@@ -10,7 +10,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use strata_storage::{Cf, Direction, EngineError, ReadView, keys};
+use strata_storage::{Cf, Direction, EngineError, ReadView, Visitor, keys};
 
 /// An engine could not be read. A state machine that meets it gives up; the store stops.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub trait SystemView: Send + Sync {
         start: &[u8],
         end: &[u8],
         reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: Visitor<'_>,
     ) -> Result<(), SystemViewError>;
 }
 
@@ -104,7 +104,7 @@ impl<V: ReadView + Send + Sync> SystemView for SnapshotSystemView<V> {
         start: &[u8],
         end: &[u8],
         reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: Visitor<'_>,
     ) -> Result<(), SystemViewError> {
         let (lower, upper) = system_bounds(start, end);
         let direction = if reverse {

@@ -627,3 +627,96 @@ fn messages_for_unknown_regions_are_counted_and_dropped() {
         2
     );
 }
+
+/// Committed entries beyond the limit of the backlog are not held in memory: they come from
+/// the log again when it is their turn, and their requests are answered as ever.
+#[test]
+fn backlog_of_apply_is_bounded() {
+    let options = StoreOptions {
+        max_apply_backlog_bytes: 2000,
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(3, options);
+    cluster.elect_all();
+    let region_id = cluster.region_of(b"a");
+    let leader = cluster.leader(region_id).unwrap();
+    let slow = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.nodes.get_mut(&slow).unwrap().apply_works = false;
+    let value = "v".repeat(500);
+    for at in 0..30 {
+        written(cluster.put(&format!("a{at}"), &value));
+    }
+    let held: usize = cluster.nodes[&slow].held.iter().map(held_bytes).sum();
+    assert!((2000..4000).contains(&held), "{held} bytes are held");
+    cluster.release_apply(slow);
+    cluster.run(Duration::from_millis(500));
+    assert_eq!(cluster.stored(slow, "a29"), Some(value.clone()));
+
+    // The same on the leader, where requests wait for the entries.
+    cluster.nodes.get_mut(&leader).unwrap().apply_works = false;
+    let answers: Vec<_> = (0..4)
+        .map(|at| {
+            cluster.send(
+                leader,
+                region_id,
+                write(&[(&format!("b{at}"), Some(&value), 0)]),
+            )
+        })
+        .collect();
+    assert!(answers.iter().all(|answer| answer.try_recv().is_err()));
+    cluster.release_apply(leader);
+    for answer in answers {
+        written(cluster.wait(&answer));
+    }
+    assert_eq!(cluster.get("b3"), Some(value));
+}
+
+fn held_bytes(effect: &strata_raftstore::StoreEffect) -> usize {
+    match effect {
+        strata_raftstore::StoreEffect::Apply(work) => {
+            let entries = work.tasks.iter().flat_map(|task| &task.entries);
+            entries.map(|entry| entry.data.len()).sum()
+        }
+        _ => 0,
+    }
+}
+
+/// Keys of API v2 live where their encodings do, apart from keys of API v1.
+#[test]
+fn keys_of_both_versions_live_side_by_side() {
+    use strata_proto::stratapb::{Mutation, WriteCommand};
+    use strata_storage::keys;
+    let mut cluster = cluster(1);
+    let key = bytes("r\0\0\x01user");
+    let region_id = cluster.region_of(&keys::compared_form(RawSpace::RawV2, &key));
+    let mutation = Mutation {
+        key: key.clone(),
+        value: Some(bytes("two")),
+        ttl_seconds: 0,
+    };
+    let put = WriteCommand {
+        space: RawSpace::RawV2.into(),
+        mutations: vec![mutation],
+    };
+    let put = RequestBody::Write(vec![command(Body::Write(put))]);
+    written(cluster.call(region_id, put));
+    let scan = |space| {
+        RequestBody::Read(ReadCommand::Scan {
+            space,
+            start: Bytes::new(),
+            end: Bytes::new(),
+            limit: 10,
+            key_only: false,
+            reverse: false,
+        })
+    };
+    for (space, expected) in [
+        (RawSpace::RawV2, vec![(key, bytes("two"))]),
+        (RawSpace::RawV1, vec![]),
+    ] {
+        match cluster.call(region_id, scan(space)) {
+            Ok(Answer::Pairs(pairs)) => assert_eq!(pairs, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -37,6 +37,10 @@ pub(crate) fn change_membership(
     membership: &Membership,
     change: &ConfChangeV2,
 ) -> Result<Membership, ConfChangeError> {
+    if membership.voters.incoming.is_empty() {
+        // One change applied to nothing would make a group of its own.
+        return Err(ConfChangeError::UnknownMembership);
+    }
     let joint = membership.voters.is_joint();
     let mut next = membership.clone();
     match kind_of(change)? {
@@ -206,6 +210,10 @@ mod tests {
         assert_eq!(
             refused(&simple, change(Auto, &[(AddNode, 2), (AddNode, 0)])),
             ConfChangeError::Invalid { position: 1 }
+        );
+        assert_eq!(
+            refused(&Membership::default(), change(Auto, &[(AddNode, 1)])),
+            ConfChangeError::UnknownMembership
         );
         let mut unknown = change(Auto, &[(AddNode, 2)]);
         unknown.changes[0].change_type = 77;

@@ -53,6 +53,8 @@ pub(crate) struct RaftLog<S> {
     persisted: Index,
     handed: Index,
     applied: Index,
+    /// Index of the latest snapshot from a leader; it waits while it is above `applied`.
+    restored: Index,
 }
 
 impl<S: Storage> RaftLog<S> {
@@ -70,6 +72,7 @@ impl<S: Storage> RaftLog<S> {
             persisted: index,
             handed: applied,
             applied,
+            restored: 0,
         };
         log.check_invariants();
         Ok(log)
@@ -118,6 +121,11 @@ impl<S: Storage> RaftLog<S> {
 
     pub fn has_snapshot(&self) -> bool {
         self.unstable.snapshot().is_some()
+    }
+
+    /// Whether a snapshot from a leader is not reported as applied yet.
+    pub fn awaits_snapshot(&self) -> bool {
+        self.applied < self.restored
     }
 
     /// Term of the entry at `index`, also at the truncation point. `Compacted` before it,
@@ -266,6 +274,7 @@ impl<S: Storage> RaftLog<S> {
         self.writes.forget_entries();
         self.persisted = self.persisted.min(self.committed);
         self.committed = id.index;
+        self.restored = id.index;
         self.unstable.restore(snapshot);
         self.check_invariants();
     }

@@ -174,11 +174,13 @@ fn a_snapshot_comes_out_once_and_before_anything_is_applied() {
     write(&storage, &mut log, 2);
     assert!(!log.has_write());
     assert_eq!(log.handed(), 10);
+    assert!(log.awaits_snapshot());
     assert!(!log.on_persist(1), "the old log's writes do not count");
     assert!(!log.has_committed());
     assert!(log.on_persist(2));
     assert_eq!(log.take_committed(u64::MAX)[0].index, 11);
     log.applied_to(11);
+    assert!(!log.awaits_snapshot());
 }
 
 #[test]

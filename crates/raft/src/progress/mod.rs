@@ -52,6 +52,9 @@ pub struct Progress {
     /// An append is due even if it holds nothing new: the follower is behind and may have
     /// missed the last one.
     pub resend: bool,
+    /// In Replicate: the last entry sent when the follower last answered a heartbeat. If it
+    /// is not acknowledged by the next answer, it may be lost.
+    pub sent_before_heartbeat: Index,
     /// Highest heartbeat round of the leader's term that the follower has answered.
     pub acked_round: u64,
 }
@@ -69,6 +72,7 @@ impl Progress {
             inflights: Inflights::new(max_inflight_messages),
             sent_commit: 0,
             resend: false,
+            sent_before_heartbeat: 0,
             acked_round: 0,
         }
     }
@@ -78,6 +82,7 @@ impl Progress {
         self.paused = false;
         self.pending_snapshot = 0;
         self.resend = false;
+        self.sent_before_heartbeat = 0;
         self.inflights.clear();
     }
 
@@ -124,15 +129,15 @@ impl Progress {
     /// The follower refused an append behind `rejected` and proposes to go on from `hint`.
     /// Returns false if the refusal is old: what it says is known to be over.
     pub fn maybe_decrease(&mut self, rejected: Index, hint: Index) -> bool {
+        if rejected <= self.matched {
+            // What matched once matches for the whole term. A follower that says otherwise
+            // has lost its log and would be asked for ever.
+            return false;
+        }
         match self.state {
-            ProgressState::Replicate => {
-                if rejected <= self.matched || rejected >= self.next {
-                    return false;
-                }
-                // The caller goes to Probe, which starts behind `matched`; the hint lies
-                // at or before the place of refusal and may lie above it.
-                true
-            }
+            // The caller goes to Probe, which starts behind `matched`: safe, and the
+            // exception in which the hint would be nearer is rare.
+            ProgressState::Replicate => rejected < self.next,
             ProgressState::Probe => {
                 if self.next - 1 != rejected {
                     return false;
@@ -171,5 +176,82 @@ impl Progress {
                 unreachable!("an append was sent while a snapshot is on its way")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probing(matched: Index, next: Index) -> Progress {
+        let mut progress = Progress::new(next, 2);
+        progress.matched = matched;
+        progress
+    }
+
+    #[test]
+    fn probe_sends_one_append_at_a_time() {
+        let mut progress = probing(0, 5);
+        assert!(!progress.is_paused());
+        progress.on_sent(Some(9), 3);
+        assert!(progress.is_paused());
+        assert_eq!((progress.next, progress.sent_commit), (5, 3));
+        assert!(progress.maybe_decrease(4, 2));
+        assert_eq!(progress.next, 3);
+        assert!(!progress.is_paused());
+    }
+
+    #[test]
+    fn replicate_sends_ahead_until_the_window_is_full() {
+        let mut progress = probing(4, 5);
+        progress.become_replicate();
+        progress.on_sent(Some(6), 0);
+        assert_eq!(progress.next, 7);
+        progress.on_sent(None, 4);
+        assert!(!progress.is_paused());
+        progress.on_sent(Some(9), 4);
+        assert!(progress.is_paused());
+        assert!(progress.maybe_update(6));
+        progress.inflights.free_to(6);
+        assert!(!progress.is_paused());
+        assert_eq!((progress.matched, progress.next), (6, 10));
+    }
+
+    #[test]
+    fn old_answers_change_nothing() {
+        let mut progress = probing(4, 8);
+        assert!(!progress.maybe_update(4));
+        assert!(!progress.maybe_update(2));
+        assert_eq!((progress.matched, progress.next), (4, 8));
+        assert!(!progress.maybe_decrease(5, 1), "not what was asked last");
+        assert!(!progress.maybe_decrease(4, 1), "known to match");
+        progress.become_replicate();
+        assert!(!progress.maybe_decrease(4, 1), "known to match");
+        assert!(!progress.maybe_decrease(5, 1), "never sent");
+        assert_eq!((progress.matched, progress.next), (4, 5));
+    }
+
+    #[test]
+    fn a_hint_never_leads_behind_what_matches_or_past_the_refusal() {
+        let mut progress = probing(4, 20);
+        assert!(progress.maybe_decrease(19, 1));
+        assert_eq!(progress.next, 5);
+        let mut progress = probing(4, 20);
+        assert!(progress.maybe_decrease(19, u64::MAX));
+        assert_eq!(progress.next, 19);
+    }
+
+    #[test]
+    fn snapshot_pauses_until_it_ends_either_way() {
+        let mut progress = probing(4, 5);
+        progress.become_snapshot(30);
+        assert!(progress.is_paused());
+        assert!(!progress.maybe_decrease(5, 1));
+        let mut failed = progress.clone();
+        progress.become_probe();
+        assert_eq!((progress.next, progress.pending_snapshot), (31, 0));
+        failed.snapshot_failed();
+        failed.become_probe();
+        assert_eq!(failed.next, 5);
     }
 }

@@ -67,7 +67,9 @@ impl<S: Storage> Replica<S> {
     /// The time before which a promise forbids to campaign.
     fn no_campaign_until(&self) -> Option<Duration> {
         let heard = self.heard_at.filter(|_| self.config.check_quorum);
-        let heard = heard.map_or(Duration::ZERO, |at| at + self.config.election_timeout);
+        let heard = heard.map_or(Duration::ZERO, |at| {
+            at.saturating_add(self.config.election_timeout)
+        });
         Some(self.quiet_until.max(heard)).filter(|&until| self.now < until)
     }
 
@@ -78,7 +80,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn is_promotable(&self) -> bool {
         self.tracker.is_voter(self.id)
             && self.term < u64::MAX
-            && self.log.applied() + 1 >= self.log.first_index()
+            && !self.log.awaits_snapshot()
             && !self.has_unapplied_conf_change()
     }
 

@@ -24,9 +24,8 @@ impl<S: Storage> Replica<S> {
             if self.config.check_quorum && !self.tracker.take_quorum_active(self.id) {
                 return self.become_follower(self.term, None);
             }
-            // The transferee had its time.
-            self.transferee = None;
         }
+        self.tick_transfer();
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.send_round();
         }
@@ -84,10 +83,14 @@ impl<S: Storage> Replica<S> {
         match progress.state {
             ProgressState::Probe => progress.paused = false,
             ProgressState::Replicate => {
-                // Appends may have been lost; one more gets the follower's word on it.
+                // Appends may have been lost; one more gets the follower's word on it. What
+                // was sent since its last heartbeat is given until its next one: the answer
+                // may still wait for the follower's disk.
                 if progress.inflights.is_full() {
                     progress.inflights.free_first();
                 }
+                progress.resend |= progress.matched < progress.sent_before_heartbeat;
+                progress.sent_before_heartbeat = progress.next - 1;
             }
             ProgressState::Snapshot => {
                 if message.commit >= progress.pending_snapshot {
@@ -95,7 +98,7 @@ impl<S: Storage> Replica<S> {
                 }
             }
         }
-        if progress.matched < last && progress.state != ProgressState::Snapshot {
+        if progress.matched < last && progress.state == ProgressState::Probe {
             progress.resend = true;
         }
         self.on_round_answered();

@@ -6,8 +6,8 @@
 //! Leave    A joint membership that leaves by itself gets an empty change from the leader
 //!          once everything up to the change that entered it is applied.
 //!
-//! A leader that is no voter any more first tells the others the commit index, so that they
-//! apply the change too, and then steps down.
+//! A leader tells a member that goes the commit index before it forgets it. One that is no
+//! voter any more itself steps down, when it has told the others.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -15,7 +15,7 @@ use strata_proto::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType};
 
 use super::Replica;
 use crate::conf_change::change_membership;
-use crate::error::Error;
+use crate::error::{ConfChangeError, Error};
 use crate::storage::Storage;
 use crate::types::Index;
 
@@ -45,8 +45,13 @@ impl<S: Storage> Replica<S> {
 
     /// Puts a committed change in force.
     pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, Error> {
+        if self.log.awaits_snapshot() {
+            return Err(ConfChangeError::CoveredBySnapshot.into());
+        }
         let membership = change_membership(self.tracker.membership(), change)?;
         let state = membership.to_conf_state();
+        // A member that is about to go learns that the change is committed.
+        self.send_appends();
         let next = self.log.last_index() + 1;
         let next = self.is_leader().then_some(next);
         self.tracker.set_membership(membership, next);

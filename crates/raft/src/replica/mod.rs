@@ -78,6 +78,8 @@ pub(crate) struct Replica<S> {
     lease_from: Option<Duration>,
     reads: ReadQueue,
     transferee: Option<PeerId>,
+    /// Ticks since the transferee was chosen.
+    transfer_elapsed: usize,
     /// Whether a transferee was told to campaign in this term: the lease is void.
     timeout_now_sent: bool,
 
@@ -94,10 +96,10 @@ impl<S: Storage> Replica<S> {
         let truncated = storage.first_index()?.saturating_sub(1);
         let last = storage.last_index()?;
         let applied = config.applied.max(truncated);
-        // A snapshot or a bootstrap leaves a log whose start is committed as a matter of
-        // course, even if the hard state was never written.
-        let committed = state.hard_state.commit.max(truncated);
-        if applied > committed || committed > last {
+        // The commit index is not synced when it moves alone; what is applied or truncated is
+        // committed as a matter of course.
+        let committed = state.hard_state.commit.max(applied);
+        if committed > last {
             return Err(Error::CorruptState(format!(
                 "truncated {truncated}, applied {applied}, committed {committed}, last {last}"
             )));
@@ -120,7 +122,7 @@ impl<S: Storage> Replica<S> {
             leader: None,
             now,
             heard_at: None,
-            quiet_until: now + quiet,
+            quiet_until: now.saturating_add(quiet),
             election_elapsed: 0,
             heartbeat_elapsed: 0,
             election_timeout: 0,
@@ -132,6 +134,7 @@ impl<S: Storage> Replica<S> {
             lease_from: None,
             reads: ReadQueue::default(),
             transferee: None,
+            transfer_elapsed: 0,
             timeout_now_sent: false,
             messages: Vec::new(),
             messages_after_sync: Vec::new(),
@@ -341,7 +344,7 @@ impl<S: Storage> Replica<S> {
             && !self.timeout_now_sent
             && self.log.applied() >= self.term_start;
         let from = self.lease_from.filter(|_| valid)?;
-        Some(from + self.config.lease())
+        Some(from.saturating_add(self.config.lease()))
     }
 
     /// A read state for this replica's own reader.

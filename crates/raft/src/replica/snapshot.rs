@@ -77,7 +77,7 @@ impl<S: Storage> Replica<S> {
 
     fn restore(&mut self, message: Message) -> Result<(), Error> {
         let from = message.from;
-        let reason = "snapshot of another group";
+        let reason = "snapshot without a valid membership";
         let Some(snapshot) = message.snapshot else {
             return Err(Error::Malformed { from, reason });
         };
@@ -92,8 +92,10 @@ impl<S: Storage> Replica<S> {
         }
         let meta = snapshot.metadata.clone().unwrap_or_default();
         let membership = Membership::from_conf_state(&meta.conf_state.unwrap_or_default());
-        let membership = membership.ok().filter(|m| m.contains(self.id));
-        let Some(membership) = membership else {
+        // It may be older than this replica's own membership: what follows in the log adds
+        // it, and until then it cannot campaign.
+        let known = |membership: &Membership| !membership.voters.incoming.is_empty();
+        let Some(membership) = membership.ok().filter(known) else {
             return Err(Error::Malformed { from, reason });
         };
         self.log.restore(snapshot);

@@ -12,7 +12,11 @@ use super::Replica;
 use crate::error::Error;
 use crate::log::snapshot_id;
 use crate::storage::Storage;
-use crate::types::{NO_PEER, Role};
+use crate::types::{Index, NO_PEER, Role};
+
+/// Highest index taken from a message. Nobody gets there by counting, and there is always a
+/// next one.
+const INDEX_MAX: Index = u64::MAX >> 1;
 
 impl<S: Storage> Replica<S> {
     /// Takes a message from a peer. An error means that it was dropped.
@@ -62,9 +66,6 @@ impl<S: Storage> Replica<S> {
 
     /// Refuses what no correct replica sends, by its form alone.
     fn check_message(&self, message: &Message) -> Result<MessageType, Error> {
-        let local = Error::LocalMessage {
-            msg_type: message.msg_type,
-        };
         let Ok(msg_type) = MessageType::try_from(message.msg_type) else {
             return Err(self.malformed(message, "unknown type"));
         };
@@ -80,29 +81,44 @@ impl<S: Storage> Replica<S> {
             | MessageType::MsgPropose
             | MessageType::MsgUnreachable
             | MessageType::MsgSnapStatus
-            | MessageType::MsgCheckQuorum => return Err(local),
+            | MessageType::MsgCheckQuorum => {
+                let msg_type = message.msg_type;
+                return Err(Error::LocalMessage { msg_type });
+            }
             MessageType::MsgAppendResponse
             | MessageType::MsgHeartbeatResponse
             | MessageType::MsgRequestVoteResponse
-            | MessageType::MsgRequestPreVoteResponse => {
-                if !self.tracker.membership().contains(message.from) {
-                    return Err(Error::UnknownPeer { from: message.from });
-                }
-            }
+            | MessageType::MsgRequestPreVoteResponse => self.check_member(message)?,
             MessageType::MsgAppend => self.check_append(message)?,
             MessageType::MsgSnapshot => self.check_snapshot(message)?,
             MessageType::MsgRequestVote
             | MessageType::MsgRequestPreVote
             | MessageType::MsgHeartbeat
-            | MessageType::MsgTransferLeader
             | MessageType::MsgTimeoutNow
-            | MessageType::MsgReadIndex
-            | MessageType::MsgReadIndexResp => {}
+            | MessageType::MsgReadIndexResp => self.check_term(message)?,
+            // A client's word may set these off, so they may come without a term.
+            MessageType::MsgTransferLeader | MessageType::MsgReadIndex => {}
         }
         Ok(msg_type)
     }
 
+    fn check_member(&self, message: &Message) -> Result<(), Error> {
+        if self.tracker.membership().contains(message.from) {
+            Ok(())
+        } else {
+            Err(Error::UnknownPeer { from: message.from })
+        }
+    }
+
+    fn check_term(&self, message: &Message) -> Result<(), Error> {
+        if message.term == 0 {
+            return Err(self.malformed(message, "nobody leads or campaigns in term 0"));
+        }
+        Ok(())
+    }
+
     fn check_append(&self, message: &Message) -> Result<(), Error> {
+        self.check_term(message)?;
         let (mut index, mut term) = (message.index, message.log_term);
         for entry in &message.entries {
             let follows = index.checked_add(1) == Some(entry.index) && entry.term >= term;
@@ -114,19 +130,19 @@ impl<S: Storage> Replica<S> {
         if term > message.term {
             return Err(self.malformed(message, "entries of a later term than the leader's"));
         }
-        // One below the end of the numbers, so that the next index always exists.
-        if index >= u64::MAX - 1 {
+        if index > INDEX_MAX {
             return Err(self.malformed(message, "index out of range"));
         }
         Ok(())
     }
 
     fn check_snapshot(&self, message: &Message) -> Result<(), Error> {
+        self.check_term(message)?;
         let Some(snapshot) = &message.snapshot else {
             return Err(self.malformed(message, "no snapshot"));
         };
         let id = snapshot_id(snapshot);
-        let in_range = id.index > 0 && id.index < u64::MAX - 1;
+        let in_range = (1..=INDEX_MAX).contains(&id.index);
         if !in_range || id.term == 0 || id.term > message.term {
             return Err(self.malformed(message, "snapshot without a valid place in the log"));
         }

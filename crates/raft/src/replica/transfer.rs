@@ -16,18 +16,22 @@ use crate::storage::Storage;
 use crate::types::{PeerId, Role};
 
 impl<S: Storage> Replica<S> {
-    /// Begins to hand leadership over to `to`. Nothing happens if `to` is no voter, leads
-    /// already, or is being handed it.
+    /// Begins to hand leadership over to `to`; to the leader itself, calls off what was
+    /// begun. Nothing happens if `to` is no voter or is being handed it already.
     pub fn transfer_leader(&mut self, to: PeerId) {
         if !self.is_leader() {
             return self.forward_transfer(to);
         }
-        if to == self.id || !self.tracker.is_voter(to) || self.transferee == Some(to) {
+        if to == self.id {
+            // The lease stays void if the transferee was told to campaign already.
+            self.transferee = None;
+            return;
+        }
+        if !self.tracker.is_voter(to) || self.transferee == Some(to) {
             return;
         }
         self.transferee = Some(to);
-        // It gets one election timeout from now.
-        self.election_elapsed = 0;
+        self.transfer_elapsed = 0;
         if let Some(progress) = self.tracker.progress_mut(to) {
             progress.resend = progress.matched < self.log.last_index();
         }
@@ -42,6 +46,14 @@ impl<S: Storage> Replica<S> {
         let mut message = self.message(leader, MessageType::MsgTransferLeader);
         message.from = to;
         self.send(message);
+    }
+
+    /// Ends a transfer that came to nothing within an election timeout.
+    pub(super) fn tick_transfer(&mut self) {
+        self.transfer_elapsed = self.transfer_elapsed.saturating_add(1);
+        if self.transfer_elapsed >= self.config.election_ticks {
+            self.transferee = None;
+        }
     }
 
     /// Tells the transferee to campaign if it has the whole log.

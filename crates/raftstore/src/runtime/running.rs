@@ -13,8 +13,8 @@ use strata_proto::raft_serverpb::RaftMessage;
 use strata_storage::{Engine, Engines};
 
 use super::threads::{
-    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, run_log_writer,
-    run_reader, send_read, stop_process,
+    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
+    request_weight, run_expiry, run_log_writer, run_reader, send_read, stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
 use crate::directory::{DirectoryCell, DirectoryEntry, find_peer};
@@ -38,7 +38,9 @@ pub(super) struct Running<E: Engine> {
     readers: Sender<ReadMail<E::Snapshot>>,
     metrics: Arc<StoreMetrics>,
     logger: Logger,
-    /// Threads in the order in which they end.
+    /// Ends the expiry thread when it is dropped.
+    expiry_stop: Mutex<Option<Sender<()>>>,
+    /// Threads in the order of their start.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -81,7 +83,7 @@ impl<E: Engine> Running<E> {
         let (readers, reads) = bounded(READ_QUEUE_CAPACITY);
         let works = (0..options.apply_shards).map(|_| unbounded()).collect();
         let logger = surroundings.logger.clone();
-        let threads = Mutex::new(Vec::new());
+        let (expiry_stop, threads) = (Mutex::default(), Mutex::default());
         let running = Running {
             options,
             engines,
@@ -90,6 +92,7 @@ impl<E: Engine> Running<E> {
             readers,
             metrics,
             logger,
+            expiry_stop,
             threads,
         };
         let ends = Ends {
@@ -154,7 +157,17 @@ impl<E: Engine> Running<E> {
                 run_reader(&kv, &reads, &inboxes, &logger);
             })?;
         }
-        Ok(())
+        self.start_expiry()
+    }
+
+    fn start_expiry(&self) -> std::io::Result<()> {
+        let (stop, stopped) = bounded(0);
+        *self.expiry_stop.lock() = Some(stop);
+        let (kv, directory) = (self.engines.kv.clone(), self.gate.directory().clone());
+        let (interval, logger) = (self.options.expiry_interval, self.logger.clone());
+        self.spawn("expiry".to_owned(), move || {
+            run_expiry(&kv, &directory, interval, &stopped, &logger);
+        })
     }
 
     fn start_log_writer(&self, index: usize, batches: Receiver<LogBatch>) -> std::io::Result<()> {
@@ -186,6 +199,7 @@ impl<E: Engine> Running<E> {
             // Refused where the shard has ended already.
             let _ = inbox.sender.send(ShardMail::Stop);
         }
+        drop(self.expiry_stop.lock().take());
         for _ in 0..self.options.read_threads {
             let _ = self.readers.send(ReadMail::Stop);
         }
@@ -196,7 +210,8 @@ impl<E: Engine> Running<E> {
     }
 
     fn to_shard(&self, shard: usize, pending: crate::task::PendingRequest) {
-        let refused = self.inboxes[shard].offer(1, ShardMail::Request(Box::new(pending)));
+        let weight = request_weight(&pending);
+        let refused = self.inboxes[shard].offer(weight, ShardMail::Request(Box::new(pending)));
         if let Err(ShardMail::Request(pending)) = refused {
             self.metrics.requests_busy.increment();
             pending.reply.deliver(Err(Error::ServerIsBusy {
@@ -251,8 +266,9 @@ impl<E: Engine> StoreApi for Running<E> {
             by_shard[shard_of(message.region_id, self.inboxes.len())].push(message);
         }
         for (inbox, messages) in self.inboxes.iter().zip(by_shard) {
-            let count = messages.len();
-            if count > 0 && inbox.offer(count, ShardMail::Messages(messages)).is_err() {
+            let (count, weight) = (messages.len(), messages.iter().map(message_weight).sum());
+            let mail = ShardMail::Messages(weight, messages);
+            if count > 0 && inbox.offer(weight, mail).is_err() {
                 self.metrics.messages_dropped_full.add(count as u64);
             }
         }

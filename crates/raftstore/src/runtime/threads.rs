@@ -11,7 +11,9 @@ use strata_storage::{Durability, Engine};
 
 use super::{HeartbeatSink, Transport, clock};
 use crate::apply::{ApplyShard, ApplyTask};
+use crate::directory::DirectoryCell;
 use crate::error::Error;
+use crate::expiry::RegionClocks;
 use crate::gate::{ReadOutcome, serve_task};
 use crate::metrics::StoreMetrics;
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
@@ -21,14 +23,16 @@ use crate::task::{PendingRequest, ReadTask};
 const DRAIN_MAILS: usize = 1024;
 /// Bytes at which a log writer or an apply shard stops gathering batches.
 const GATHER_BYTES: usize = 8 << 20;
+/// Bytes that count as much as a request without any.
+const WEIGHT_BYTES: usize = 4 << 10;
 /// How long the process waits for its last line to reach the log.
 const LAST_LINE_WAIT: Duration = Duration::from_millis(100);
 
 /// What arrives in a shard's inbox.
 pub(super) enum ShardMail {
-    /// Raft messages from outside; counted.
-    Messages(Vec<RaftMessage>),
-    /// A request from outside; counted.
+    /// Raft messages from outside; counted with this weight.
+    Messages(usize, Vec<RaftMessage>),
+    /// A request from outside; counted by [`request_weight`].
     Request(Box<PendingRequest>),
     /// Answers and orders from this store; bounded by credits.
     Event(ShardEvent),
@@ -36,20 +40,31 @@ pub(super) enum ShardMail {
     Stop,
 }
 
+/// What a request counts in an inbox.
+pub(super) fn request_weight(pending: &PendingRequest) -> usize {
+    1 + pending.bytes / WEIGHT_BYTES
+}
+
+/// What a raft message counts in an inbox.
+pub(super) fn message_weight(message: &RaftMessage) -> usize {
+    let entries = message.message.iter().flat_map(|inner| &inner.entries);
+    1 + entries.map(|entry| entry.data.len()).sum::<usize>() / WEIGHT_BYTES
+}
+
 /// The way into a shard.
 #[derive(Clone)]
 pub(super) struct Inbox {
     pub sender: Sender<ShardMail>,
-    /// Counted mails that wait.
+    /// Weight of the counted mails that wait.
     pub waiting: Arc<AtomicUsize>,
     pub capacity: usize,
 }
 
 impl Inbox {
     /// Puts counted mail in; gives it back where there is no room or the thread has ended.
-    pub fn offer(&self, count: usize, mail: ShardMail) -> Result<(), ShardMail> {
-        if self.waiting.fetch_add(count, Ordering::Relaxed) >= self.capacity {
-            self.waiting.fetch_sub(count, Ordering::Relaxed);
+    pub fn offer(&self, weight: usize, mail: ShardMail) -> Result<(), ShardMail> {
+        if self.waiting.fetch_add(weight, Ordering::Relaxed) >= self.capacity {
+            self.waiting.fetch_sub(weight, Ordering::Relaxed);
             return Err(mail);
         }
         self.sender.send(mail).map_err(|refused| refused.0)
@@ -165,8 +180,8 @@ impl<E: Engine> ShardThread<E> {
 
     fn take(&mut self, mail: ShardMail) -> bool {
         match mail {
-            ShardMail::Messages(messages) => {
-                self.waiting.fetch_sub(messages.len(), Ordering::Relaxed);
+            ShardMail::Messages(weight, messages) => {
+                self.waiting.fetch_sub(weight, Ordering::Relaxed);
                 let now = clock::now();
                 for message in messages {
                     self.shard
@@ -174,7 +189,8 @@ impl<E: Engine> ShardThread<E> {
                 }
             }
             ShardMail::Request(pending) => {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.waiting
+                    .fetch_sub(request_weight(&pending), Ordering::Relaxed);
                 self.shard
                     .handle(clock::now(), ShardEvent::Request(pending));
             }
@@ -337,5 +353,32 @@ pub(super) fn run_reader<E: Engine>(
             }
             ReadOutcome::Fatal(fault) => stop_process(logger, &fault.to_string()),
         }
+    }
+}
+
+/// Tells the kv engine from time to time which values have expired, until the channel is
+/// closed. Idle regions' clocks stand still; then nothing is done.
+pub(super) fn run_expiry<E: Engine>(
+    kv: &E,
+    directory: &DirectoryCell,
+    interval: Duration,
+    stop: &Receiver<()>,
+    logger: &Logger,
+) {
+    let mut published: Option<Arc<RegionClocks>> = None;
+    while stop.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+        let clocks = Arc::new(RegionClocks::collect(directory.load()));
+        if published
+            .as_ref()
+            .is_some_and(|older| !clocks.differ_from(older))
+        {
+            continue;
+        }
+        if let Err(error) = kv.make_durable() {
+            stop_process(logger, &error.to_string());
+        }
+        let lookup = clocks.clone();
+        kv.publish_expiry_clocks(Arc::new(move |cf, key| lookup.clock_of(cf, key)));
+        published = Some(clocks);
     }
 }

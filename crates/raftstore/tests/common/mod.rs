@@ -51,6 +51,8 @@ pub struct Node {
     pub engines: Engines<MemEngine>,
     /// Log batches are written and answered only while this holds.
     pub disk_works: bool,
+    /// Apply work is done only while this holds.
+    pub apply_works: bool,
     pub held: VecDeque<StoreEffect>,
 }
 
@@ -97,6 +99,7 @@ impl Cluster {
             core,
             engines,
             disk_works: true,
+            apply_works: true,
             held: VecDeque::new(),
         };
         self.nodes.insert(id, node);
@@ -125,6 +128,11 @@ impl Cluster {
         for effect in node.core.handle_all(now, events) {
             self.carry_out(id, effect, &mut queue);
         }
+        self.drain(queue);
+    }
+
+    /// Carries out events in order until nothing follows from them.
+    fn drain(&mut self, mut queue: VecDeque<(u64, StoreEvent)>) {
         while let Some((id, event)) = queue.pop_front() {
             let now = self.clock(id);
             let Some(node) = self.nodes.get_mut(&id) else {
@@ -170,6 +178,9 @@ impl Cluster {
                     },
                 ));
             }
+            StoreEffect::Apply(work) if !node.apply_works => {
+                node.held.push_back(StoreEffect::Apply(work));
+            }
             StoreEffect::Apply(work) => queue.push_back((id, StoreEvent::Apply(work))),
             StoreEffect::WriteData(write) => {
                 node.engines
@@ -188,13 +199,21 @@ impl Cluster {
     /// Lets a stopped disk work again.
     pub fn release_disk(&mut self, id: u64) {
         self.nodes.get_mut(&id).unwrap().disk_works = true;
+        self.release(id);
+    }
+
+    /// Lets a stopped apply shard work again.
+    pub fn release_apply(&mut self, id: u64) {
+        self.nodes.get_mut(&id).unwrap().apply_works = true;
+        self.release(id);
+    }
+
+    fn release(&mut self, id: u64) {
         let mut queue = VecDeque::new();
         while let Some(effect) = self.nodes.get_mut(&id).unwrap().held.pop_front() {
             self.carry_out(id, effect, &mut queue);
         }
-        for (id, event) in queue {
-            self.event(id, event);
-        }
+        self.drain(queue);
     }
 
     /// Lets one tick pass on every store.

@@ -120,7 +120,22 @@ pub(super) fn prepare(path: &Path) -> Result<(), FolderError> {
     for part in parts {
         check_writable(&part)?;
     }
-    fs::create_dir_all(path).map_err(|error| file_error(path, "make the folder", &error))
+    make_durably(path).map_err(|error| file_error(path, "make the folder", &error))
+}
+
+/// Makes a folder and the parents it lacks, and syncs each new entry: a power cut must
+/// not take away a folder whose contents were synced.
+fn make_durably(path: &Path) -> io::Result<()> {
+    let new: Vec<_> = path.ancestors().take_while(|part| !part.exists()).collect();
+    for part in new.into_iter().rev().filter(|part| *part != Path::new("")) {
+        match fs::create_dir(part) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let parent = part.parent().filter(|parent| *parent != Path::new(""));
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn check_writable(folder: &Path) -> Result<(), FolderError> {

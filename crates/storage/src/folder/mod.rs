@@ -51,12 +51,19 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Compares with the identity of the folder `path`.
+    /// Compares with the identity of the folder `path`, and refuses another format.
     ///
     /// # Errors
-    /// `ForeignStore`, `ForeignCluster`, `ForeignStores`.
+    /// `NewerFormat`, `ForeignStore`, `ForeignCluster`, `ForeignStores`.
     pub fn check(&self, path: &Path, ident: &StoreIdent) -> Result<(), FolderError> {
         let folder = || path.to_owned();
+        if ident.format_version != bootstrap::FORMAT_VERSION {
+            return Err(FolderError::NewerFormat {
+                folder: folder(),
+                found: ident.format_version,
+                known: bootstrap::FORMAT_VERSION,
+            });
+        }
         if let Some(asked) = self.store_id
             && asked != ident.store_id
         {

@@ -127,6 +127,13 @@ fn bad_input_newer_format_folder() {
             ..
         }
     ));
+    // A format that only the identity tells.
+    fs::write(folder.path().join("FORMAT"), "strata 1\n").unwrap();
+    let mut ident = files::read_ident(folder.path()).unwrap().unwrap();
+    ident.format_version = 3;
+    files::write_ident(folder.path(), &ident).unwrap();
+    let error = refused(folder.path(), &claim());
+    assert!(matches!(error, FolderError::NewerFormat { found: 3, .. }));
     for damage in ["strata", "strata 0\n", "other 1\n", "", "\u{fffd}"] {
         fs::write(folder.path().join("FORMAT"), damage).unwrap();
         let error = refused(folder.path(), &claim());
@@ -314,4 +321,41 @@ fn folder_data_survive() {
     let opened = open(folder.path(), &claim()).unwrap();
     let found = opened.engines().kv.get(Cf::Raw2, b"zk").unwrap();
     assert_eq!(found.as_deref(), Some(&b"v"[..]));
+}
+
+/// Set in the process that sees the folder on a read-only file system.
+const READ_ONLY_CHILD: &str = "STRATA_TEST_READ_ONLY_FOLDER";
+/// What the script answers where the system does not let it mount.
+const CANNOT_MOUNT: i32 = 77;
+const MOUNT_SCRIPT: &str = r#"
+mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77
+exec "$2" --exact --nocapture folder::tests::bad_input_read_only_folder_really_mounted
+"#;
+
+/// The real case, where the user may mount: a process in a mount name space of its own,
+/// in which the folder is read-only. Elsewhere the tests above stand for it.
+#[test]
+fn bad_input_read_only_folder_really_mounted() {
+    if let Some(path) = std::env::var_os(READ_ONLY_CHILD) {
+        let error = refused(Path::new(&path), &claim());
+        assert!(matches!(error, FolderError::ReadOnly { .. }), "{error}");
+        assert!(error.to_string().contains("mounted read-only"), "{error}");
+        return;
+    }
+    let folder = initialised();
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", MOUNT_SCRIPT, "sh"])
+        .arg(folder.path())
+        .arg(std::env::current_exe().unwrap())
+        .env(READ_ONLY_CHILD, folder.path())
+        .output();
+    let Ok(output) = output else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let not_permitted = output.status.code() == Some(CANNOT_MOUNT)
+        || String::from_utf8_lossy(&output.stderr).contains("unshare");
+    assert!(
+        not_permitted || (output.status.success() && text.contains("1 passed")),
+        "{text}"
+    );
+    open(folder.path(), &claim()).unwrap();
 }

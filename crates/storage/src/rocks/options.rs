@@ -131,7 +131,10 @@ impl EngineOptions {
         table.set_block_size(16 * KIB);
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        table.set_bloom_filter(BLOOM_BITS, false);
+        // The raft engine is read in ranges and for keys that exist; filters save nothing.
+        if cf.engine() == EngineKind::Kv {
+            table.set_bloom_filter(BLOOM_BITS, false);
+        }
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);

@@ -1,0 +1,349 @@
+use std::sync::mpsc::{Receiver, channel};
+
+use strata_proto::metapb::RegionEpoch;
+use strata_proto::raft_cmdpb::AdminRequest;
+use strata_proto::stratapb::{
+    CompareAndSwapCommand, Mutation, RawSpace, WriteCommand, data_command::Body,
+};
+use strata_storage::{EngineKind, MemEngine, ReadView, raw_value};
+
+use super::*;
+use crate::system::{SystemView, SystemViewError, SystemWrites};
+
+struct Refusing;
+
+impl SystemStateMachine for Refusing {
+    fn apply(
+        &self,
+        _: &dyn SystemView,
+        _: &[u8],
+        _: &mut SystemWrites,
+    ) -> Result<Bytes, SystemViewError> {
+        Err(SystemViewError("not the system region".to_owned()))
+    }
+}
+
+const REGION: u64 = 7;
+
+fn shard() -> (ApplyShard, MemEngine) {
+    let mut shard = ApplyShard::new(Arc::new(Refusing), Arc::default());
+    let region = Region {
+        id: REGION,
+        start_key: Bytes::from_static(b"b"),
+        end_key: Bytes::from_static(b"m"),
+        region_epoch: Some(RegionEpoch {
+            conf_ver: 1,
+            version: 3,
+        }),
+        ..Region::default()
+    };
+    let state = RaftApplyState {
+        applied_index: 5,
+        applied_term: 5,
+        ..RaftApplyState::default()
+    };
+    shard.add_region(Arc::new(region), state);
+    (shard, MemEngine::new(EngineKind::Kv))
+}
+
+fn put(key: &str, value: &str, ttl_seconds: u64) -> DataCommand {
+    let mutation = Mutation {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        ttl_seconds,
+    };
+    let write = WriteCommand {
+        space: RawSpace::RawV1.into(),
+        mutations: vec![mutation],
+    };
+    DataCommand {
+        session: None,
+        body: Some(Body::Write(write)),
+    }
+}
+
+fn cas(key: &str, expected: Option<&str>, value: &str) -> DataCommand {
+    let copy = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let cas = CompareAndSwapCommand {
+        space: RawSpace::RawV1.into(),
+        key: copy(key),
+        expected: expected.map(copy),
+        value: Some(copy(value)),
+        ttl_seconds: 0,
+    };
+    DataCommand {
+        session: None,
+        body: Some(Body::CompareAndSwap(cas)),
+    }
+}
+
+fn entry(index: u64, term: u64, clock_ms: u64, version: u64, commands: Vec<DataCommand>) -> Entry {
+    let command = EntryCommand {
+        leader_clock_ms: clock_ms,
+        region_epoch: Some(RegionEpoch {
+            conf_ver: 1,
+            version,
+        }),
+        commands,
+        admin: None,
+    };
+    Entry {
+        index,
+        term,
+        data: command.encode_to_vec().into(),
+        ..Entry::default()
+    }
+}
+
+fn waiting(commands: usize) -> (Waiting, Receiver<Result<Answer, Error>>) {
+    let (sender, receiver) = channel();
+    let reply = Some(Reply::new(move |result| drop(sender.send(result))));
+    (
+        Waiting::Write {
+            commands,
+            reply,
+            deadline: Duration::MAX,
+        },
+        receiver,
+    )
+}
+
+fn proposal(term: u64, index: u64, waiting: Vec<Waiting>) -> Proposal {
+    Proposal {
+        id: EntryId { term, index },
+        waiting,
+    }
+}
+
+/// Applies, writes, and delivers the replies, as a driver does.
+fn drive(
+    shard: &mut ApplyShard,
+    kv: &MemEngine,
+    entries: Vec<Entry>,
+    proposals: Vec<Proposal>,
+) -> Vec<Applied> {
+    let task = ApplyTask {
+        region_id: REGION,
+        entries,
+        proposals,
+    };
+    let output = shard.apply(kv, vec![task]).unwrap();
+    kv.write(&output.batch, output.durability).unwrap();
+    for (reply, result) in output.replies {
+        reply.deliver(result);
+    }
+    output.applied
+}
+
+fn value(kv: &MemEngine, key: &str) -> Option<Vec<u8>> {
+    let stored = kv
+        .get(Cf::Raw, &keys::raw_key(RawSpace::RawV1, key.as_bytes()))
+        .unwrap()?;
+    Some(raw_value::decode(&stored).unwrap().value.to_vec())
+}
+
+#[test]
+fn entry_of_another_epoch_changes_nothing_but_the_clock() {
+    let (mut shard, kv) = shard();
+    let (first, first_answer) = waiting(1);
+    let (second, second_answer) = waiting(1);
+    let commands = vec![put("c", "1", 0), put("d", "2", 0)];
+    let applied = drive(
+        &mut shard,
+        &kv,
+        vec![entry(6, 6, 9000, 2, commands)],
+        vec![proposal(6, 6, vec![first, second])],
+    );
+    for answer in [first_answer, second_answer] {
+        match answer.try_recv().unwrap() {
+            Err(Error::EpochNotMatch { current, .. }) => assert_eq!(current[0].id, REGION),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((value(&kv, "c"), value(&kv, "d")), (None, None));
+    assert_eq!(applied[0].state.applied_index, 6);
+    assert_eq!(applied[0].state.region_clock_ms, 9000);
+}
+
+#[test]
+fn proposal_whose_place_was_taken_is_stale() {
+    let (mut shard, kv) = shard();
+    let (lost, lost_answer) = waiting(1);
+    let (kept, kept_answer) = waiting(1);
+    let entries = vec![
+        entry(6, 7, 1000, 3, vec![put("c", "theirs", 0)]),
+        entry(7, 7, 1000, 3, vec![put("d", "ours", 0)]),
+    ];
+    let proposals = vec![proposal(6, 6, vec![lost]), proposal(7, 7, vec![kept])];
+    drive(&mut shard, &kv, entries, proposals);
+    let lost = lost_answer.try_recv().unwrap();
+    assert!(
+        matches!(lost, Err(Error::StaleCommand { region_id: REGION })),
+        "{lost:?}"
+    );
+    let kept = kept_answer.try_recv().unwrap();
+    assert!(matches!(&kept, Ok(Answer::Written(done)) if done[..] == [CommandOutcome::Done]));
+    assert_eq!(value(&kv, "c").as_deref(), Some(&b"theirs"[..]));
+}
+
+#[test]
+fn command_outside_the_region_does_not_stop_those_after_it() {
+    let (mut shard, kv) = shard();
+    let (mine, answer) = waiting(4);
+    let commands = vec![
+        put("c", "1", 0),
+        put("z", "2", 0),
+        cas("a", None, "3"),
+        cas("c", Some("1"), "4"),
+    ];
+    drive(
+        &mut shard,
+        &kv,
+        vec![entry(6, 6, 1, 3, commands)],
+        vec![proposal(6, 6, vec![mine])],
+    );
+    let Ok(Answer::Written(outcomes)) = answer.try_recv().unwrap() else {
+        panic!("not written")
+    };
+    assert_eq!(outcomes[0], CommandOutcome::Done);
+    assert!(matches!(&outcomes[1], CommandOutcome::KeyNotInRegion { key, .. } if &key[..] == b"z"));
+    assert!(matches!(
+        &outcomes[2],
+        CommandOutcome::KeyNotInRegion { .. }
+    ));
+    assert!(matches!(
+        &outcomes[3],
+        CommandOutcome::CompareAndSwap {
+            succeeded: true,
+            ..
+        }
+    ));
+    assert_eq!(value(&kv, "c").as_deref(), Some(&b"4"[..]));
+    assert_eq!((value(&kv, "z"), value(&kv, "a")), (None, None));
+}
+
+/// Expiry is judged by the maximum of the leaders' clocks, which never goes back.
+#[test]
+fn region_clock_is_the_maximum_and_judges_expiry() {
+    let (mut shard, kv) = shard();
+    let entries = vec![
+        entry(6, 6, 10_000, 3, vec![put("c", "1", 5)]),
+        entry(
+            7,
+            6,
+            14_999,
+            3,
+            vec![cas("c", Some("1"), "2"), put("c", "3", 5)],
+        ),
+        // A leader with an older clock: the region's clock stands.
+        entry(8, 7, 2_000, 3, vec![put("d", "4", 5)]),
+        entry(
+            9,
+            7,
+            19_999,
+            3,
+            vec![cas("d", None, "5"), cas("c", None, "6")],
+        ),
+    ];
+    let (last, answer) = waiting(2);
+    let applied = drive(&mut shard, &kv, entries, vec![proposal(7, 9, vec![last])]);
+    assert_eq!(applied[0].state.region_clock_ms, 19_999);
+    let Ok(Answer::Written(outcomes)) = answer.try_recv().unwrap() else {
+        panic!("not written")
+    };
+    for outcome in outcomes {
+        assert_eq!(
+            outcome,
+            CommandOutcome::CompareAndSwap {
+                succeeded: true,
+                previous: None
+            }
+        );
+    }
+}
+
+/// Two replicas, of which one batches all and one applies entry by entry, end equal.
+#[test]
+fn batching_changes_no_result() {
+    let entries: Vec<Entry> = (0..40)
+        .map(|at| {
+            let key = ["c", "d", "e"][at % 3];
+            let commands = vec![
+                cas(key, None, "first"),
+                put(key, &at.to_string(), at as u64 % 3),
+            ];
+            entry(6 + at as u64, 6, 1000 * at as u64, 3, commands)
+        })
+        .collect();
+    let (mut whole, whole_kv) = shard();
+    drive(&mut whole, &whole_kv, entries.clone(), vec![]);
+    let (mut single, single_kv) = shard();
+    for entry in entries {
+        drive(&mut single, &single_kv, vec![entry], vec![]);
+    }
+    let dump = |kv: &MemEngine| {
+        let mut pairs = Vec::new();
+        for cf in [Cf::Raw, Cf::Raft] {
+            kv.scan(
+                cf,
+                &[],
+                None,
+                strata_storage::Direction::Forward,
+                &mut |key, value| {
+                    pairs.push((cf, key.to_vec(), value.to_vec()));
+                    std::ops::ControlFlow::Continue(())
+                },
+            )
+            .unwrap();
+        }
+        pairs
+    };
+    assert_eq!(dump(&whole_kv), dump(&single_kv));
+}
+
+#[test]
+fn unknown_entries_stop_the_store() {
+    let admin = EntryCommand {
+        admin: Some(AdminRequest::default()),
+        ..EntryCommand::default()
+    };
+    let unknown = |data: Vec<u8>, entry_type: EntryType| Entry {
+        index: 6,
+        term: 6,
+        data: data.into(),
+        entry_type: entry_type.into(),
+        ..Entry::default()
+    };
+    let cases = [
+        (unknown(admin.encode_to_vec(), EntryType::EntryNormal), true),
+        (unknown(vec![], EntryType::EntryConfChangeV2), true),
+        (unknown(vec![0xff; 9], EntryType::EntryNormal), false),
+    ];
+    for (entry, newer) in cases {
+        let (mut shard, kv) = shard();
+        let task = ApplyTask {
+            region_id: REGION,
+            entries: vec![entry],
+            proposals: vec![],
+        };
+        let expected = if newer {
+            ApplyFault::UnknownEntry {
+                region_id: REGION,
+                index: 6,
+            }
+        } else {
+            ApplyFault::CorruptEntry {
+                region_id: REGION,
+                index: 6,
+            }
+        };
+        assert_eq!(shard.apply(&kv, vec![task]).unwrap_err(), expected);
+    }
+}
+
+#[test]
+#[should_panic(expected = "entry 8 follows applied index 5")]
+fn a_gap_stops_the_store() {
+    let (mut shard, kv) = shard();
+    drive(&mut shard, &kv, vec![entry(8, 6, 1, 3, vec![])], vec![]);
+}

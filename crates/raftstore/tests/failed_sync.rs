@@ -1,0 +1,93 @@
+//! Crash rule 9: a failed sync ends the process and is never retried.
+//!
+//! The test starts itself again as a child whose raft engine fails; the child must not
+//! live to acknowledge anything.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use strata_proto::pdpb::RegionHeartbeatRequest;
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_raftstore::{
+    HeartbeatSink, Request, RequestBody, RequestHeader, Store, StoreOptions, Surroundings,
+    SystemStateMachine, SystemView, SystemViewError, SystemWrites, Transport,
+};
+use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::{Fault, MemEngine};
+
+const CHILD: &str = "STRATA_TEST_CHILD_OF_FAILED_SYNC";
+const NAME: &str = "crash_rule_failed_sync_ends_the_process";
+
+struct Nothing;
+
+impl Transport for Nothing {
+    fn send(&self, _: u64, _: Vec<RaftMessage>) {}
+}
+
+impl HeartbeatSink for Nothing {
+    fn report(&self, _: Vec<RegionHeartbeatRequest>) {}
+}
+
+impl SystemStateMachine for Nothing {
+    fn apply(
+        &self,
+        _: &dyn SystemView,
+        _: &[u8],
+        _: &mut SystemWrites,
+    ) -> Result<Bytes, SystemViewError> {
+        Ok(Bytes::new())
+    }
+}
+
+fn child() {
+    let spec = ClusterSpec::new(&[1], "failed sync", 6, 1).unwrap();
+    let engines = MemEngine::new_pair();
+    write_bootstrap(&engines, &spec.ident(1, 1), &spec.layout()).unwrap();
+    let nothing = Arc::new(Nothing);
+    let surroundings = Surroundings {
+        transport: nothing.clone(),
+        heartbeats: nothing.clone(),
+        system: nothing,
+        logger: slog::Logger::root(slog::Discard, slog::o!()),
+    };
+    let store = Store::start(1, StoreOptions::default(), engines.clone(), surroundings).unwrap();
+    let handle = store.handle();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let ask = |request: &'static [u8]| {
+        let deadline = handle.now() + Duration::from_secs(20);
+        let header = RequestHeader {
+            region_id: 1,
+            deadline,
+            ..RequestHeader::default()
+        };
+        let body = RequestBody::SystemWrite(Bytes::from_static(request));
+        let sender = sender.clone();
+        let reply = Box::new(move |result| drop(sender.send(result)));
+        handle.execute(Request { header, body }, reply).detach();
+        receiver.recv_timeout(Duration::from_secs(30)).unwrap()
+    };
+    while ask(b"before").is_err() {}
+    println!("serving");
+    engines.raft.fail_next(Fault::Sync);
+    let result = ask(b"after");
+    println!("answered {result:?}");
+}
+
+#[test]
+fn crash_rule_failed_sync_ends_the_process() {
+    if std::env::var_os(CHILD).is_some() {
+        child();
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture", "--test-threads", "1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("serving"), "the child never served: {text}");
+    assert!(!text.contains("answered"), "the child went on: {text}");
+    assert!(!output.status.success(), "the child ended well");
+}

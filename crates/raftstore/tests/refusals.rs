@@ -1,0 +1,446 @@
+//! Requests that are not served: each gets the answer that lets its sender go on, and
+//! changes nothing.
+
+mod common;
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::*;
+use strata_proto::metapb::{Peer, RegionEpoch};
+use strata_proto::stratapb::{DataCommand, RawSpace, SessionOperation};
+use strata_raftstore::{
+    Answer, Error, InvalidRequest, ReadCommand, Reply, Request, RequestBody, StoreEvent,
+    StoreOptions,
+};
+
+fn cluster(stores: u64) -> Cluster {
+    let mut cluster = Cluster::new(stores, StoreOptions::default());
+    cluster.elect_all();
+    cluster
+}
+
+fn refused(result: Outcome) -> Error {
+    match result {
+        Err(error) => error,
+        Ok(answer) => panic!("served: {answer:?}"),
+    }
+}
+
+#[test]
+fn request_for_another_store_comes_first() {
+    let mut cluster = cluster(1);
+    let mut header = cluster.header(4711);
+    header.peer = Some(Peer {
+        id: 1,
+        store_id: 9,
+        ..Peer::default()
+    });
+    let answer = cluster.send_with(1, header, get("a"));
+    let error = refused(cluster.wait(&answer));
+    assert_eq!(
+        error,
+        Error::StoreNotMatch {
+            requested: 9,
+            actual: 1
+        }
+    );
+}
+
+#[test]
+fn unknown_region_is_not_found() {
+    let mut cluster = cluster(1);
+    let answer = cluster.send(1, 4711, get("a"));
+    assert_eq!(
+        refused(cluster.wait(&answer)),
+        Error::RegionNotFound { region_id: 4711 }
+    );
+}
+
+#[test]
+fn system_region_is_hidden_from_clients() {
+    let mut cluster = cluster(1);
+    for body in [get("a"), write(&[("a", Some("1"), 0)])] {
+        assert_eq!(
+            refused(cluster.call(1, body)),
+            Error::RegionNotFound { region_id: 1 }
+        );
+    }
+    let region_id = cluster.region_of(b"a");
+    for body in [
+        RequestBody::SystemRead,
+        RequestBody::SystemWrite(Bytes::new()),
+    ] {
+        let error = refused(cluster.call(region_id, body));
+        assert_eq!(error, Error::Invalid(InvalidRequest::WrongKindOfRegion));
+    }
+}
+
+#[test]
+fn follower_names_the_leader() {
+    let mut cluster = cluster(3);
+    let region_id = cluster.region_of(b"a");
+    let leader = cluster.leader(region_id).unwrap();
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    for body in [write(&[("a", Some("1"), 0)]), get("a")] {
+        let answer = cluster.send(follower, region_id, body);
+        match refused(cluster.wait(&answer)) {
+            Error::NotLeader {
+                region_id: id,
+                leader: Some(peer),
+            } => {
+                assert_eq!((id, peer.store_id), (region_id, leader));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Even to a follower the leader matters more than a wrong peer or epoch.
+    let mut header = cluster.header(region_id);
+    header.peer = Some(Peer {
+        id: 77,
+        store_id: follower,
+        ..Peer::default()
+    });
+    header.epoch = Some(RegionEpoch {
+        conf_ver: 9,
+        version: 9,
+    });
+    let answer = cluster.send_with(follower, header, get("a"));
+    assert!(matches!(
+        refused(cluster.wait(&answer)),
+        Error::NotLeader { .. }
+    ));
+}
+
+#[test]
+fn wrong_peer_term_and_epoch_are_told_in_this_order() {
+    let mut cluster = cluster(1);
+    let region_id = cluster.region_of(b"a");
+    let entry = cluster.nodes[&1].core.directory().entry(region_id).unwrap();
+    let term = entry.view.term();
+    let mut header = cluster.header(region_id);
+    header.peer = Some(Peer {
+        id: 77,
+        store_id: 1,
+        ..Peer::default()
+    });
+    header.term = term - 1;
+    header.epoch = Some(RegionEpoch {
+        conf_ver: 1,
+        version: 9,
+    });
+    let ask = |cluster: &mut Cluster, header: &strata_raftstore::RequestHeader| {
+        let answer = cluster.send_with(1, header.clone(), get("a"));
+        cluster.wait(&answer)
+    };
+    let actual = entry.peer.id;
+    assert_eq!(
+        refused(ask(&mut cluster, &header)),
+        Error::MismatchPeerId {
+            requested: 77,
+            actual
+        }
+    );
+    header.peer = Some(entry.peer.clone());
+    match refused(ask(&mut cluster, &header)) {
+        Error::EpochNotMatch { current, .. } => assert_eq!(current, [(*entry.region).clone()]),
+        other => panic!("{other:?}"),
+    }
+    header.term = term - 2;
+    assert_eq!(
+        refused(ask(&mut cluster, &header)),
+        Error::StaleCommand { region_id }
+    );
+    // The version alone counts.
+    header.term = 0;
+    header.epoch = Some(RegionEpoch {
+        conf_ver: 9,
+        version: 1,
+    });
+    assert!(matches!(
+        ask(&mut cluster, &header),
+        Ok(Answer::Value(None))
+    ));
+}
+
+#[test]
+fn key_outside_the_region_is_told_with_its_boundaries() {
+    let mut cluster = cluster(1);
+    let region_id = cluster.region_of(b"a");
+    let other = cluster.region_of(b"z");
+    assert_ne!(region_id, other);
+    for body in [
+        get("z"),
+        write(&[("z", Some("1"), 0)]),
+        RequestBody::Write(vec![cas("z", None, None)]),
+    ] {
+        match refused(cluster.call(region_id, body)) {
+            Error::KeyNotInRegion { key, end_key, .. } => {
+                assert_eq!(text(&key), "z");
+                assert!(end_key[..] <= b"z"[..]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn malformed_requests_are_refused_at_the_edge() {
+    let mut cluster = cluster(1);
+    let region_id = cluster.region_of(b"a");
+    let mut refuse = |body: RequestBody| match refused(cluster.call(region_id, body)) {
+        Error::Invalid(reason) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refuse(get("")), InvalidRequest::EmptyKey);
+    assert_eq!(
+        refuse(write(&[("", Some("1"), 0)])),
+        InvalidRequest::EmptyKey
+    );
+    let long = "k".repeat(8193);
+    let too_large = InvalidRequest::KeyTooLarge {
+        bytes: 8193,
+        limit_bytes: 8192,
+    };
+    assert_eq!(refuse(get(&long)), too_large);
+    assert_eq!(refuse(write(&[(&long, None, 0)])), too_large);
+    assert_eq!(
+        refuse(RequestBody::Write(vec![])),
+        InvalidRequest::NoCommand
+    );
+    assert_eq!(
+        refuse(RequestBody::Write(vec![DataCommand::default()])),
+        InvalidRequest::NoCommand
+    );
+    let inverted = RequestBody::Write(vec![delete_range("b", "a")]);
+    assert_eq!(refuse(inverted), InvalidRequest::RangeInverted);
+    let scan = |start: &str, end: &str, reverse| {
+        RequestBody::Read(ReadCommand::Scan {
+            space: RawSpace::RawV1,
+            start: bytes(start),
+            end: bytes(end),
+            limit: 1,
+            key_only: false,
+            reverse,
+        })
+    };
+    assert_eq!(refuse(scan("b", "a", false)), InvalidRequest::RangeInverted);
+    assert_eq!(refuse(scan("a", "b", true)), InvalidRequest::RangeInverted);
+    let plain_v2 = ReadCommand::Get {
+        space: RawSpace::RawV2,
+        key: bytes("x\0\0\0a"),
+    };
+    assert_eq!(
+        refuse(RequestBody::Read(plain_v2)),
+        InvalidRequest::NotAVersion2Key
+    );
+    let mut session = write_command(&[("a", Some("1"), 0)]);
+    session.session = Some(SessionOperation::default());
+    assert_eq!(
+        refuse(RequestBody::Write(vec![session])),
+        InvalidRequest::SessionsUnsupported
+    );
+}
+
+#[test]
+fn entry_over_the_limit_is_refused() {
+    let options = StoreOptions {
+        max_entry_bytes: 1000,
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(1, options);
+    let fits = "v".repeat(800);
+    written(cluster.put("a", &fits));
+    let error = refused(cluster.put("a", &"v".repeat(1000)));
+    assert!(
+        matches!(
+            error,
+            Error::RaftEntryTooLarge {
+                limit_bytes: 1000,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let region_id = cluster.region_of(b"a");
+    let batch = write(&[("a", Some(&fits), 0), ("b", Some(&fits), 0)]);
+    assert!(matches!(
+        refused(cluster.call(region_id, batch)),
+        Error::RaftEntryTooLarge { .. }
+    ));
+    assert_eq!(cluster.get("a"), Some(fits));
+}
+
+/// Without a quorum nothing is proposed once the leader has noticed: requests park, and
+/// are told that there is no leader.
+#[test]
+fn request_without_a_leader_parks_and_is_refused() {
+    let mut cluster = cluster(3);
+    let region_id = cluster.region_of(b"a");
+    let old = cluster.leader(region_id).unwrap();
+    cluster.cut.insert(old);
+    cluster.run(Duration::from_secs(2));
+    let begin = cluster.now;
+    let body = write(&[("a", Some("1"), 0)]);
+    let answer = cluster.send(old, region_id, body);
+    assert!(
+        answer.try_recv().is_err(),
+        "answered without waiting for a leader"
+    );
+    let error = refused(cluster.wait(&answer));
+    assert_eq!(
+        error,
+        Error::NotLeader {
+            region_id,
+            leader: None
+        }
+    );
+    let waited = cluster.now - begin;
+    assert!(
+        waited >= Duration::from_millis(300) && waited < Duration::from_millis(400),
+        "{waited:?}"
+    );
+}
+
+#[test]
+fn parked_request_is_served_when_a_leader_comes_up() {
+    let options = StoreOptions {
+        park_time: Duration::from_secs(5),
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(3, options);
+    let region_id = cluster.region_of(b"a");
+    let body = write(&[("a", Some("1"), 0)]);
+    let first = cluster
+        .regions
+        .iter()
+        .find(|region| region.id == region_id)
+        .unwrap();
+    let answer = cluster.send(first.peers[0].store_id, region_id, body);
+    assert_eq!(written(cluster.wait(&answer)).len(), 1);
+    assert_eq!(cluster.get("a").as_deref(), Some("1"));
+}
+
+/// A write that was proposed and cannot be committed is not called failed.
+#[test]
+fn proposed_write_without_a_quorum_is_undetermined() {
+    let mut cluster = cluster(3);
+    let region_id = cluster.region_of(b"a");
+    let old = cluster.leader(region_id).unwrap();
+    cluster.cut.insert(old);
+    let answer = cluster.send(old, region_id, write(&[("a", Some("1"), 0)]));
+    let error = refused(cluster.wait(&answer));
+    assert!(matches!(error, Error::Undetermined { .. }), "{error:?}");
+}
+
+/// The deadline answers a proposed write even while its leader goes on leading.
+#[test]
+fn proposed_write_is_answered_at_its_deadline() {
+    let mut cluster = cluster(3);
+    let region_id = cluster.region_of(b"a");
+    let leader = cluster.leader(region_id).unwrap();
+    for id in 1..=3 {
+        cluster.nodes.get_mut(&id).unwrap().disk_works = false;
+    }
+    let begin = cluster.now;
+    let answer = cluster.send(leader, region_id, write(&[("a", Some("1"), 0)]));
+    let error = refused(cluster.wait(&answer));
+    assert!(matches!(error, Error::Undetermined { .. }), "{error:?}");
+    assert!(cluster.now - begin <= Duration::from_secs(2));
+    for id in 1..=3 {
+        cluster.release_disk(id);
+    }
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(
+        cluster.get("a").as_deref(),
+        Some("1"),
+        "it was executed late"
+    );
+}
+
+#[test]
+fn passed_deadline_and_cancellation_are_refused_before_they_propose() {
+    let mut cluster = cluster(3);
+    let region_id = cluster.region_of(b"a");
+    let leader = cluster.leader(region_id).unwrap();
+    let mut header = cluster.header(region_id);
+    header.deadline = cluster.now;
+    let answer = cluster.send_with(leader, header, write(&[("a", Some("1"), 0)]));
+    assert_eq!(refused(cluster.wait(&answer)), Error::DeadlineExceeded);
+
+    // A request that is parked, and given up meanwhile.
+    cluster.cut.insert(leader);
+    cluster.run(Duration::from_secs(2));
+    let (sender, receiver) = channel();
+    let request = Request {
+        header: cluster.header(region_id),
+        body: write(&[("a", Some("2"), 0)]),
+    };
+    let reply = Reply::new(move |result| drop(sender.send(result)));
+    let now = cluster.clock(leader);
+    let node = cluster.nodes.get_mut(&leader).unwrap();
+    let (token, effects) = node.core.execute(now, request, reply);
+    assert!(effects.is_empty(), "{effects:?}");
+    drop(token);
+    assert_eq!(refused(cluster.wait(&receiver)), Error::Cancelled);
+    cluster.cut.clear();
+    cluster.run(Duration::from_secs(1));
+    assert_eq!(cluster.get("a"), None);
+}
+
+/// Writes for which there is no room wait for it, and are refused as busy in vain.
+#[test]
+fn writes_beyond_the_uncommitted_limit_are_busy() {
+    let options = StoreOptions {
+        max_uncommitted_bytes: 2000,
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(3, options);
+    cluster.elect_all();
+    let region_id = cluster.region_of(b"a");
+    let leader = cluster.leader(region_id).unwrap();
+    for id in 1..=3 {
+        cluster.nodes.get_mut(&id).unwrap().disk_works = false;
+    }
+    let value = "v".repeat(900);
+    let answers: Vec<_> = (0..6)
+        .map(|_| cluster.send(leader, region_id, write(&[("a", Some(&value), 0)])))
+        .collect();
+    cluster.run(Duration::from_millis(400));
+    let results: Vec<_> = answers
+        .iter()
+        .filter_map(|one| one.try_recv().ok())
+        .collect();
+    assert!(
+        !results.is_empty() && results.len() < 6,
+        "{}",
+        results.len()
+    );
+    for result in results {
+        let error = refused(result);
+        assert!(matches!(error, Error::ServerIsBusy { .. }), "{error:?}");
+    }
+    for id in 1..=3 {
+        cluster.release_disk(id);
+    }
+    written(cluster.put("a", "1"));
+}
+
+/// Whatever happens to a store, each request gets one answer: dropping it answers too.
+#[test]
+fn dropped_store_answers_what_waits() {
+    let mut cluster = cluster(3);
+    let region_id = cluster.region_of(b"a");
+    let leader = cluster.leader(region_id).unwrap();
+    cluster.cut.insert(leader);
+    let (sender, receiver) = channel();
+    let request = Request {
+        header: cluster.header(region_id),
+        body: write(&[("a", Some("2"), 0)]),
+    };
+    let reply = Reply::new(move |result| drop(sender.send(result)));
+    cluster.event(leader, StoreEvent::Request { request, reply });
+    cluster.nodes.remove(&leader);
+    assert!(matches!(receiver.try_recv(), Ok(Err(Error::Stopping(_)))));
+}

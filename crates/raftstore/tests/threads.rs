@@ -1,0 +1,266 @@
+//! Stores on their threads, over RocksDB, joined by a transport within the process.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use strata_proto::metapb::Region;
+use strata_proto::pdpb::RegionHeartbeatRequest;
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_proto::stratapb::{DataCommand, Mutation, RawSpace, WriteCommand, data_command::Body};
+use strata_raftstore::{
+    Answer, Error, HeartbeatSink, ReadCommand, Request, RequestBody, RequestHeader, Store,
+    StoreHandle, StoreOptions, Surroundings, SystemStateMachine, SystemView, SystemViewError,
+    SystemWrites, Transport,
+};
+use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::{EngineKind, EngineOptions, Engines, RocksEngine};
+
+type Handles = Arc<OnceLock<Vec<StoreHandle>>>;
+
+struct Direct {
+    handles: Handles,
+}
+
+impl Transport for Direct {
+    fn send(&self, to_store_id: u64, messages: Vec<RaftMessage>) {
+        if let Some(handles) = self.handles.get() {
+            handles[to_store_id as usize - 1].deliver(messages);
+        }
+    }
+}
+
+struct NoSink;
+
+impl HeartbeatSink for NoSink {
+    fn report(&self, _: Vec<RegionHeartbeatRequest>) {}
+}
+
+struct Echo;
+
+impl SystemStateMachine for Echo {
+    fn apply(
+        &self,
+        _: &dyn SystemView,
+        request: &[u8],
+        writes: &mut SystemWrites,
+    ) -> Result<Bytes, SystemViewError> {
+        writes.put("last", request.to_vec());
+        Ok(Bytes::copy_from_slice(request))
+    }
+}
+
+struct Cluster {
+    stores: Vec<Store>,
+    regions: Vec<Region>,
+    _folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start(count: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ids: Vec<u64> = (1..=count).collect();
+        let replicas = if count >= 3 { 3 } else { 1 };
+        let spec = ClusterSpec::new(&ids, "threads", 6, replicas).unwrap();
+        let regions = spec.layout();
+        let handles: Handles = Arc::default();
+        let stores: Vec<Store> = ids
+            .iter()
+            .map(|id| {
+                let path = folder.path().join(id.to_string());
+                let open = |kind: EngineKind, name: &str| {
+                    let path = path.join(name);
+                    std::fs::create_dir_all(&path).unwrap();
+                    RocksEngine::open(kind, &path, &EngineOptions::default()).unwrap()
+                };
+                let engines =
+                    Engines::new(open(EngineKind::Kv, "kv"), open(EngineKind::Raft, "raft"));
+                write_bootstrap(&engines, &spec.ident(*id, *id), &regions).unwrap();
+                let surroundings = Surroundings {
+                    transport: Arc::new(Direct {
+                        handles: handles.clone(),
+                    }),
+                    heartbeats: Arc::new(NoSink),
+                    system: Arc::new(Echo),
+                    logger: slog::Logger::root(slog::Discard, slog::o!()),
+                };
+                let options = StoreOptions {
+                    seed: *id,
+                    ..StoreOptions::default()
+                };
+                Store::start(*id, options, engines, surroundings).unwrap()
+            })
+            .collect();
+        assert!(
+            handles
+                .set(stores.iter().map(Store::handle).collect())
+                .is_ok()
+        );
+        Cluster {
+            stores,
+            regions,
+            _folder: folder,
+        }
+    }
+
+    fn region_of(&self, key: &[u8]) -> u64 {
+        let holds = |region: &&Region| {
+            region.id != 1
+                && &region.start_key[..] <= key
+                && (region.end_key.is_empty() || key < &region.end_key[..])
+        };
+        self.regions.iter().find(holds).unwrap().id
+    }
+
+    /// Asks the leader until there is one that answers.
+    fn call(&self, region_id: u64, body: &RequestBody) -> Answer {
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut last = None;
+        while Instant::now() < end {
+            for store in &self.stores {
+                let handle = store.handle();
+                let (sender, receiver) = channel();
+                let header = RequestHeader {
+                    region_id,
+                    deadline: handle.now() + Duration::from_secs(2),
+                    ..RequestHeader::default()
+                };
+                let request = Request {
+                    header,
+                    body: body.clone(),
+                };
+                let token =
+                    handle.execute(request, Box::new(move |result| drop(sender.send(result))));
+                let result = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+                token.detach();
+                match result {
+                    Ok(answer) => return answer,
+                    Err(Error::NotLeader { .. } | Error::RegionNotFound { .. }) => {}
+                    Err(error) => last = Some(error),
+                }
+            }
+        }
+        panic!("no answer: {last:?}");
+    }
+
+    fn shutdown(self) {
+        for store in self.stores {
+            store.shutdown();
+        }
+    }
+}
+
+fn put(key: &str, value: &str) -> RequestBody {
+    let mutation = Mutation {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        ttl_seconds: 0,
+    };
+    let write = WriteCommand {
+        space: RawSpace::RawV1.into(),
+        mutations: vec![mutation],
+    };
+    RequestBody::Write(vec![DataCommand {
+        session: None,
+        body: Some(Body::Write(write)),
+    }])
+}
+
+fn get(key: &str) -> RequestBody {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    RequestBody::Read(ReadCommand::Get {
+        space: RawSpace::RawV1,
+        key,
+    })
+}
+
+fn put_and_get(stores: u64) {
+    let cluster = Cluster::start(stores);
+    for region in cluster.regions.iter().filter(|region| region.id != 1) {
+        let key = String::from_utf8_lossy(&region.start_key).into_owned() + "k";
+        if cluster.region_of(key.as_bytes()) != region.id {
+            continue;
+        }
+        assert!(matches!(
+            cluster.call(region.id, &put(&key, "v")),
+            Answer::Written(_)
+        ));
+        match cluster.call(region.id, &get(&key)) {
+            Answer::Value(Some(value)) => assert_eq!(&value[..], b"v"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let echo = cluster.call(1, &RequestBody::SystemWrite(Bytes::from_static(b"hello")));
+    assert!(matches!(echo, Answer::SystemWritten(text) if &text[..] == b"hello"));
+    cluster.shutdown();
+}
+
+#[test]
+fn one_store_on_threads() {
+    put_and_get(1);
+}
+
+#[test]
+fn three_stores_on_threads() {
+    put_and_get(3);
+}
+
+/// Many writers at once; prints what they reach, asserts only that all are answered.
+#[test]
+fn many_writers_are_all_answered() {
+    let cluster = Cluster::start(3);
+    let region_id = cluster.region_of(b"a");
+    cluster.call(region_id, &put("a", "0"));
+    let leader = cluster
+        .stores
+        .iter()
+        .map(Store::handle)
+        .find(|handle| {
+            handle.leader_of(region_id).is_some_and(|leader| {
+                handle
+                    .region_state(region_id)
+                    .is_some_and(|state| state.leader == Some(leader))
+            })
+        })
+        .unwrap();
+    let leader_store = leader.leader_of(region_id).unwrap().store_id as usize - 1;
+    let leader = cluster.stores[leader_store].handle();
+    let (sender, receiver) = channel();
+    let (writers, writes) = (256, 20_000);
+    let begin = Instant::now();
+    let (mut sent, mut answered, mut failed) = (0, 0, 0);
+    while answered < writes {
+        while sent < writes && sent - answered < writers {
+            let header = RequestHeader {
+                region_id,
+                deadline: leader.now() + Duration::from_secs(10),
+                ..RequestHeader::default()
+            };
+            let sender = sender.clone();
+            let request = Request {
+                header,
+                body: put(&format!("a{}", sent % 1000), "0123456789"),
+            };
+            leader
+                .execute(
+                    request,
+                    Box::new(move |result| {
+                        let _ = sender.send(result.is_ok());
+                    }),
+                )
+                .detach();
+            sent += 1;
+        }
+        let done = receiver.recv_timeout(Duration::from_secs(30)).unwrap();
+        answered += 1;
+        failed += usize::from(!done);
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    println!(
+        "{writes} writes, {failed} refused, {:.0} a second",
+        writes as f64 / seconds
+    );
+    assert_eq!(answered, writes);
+    cluster.shutdown();
+}
