@@ -165,10 +165,11 @@ impl Cluster {
             let numbers = entry.view.numbers();
             let state = (numbers.term, numbers.leader, numbers.last, numbers.last);
             let own = (numbers.term, numbers.leader, numbers.last, numbers.applied);
-            if *expected.get_or_insert(state) != own {
+            let wanted = *expected.get_or_insert(state);
+            if wanted != own {
                 return Some(format!(
-                    "region {id} on store {store}: (term, leader, last, applied) is {own:?}, \
-                     the leader's is {state:?}"
+                    "region {id} on store {store}: (term, leader, last, applied) is {own:?} \
+                     and shall be {wanted:?}"
                 ));
             }
         }

@@ -361,6 +361,14 @@ impl Cluster {
         best.map(|(_, id)| id)
     }
 
+    /// Last index of a region's log on a store, 0 where the store is down.
+    #[must_use]
+    pub fn last_index(&self, store: u64, region_id: u64) -> u64 {
+        let core = self.store(store).core.as_ref();
+        let entry = core.and_then(|core| core.directory().entry(region_id));
+        entry.map_or(0, |entry| entry.view.numbers().last)
+    }
+
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Deliver { to, message } => self.on_deliver(to, *message),

@@ -120,6 +120,8 @@ pub struct Workload {
     pub replica_reads: f64,
     /// Share of attempts that the client gives up after a moment.
     pub cancelled: f64,
+    /// True: a batch write covers all keys of its group, with one value.
+    pub whole_batches: bool,
     /// Operations left; `None`: without end.
     pub left: Option<u64>,
     /// Number of the last value.
@@ -139,6 +141,7 @@ impl Workload {
             pause: (Duration::from_micros(50), Duration::from_millis(4)),
             replica_reads: 0.0,
             cancelled: 0.0,
+            whole_batches: false,
             left: None,
             values: 0,
             seen: None,
@@ -173,6 +176,11 @@ impl Workload {
             Some(4) => self.swap(key, client, rng),
             Some(5) => self.scan(group, rng),
             Some(6) => ClientOperation::BatchGet(self.some(group, rng)),
+            Some(7) if self.whole_batches => {
+                let value = self.value(client);
+                let keys = self.groups[group].iter().cloned();
+                ClientOperation::BatchPut(keys.map(|key| (key, value.clone())).collect())
+            }
             Some(7) => {
                 let keys = self.some(group, rng);
                 let pairs = keys.into_iter().map(|key| (key, self.value(client)));

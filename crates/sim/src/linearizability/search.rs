@@ -12,6 +12,8 @@
 //! * Operations of unknown outcome are tried last, only where they change the value, and
 //!   never right before a write that does not look: leaving them out is then the same.
 //! * Of equal ones the first invoked is used first.
+//! * Where all writes are appends the value only grows: until the longest value that was
+//!   read is seen, every value is a beginning of it.
 //! * A configuration that failed with fewer unknown operations used fails with more.
 //!
 //! Invariant: the known list holds invocations and returns in the order of places; what is
@@ -36,6 +38,8 @@ pub(super) struct Search<'a> {
     placed_count: usize,
     used: Bits,
     value: ValueId,
+    /// Where all writes are appends: the read of the longest value, and that value.
+    longest: Option<(usize, Bytes)>,
     /// An operation of unknown outcome was placed last and nobody has looked since.
     unseen: bool,
     frames: Vec<Frame>,
@@ -88,6 +92,7 @@ impl<'a> Search<'a> {
         let value = values.id_of(initial);
         Search {
             list: List::new(&known),
+            longest: longest_read(operations, &known),
             placed: Bits::new(known.len()),
             placed_count: 0,
             used: Bits::new(unknown.len()),
@@ -149,6 +154,9 @@ impl<'a> Search<'a> {
         let Some(value) = self.values.after(self.value, known) else {
             return next;
         };
+        if self.grows_wrongly(value) {
+            return next;
+        }
         let forced = only_looks(known);
         self.placed.set(operation, true);
         if !self.enter(value, false) {
@@ -178,7 +186,7 @@ impl<'a> Search<'a> {
         let Some(value) = self.values.after(self.value, unknown.operation) else {
             return next;
         };
-        if value == self.value {
+        if value == self.value || self.grows_wrongly(value) {
             return next;
         }
         self.used.set(operation, true);
@@ -187,6 +195,15 @@ impl<'a> Search<'a> {
             return next;
         }
         self.push(Placed::Unknown { operation }, value, true, false)
+    }
+
+    /// True for a value that cannot grow into the longest one which is still to be read.
+    fn grows_wrongly(&self, value: ValueId) -> bool {
+        let Some((read, longest)) = &self.longest else {
+            return false;
+        };
+        let value = self.values.values[value as usize].as_ref();
+        !self.placed.get(*read) && value.is_some_and(|value| !longest.starts_with(value))
     }
 
     fn push(&mut self, placed: Placed, value: ValueId, unseen: bool, forced: bool) -> Advanced {
@@ -243,6 +260,22 @@ impl<'a> Search<'a> {
             }
         }
     }
+}
+
+/// The place among `known` of the read that saw the longest value, if all writes append.
+fn longest_read(all: &[Operation], known: &[&Operation]) -> Option<(usize, Bytes)> {
+    let appends =
+        |operation: &Operation| matches!(operation.action, Action::Append(_) | Action::Get);
+    if !all.iter().all(appends) {
+        return None;
+    }
+    let reads = known.iter().enumerate().filter_map(|(place, operation)| {
+        match operation.returned.as_ref().map(|(_, outcome)| outcome) {
+            Some(Outcome::Value(Some(value))) => Some((place, value.clone())),
+            _ => None,
+        }
+    });
+    reads.max_by_key(|(_, value)| value.len())
 }
 
 /// True if the operation changed nothing, wherever it is placed.

@@ -343,6 +343,34 @@ fn random_history(rng: &mut ChaCha8Rng) -> Vec<Operation> {
 }
 
 #[test]
+fn appends_of_unknown_outcome_are_decided_by_the_last_read() {
+    let mut history = History::new();
+    let mut value = String::new();
+    for round in 0..400u64 {
+        let piece = format!("{round};");
+        let id = history.invoke(
+            round % 8,
+            "k".into(),
+            Action::Append(piece.clone().into()),
+            0,
+        );
+        if round % 5 != 0 {
+            history.complete(id, Outcome::Done, 0);
+        }
+        if round % 10 != 0 {
+            value.push_str(&piece);
+        }
+    }
+    let id = history.invoke(9, "k".into(), Action::Get, 0);
+    let mut bad = history.clone();
+    history.complete(id, Outcome::Value(Some(value.clone().into())), 0);
+    check(&history).expect("an order is in the value");
+    let torn = value.replacen("7;", "", 1);
+    bad.complete(id, Outcome::Value(Some(torn.into())), 0);
+    assert!(matches!(check(&bad), Err(Fault::NotLinearizable(_))));
+}
+
+#[test]
 fn search_agrees_with_brute_force() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut good = 0;
