@@ -41,6 +41,7 @@ mod system;
 mod task;
 mod time;
 mod transfer;
+mod write_queue;
 
 pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent};
 pub use apply::{Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, Proposal, Waiting};

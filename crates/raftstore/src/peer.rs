@@ -32,9 +32,10 @@ use crate::read_index::Reads;
 use crate::replicate::UnsyncedReady;
 use crate::request::{Request, RequestBody};
 use crate::shard::StepContext;
-use crate::task::PendingRequest;
+use crate::task::{PendingRequest, ReadTask};
 use crate::time::Now;
 use crate::transfer::Transfer;
+use crate::write_queue::WriteQueue;
 
 /// Term of the hard state that the bootstrap writes.
 const BOOTSTRAP_TERM: u64 = 5;
@@ -64,9 +65,11 @@ pub struct Peer<E: Engine> {
     /// Readys that are not synced yet, oldest first.
     pub(crate) unsynced: VecDeque<UnsyncedReady>,
     /// Writes that wait to be proposed.
-    pub(crate) writes: VecDeque<PendingRequest>,
+    pub(crate) writes: WriteQueue,
     /// Proposed since the last Ready, which tells their term.
     pub(crate) fresh: Vec<FreshProposal>,
+    /// Reads that wait for a clock entry to be proposed.
+    pub(crate) clock_wanted: Vec<ReadTask>,
     /// Proposed, by ascending index.
     pub(crate) proposals: VecDeque<Proposal>,
     pub(crate) reads: Reads,
@@ -125,8 +128,9 @@ impl<E: Engine> Peer<E> {
             handed_to_apply: apply_state.applied_index,
             may_apply_up_to: apply_state.applied_index,
             unsynced: VecDeque::new(),
-            writes: VecDeque::new(),
+            writes: WriteQueue::default(),
             fresh: Vec::new(),
+            clock_wanted: Vec::new(),
             proposals: VecDeque::new(),
             reads: Reads::new(nonce),
             transfer: None,
@@ -251,7 +255,7 @@ impl<E: Engine> Peer<E> {
             // A change of role lets go of requests that had waited for it.
             self.propose_writes(context);
             self.ask_reads(context);
-            if self.has_deferred() {
+            if self.has_deferred() && self.fresh.is_empty() {
                 // No hurry to learn of more that may be applied: one Ready a flush keeps
                 // messages flowing and the shard free for others.
                 break;
@@ -273,7 +277,7 @@ impl<E: Engine> Peer<E> {
         }
         self.settle_transfer(context);
         let mut waiting: Vec<PendingRequest> = self.parked.drain(..).collect();
-        waiting.extend(self.writes.drain(..));
+        waiting.extend(self.writes.take());
         waiting.extend(self.reads.take_unconfirmed());
         for pending in waiting {
             self.on_request(context, pending);

@@ -13,7 +13,8 @@
 //! Invariants
 //! * Only data commands share an entry.
 //! * A refusal other than `Undetermined` means that the command is in no log.
-//! * Fresh proposals are named before the next one is made in another term.
+//! * A Ready is taken right behind proposing, before any other event: what it holds at a
+//!   fresh proposal's index is that proposal.
 
 use std::time::Duration;
 
@@ -43,9 +44,10 @@ pub(crate) struct FreshProposal {
 impl<E: Engine> Peer<E> {
     /// Takes a write; it is proposed when the drain has ended.
     pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
-        let queued: usize = self.writes.iter().map(|one| one.bytes).sum();
+        let room = context.options.max_uncommitted_bytes.saturating_mul(2);
+        let queued = self.writes.bytes();
         if self.writes.len() >= context.options.max_parked_requests
-            || (queued > 0 && queued + pending.bytes > context.options.max_queued_write_bytes)
+            || (queued > 0 && (queued + pending.bytes) as u64 > room)
         {
             context.metrics.requests_busy.increment();
             context
@@ -59,6 +61,7 @@ impl<E: Engine> Peer<E> {
 
     /// Proposes what waits, as far as there is room.
     pub(crate) fn propose_writes(&mut self, context: &mut StepContext<'_>) {
+        self.propose_clock(context);
         while self.leads()
             && !self.writes.is_empty()
             && self.apply_backlog_bytes <= context.options.max_apply_backlog_bytes
@@ -128,9 +131,7 @@ impl<E: Engine> Peer<E> {
                 for (pending, count) in group.iter_mut().zip(counts) {
                     restore_commands(pending, commands.by_ref().take(count));
                 }
-                for pending in group.into_iter().rev() {
-                    self.writes.push_front(pending);
-                }
+                self.writes.put_back(group);
                 false
             }
         }
@@ -146,7 +147,8 @@ impl<E: Engine> Peer<E> {
     }
 
     /// A read met a value that has expired by this store's wall clock and not by the
-    /// region's. Lets the log decide, at most once a second.
+    /// region's. Lets the log decide, at most once a second; the entry is proposed when the
+    /// drain has ended, like all others.
     pub(crate) fn on_clock_wanted(&mut self, context: &mut StepContext<'_>, mut read: ReadTask) {
         read.expiry = Expiry::RegionClock;
         let now = context.now.monotonic;
@@ -155,6 +157,14 @@ impl<E: Engine> Peer<E> {
             .is_some_and(|at| now < at + CLOCK_INTERVAL);
         if recent || !self.leads() {
             context.out.reads.push(read);
+        } else {
+            self.clock_wanted.push(read);
+        }
+    }
+
+    fn propose_clock(&mut self, context: &mut StepContext<'_>) {
+        let reads = std::mem::take(&mut self.clock_wanted);
+        if reads.is_empty() {
             return;
         }
         let entry = self.entry(context, Vec::new());
@@ -164,19 +174,27 @@ impl<E: Engine> Peer<E> {
         {
             Ok(index) => {
                 context.metrics.clock_proposals.increment();
-                self.clock_proposed_at = Some(now);
-                let waiting = vec![Waiting::Clock(read)];
+                self.clock_proposed_at = Some(context.now.monotonic);
+                let waiting = reads.into_iter().map(Waiting::Clock).collect();
                 self.fresh.push(FreshProposal { index, waiting });
             }
-            Err(_) => context.out.reads.push(read),
+            // No room, or a leadership just lost: the region's clock alone decides.
+            Err(_) => context.out.reads.extend(reads),
         }
     }
 
     /// Refuses writes for which there was no room for too long.
     pub(crate) fn expire_writes(&mut self, context: &mut StepContext<'_>) {
+        if self.writes.is_empty() {
+            return;
+        }
         let error = busy(context);
         let (now, park_time) = (context.now.monotonic, context.options.park_time);
-        refuse_expired(&mut self.writes, context, now, park_time, &error);
+        let mut waiting = self.writes.take();
+        refuse_expired(&mut waiting, context, now, park_time, &error);
+        waiting
+            .into_iter()
+            .for_each(|pending| self.writes.push_back(pending));
     }
 
     /// Writes that nobody has settled in time: their senders are told that the outcome is

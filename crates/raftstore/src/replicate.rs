@@ -53,6 +53,12 @@ impl<E: Engine> Peer<E> {
             context.metrics.messages_dropped_refused.increment();
             return;
         }
+        assert!(
+            self.fresh.is_empty(),
+            "region {}: {} proposals have no Ready yet",
+            self.region.id,
+            self.fresh.len()
+        );
         if self.raft.step(context.now.monotonic, message).is_err() {
             context.metrics.messages_dropped_refused.increment();
         }

@@ -142,7 +142,7 @@ fn wrong_peer_term_and_epoch_are_told_in_this_order() {
             actual
         }
     );
-    header.peer = Some(entry.peer.clone());
+    header.peer = Some(entry.peer);
     match refused(ask(&mut cluster, &header)) {
         Error::EpochNotMatch { current, .. } => assert_eq!(current, [(*entry.region).clone()]),
         other => panic!("{other:?}"),

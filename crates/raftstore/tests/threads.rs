@@ -1,5 +1,8 @@
 //! Stores on their threads, over RocksDB, joined by a transport within the process.
 
+// Real threads run on real time.
+#![allow(clippy::disallowed_methods)]
+
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

@@ -23,7 +23,7 @@ use crate::rules::{Coverage, Rule, Violation};
 /// How long after healing a group may take to agree.
 const HEALING: Duration = Duration::from_secs(30);
 /// Weight of proposals among the actions.
-const PROPOSALS: u32 = 40;
+const PROPOSALS: u32 = 100;
 /// Servers that ever take part in one schedule.
 const SERVERS_MAX: u64 = 10;
 
@@ -103,7 +103,7 @@ impl Schedule {
     /// Reads by lease and by quorum while leaders change and clocks drift by up to 5 %.
     pub const READS: Schedule = Schedule {
         weather: 1,
-        partitions: 4,
+        partitions: 12,
         crashes: 2,
         pauses: 4,
         transfers: 5,
@@ -141,6 +141,35 @@ pub fn run_schedule(schedule: &Schedule, seed: u64) -> Result<Coverage, Violatio
     Ok(run.group.history.coverage())
 }
 
+/// The worst case for a lease: the leader's clock is slow, the others' are fast, and the
+/// leader is cut off while the others elect another and commit. Err holds the violation;
+/// Ok tells whether the leader held a lease when it was cut off.
+pub fn isolate_slow_leader(slow_ppm: u64, fast_ppm: u64, seed: u64) -> Result<bool, Violation> {
+    let mut group = Group::new(Options::new(3, seed));
+    for server in group.servers.values_mut() {
+        server.clock.rate_ppm = if server.id == 1 { slow_ppm } else { fast_ppm };
+    }
+    group.run(Duration::from_secs(2));
+    for (leader, _) in group.leaders() {
+        group.transfer(leader, 1);
+    }
+    let quiet = group.rng.random_range(500..1_500);
+    group.run(Duration::from_millis(quiet));
+    let local = group.servers[&1].clock.read(group.now);
+    let until = group.life(1).and_then(|life| life.node.lease_until());
+    group.network.disconnected.insert(1);
+    for _ in 0..200 {
+        for (leader, _) in group.leaders() {
+            _ = group.propose(leader, 0);
+        }
+        group.run(Duration::from_millis(10));
+    }
+    match group.history.violations.first() {
+        Some(violation) => Err(violation.clone()),
+        None => Ok(until.is_some_and(|until| local < until)),
+    }
+}
+
 impl<'a> Run<'a> {
     /// A group whose settings follow from `seed`.
     pub fn new(schedule: &'a Schedule, seed: u64) -> Self {
@@ -148,9 +177,6 @@ impl<'a> Run<'a> {
         options.snapshot_interval = schedule.snapshots.then_some(SNAPSHOT_INTERVAL);
         options.drift_ppm = schedule.drift_ppm;
         options.fault = schedule.fault;
-        if schedule.fault == Some(Fault::WildClocks) {
-            options.drift_ppm = 600_000;
-        }
         options.kept_entries = [0, 5, 20][(seed / 3 % 3) as usize];
         options.snapshot_every = [1, 3][(seed / 9 % 2) as usize];
         options.sync_us = (0, [1_000, 10_000, 80_000][(seed / 2 % 3) as usize]);
@@ -184,6 +210,7 @@ impl<'a> Run<'a> {
     }
 
     fn act(&mut self) {
+        self.recover();
         let schedule = self.schedule;
         let weights = [
             PROPOSALS,
@@ -214,6 +241,20 @@ impl<'a> Run<'a> {
             Some(6) => self.change_leader(),
             Some(7) => self.read(),
             _ => self.propose(),
+        }
+    }
+
+    /// Trouble does not last: else a group would be without a leader most of the time, and
+    /// a schedule in which nothing is committed proves little.
+    fn recover(&mut self) {
+        if self.group.rng.random_bool(0.02) {
+            self.group.network.disconnected.clear();
+            self.group.network.cut.clear();
+        }
+        for id in self.group.ids() {
+            if !self.group.is_up(id) && self.group.rng.random_bool(0.04) {
+                self.group.start(id);
+            }
         }
     }
 
@@ -252,14 +293,17 @@ impl<'a> Run<'a> {
     }
 
     fn change_partitions(&mut self) {
-        let (one, other) = (self.any(), self.any());
+        // A leader that is cut off and does not know it yet is the hardest to get right.
+        let leads = self.group.rng.random_bool(0.5);
+        let one = if leads { self.any_leader() } else { self.any() };
+        let other = self.any();
         let ids = self.group.ids();
         let network = &mut self.group.network;
-        match self.group.rng.random_range(0..6) {
-            0 => _ = network.disconnected.insert(one),
-            1 => _ = network.disconnected.remove(&one),
-            2 => _ = network.cut.insert((one, other)),
-            3 => {
+        match self.group.rng.random_range(0..8) {
+            0..3 => _ = network.disconnected.insert(one),
+            3 => _ = network.disconnected.remove(&one),
+            4 | 5 => _ = network.cut.insert((one, other)),
+            6 => {
                 network.cut.clear();
                 let side = self.group.rng.random_range(1..ids.len());
                 for left in &ids[..side] {
@@ -284,12 +328,6 @@ impl<'a> Run<'a> {
         match self.group.is_up(id) {
             true => self.group.crash(id),
             false => self.group.start(id),
-        }
-        // Else a group would be without a quorum most of the time.
-        for id in self.group.ids() {
-            if !self.group.is_up(id) && self.group.rng.random_bool(0.3) {
-                self.group.start(id);
-            }
         }
     }
 

@@ -9,7 +9,7 @@
 //! A failing seed is printed. `RAFT_LAB_SEED=n` runs that one only, `RAFT_LAB_SEEDS=n` as
 //! many as one likes.
 
-use crate::random_schedule::{Run, Schedule, run_schedule};
+use crate::random_schedule::{Run, Schedule, isolate_slow_leader, run_schedule};
 use crate::rules::Coverage;
 
 /// Prints which seed failed when a checker or the core panics in the middle of a schedule.
@@ -112,6 +112,23 @@ fn reads_are_never_stale_under_drifting_clocks() {
         ..Coverage::default()
     };
     assert_covers(total, wanted);
+}
+
+/// Clocks that drift apart by all that leases allow for: 5 % each way make 10 %.
+#[test]
+fn leases_end_in_time_at_the_worst_drift() {
+    let mut held = 0;
+    for seed in 0..500 {
+        let _announce = Announce(seed);
+        match isolate_slow_leader(950_000, 1_050_000, seed) {
+            Ok(had_lease) => held += u32::from(had_lease),
+            Err(violation) => panic!("seed {seed}: {violation}"),
+        }
+    }
+    assert!(
+        held > 400,
+        "only {held} of 500 leaders held a lease when they were cut off"
+    );
 }
 
 #[test]

@@ -164,9 +164,9 @@ impl<E: Engine> Running<E> {
         let (stop, stopped) = bounded(0);
         *self.expiry_stop.lock() = Some(stop);
         let (kv, directory) = (self.engines.kv.clone(), self.gate.directory().clone());
-        let (interval, logger) = (self.options.expiry_interval, self.logger.clone());
+        let logger = self.logger.clone();
         self.spawn("expiry".to_owned(), move || {
-            run_expiry(&kv, &directory, interval, &stopped, &logger);
+            run_expiry(&kv, &directory, &stopped, &logger);
         })
     }
 

@@ -28,8 +28,6 @@ pub enum Fault {
     ChangeEntries,
     /// Reads are answered from the own applied state by whoever believes to lead.
     ReadWithoutQuorum,
-    /// Clocks differ by far more than leases allow for.
-    WildClocks,
     /// Snapshots are taken and the log stays.
     NeverCompact,
     /// An installed snapshot is lost, and its log with it, but not the index.

@@ -119,10 +119,16 @@ impl Group {
     /// join later begins with an empty one.
     pub fn add_server(&mut self, id: PeerId, conf_state: ConfState) {
         let disk = Disk::new(conf_state, self.options.snapshot_every);
+        // The extremes are where leases fail, if they do.
         let drift = self.options.drift_ppm;
+        let rate_ppm = match self.rng.random_range(0..3) {
+            0 => 1_000_000 - drift,
+            1 => 1_000_000 + drift,
+            _ => 1_000_000 - drift + self.rng.random_range(0..=2 * drift),
+        };
         let clock = Clock {
             offset: Duration::from_millis(self.rng.random_range(0..1_000_000)),
-            rate_ppm: 1_000_000 - drift + self.rng.random_range(0..=2 * drift),
+            rate_ppm,
         };
         self.disks.insert(id, disk.clone());
         let server = Server {
@@ -373,9 +379,7 @@ impl Group {
     }
 
     fn send_context(&self, message: &Message) -> SendContext {
-        let commit = self.life(message.from).map_or(0, |life| life.view.commit);
         self.disks[&message.from].current(|log| SendContext {
-            has_uncommitted: log.last_index() > commit,
             commit_is_no_op: message.commit == log.last_index()
                 && log
                     .entry(message.commit)
