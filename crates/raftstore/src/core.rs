@@ -276,7 +276,9 @@ impl<E: Engine> StoreCore<E> {
         }
     }
 
-    fn admit(
+    /// Takes a request without a flush, so that several can come in together: whoever calls
+    /// this steps the store soon.
+    pub fn admit(
         &mut self,
         now: Now,
         request: Request,

@@ -86,6 +86,14 @@ impl PeerView {
         (now.as_nanos() as u64) < self.lease_until.load(Ordering::SeqCst)
     }
 
+    /// True if everything that the peer knows to be committed is applied here. A replica
+    /// never applies what its leader does not know to be committed, so a leader of which
+    /// this holds is not behind any read that a replica has served.
+    pub fn is_applied_to_commit(&self) -> bool {
+        let committed = self.committed.load(Ordering::SeqCst);
+        self.applied.load(Ordering::SeqCst) >= committed
+    }
+
     /// The numbers for display.
     pub fn numbers(&self) -> PeerNumbers {
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
@@ -117,8 +125,9 @@ impl PeerView {
             self.leader.store(numbers.leader, Ordering::SeqCst);
         }
         let set = |target: &AtomicU64, value: u64| target.store(value, Ordering::Relaxed);
-        set(&self.applied, numbers.applied);
-        set(&self.committed, numbers.committed);
+        // Before a message that carries the commit index leaves; see `is_applied_to_commit`.
+        self.committed.store(numbers.committed, Ordering::SeqCst);
+        self.applied.store(numbers.applied, Ordering::SeqCst);
         set(&self.first, numbers.first);
         set(&self.last, numbers.last);
         set(&self.truncated, numbers.truncated);

@@ -1,8 +1,8 @@
 //! Where requests come in.
 //!
 //! Check   Form and limits; whom the request addresses, as far as is published.
-//! Read    Under the leader's lease: check lease and generation, take an engine snapshot,
-//!         check the generation again, serve. Small reads are answered here and now.
+//! Read    Under the leader's lease: check lease, generation and that all is applied, take an
+//!         engine snapshot, check the generation again, serve. Small reads are answered here and now.
 //! Pass    Everything else goes to the region's shard.
 //!
 //! The gate is shared by all threads and changes nothing. What it decides on may be out of
@@ -209,6 +209,11 @@ impl<E: Engine> Gate<E> {
     ) -> Result<LeaseRead<E::Snapshot>, ReadFault> {
         let generation = entry.view.generation();
         if !entry.leads() || !entry.view.holds_lease(now.monotonic) {
+            return Ok(LeaseRead::Moved);
+        }
+        // A replica may have shown what is committed and not applied here yet: the shard
+        // lets the read wait for it.
+        if !entry.view.is_applied_to_commit() {
             return Ok(LeaseRead::Moved);
         }
         let unmoved = || entry.view.generation() == generation;

@@ -1,6 +1,7 @@
 //! Linearizable reads that the gate could not serve under a lease.
 //!
-//! Lease    The leader's lease may hold by now: the read is served at once.
+//! Lease    The leader's lease may hold by now: the read is served when all that is committed
+//!          is applied here, for replicas may have shown it.
 //! Ask      Else the reads that have gathered share one read index round: the leader asks a
 //!          quorum whether it still leads, a replica asks its leader.
 //! Confirm  The round's index comes with a Ready.
@@ -77,27 +78,32 @@ impl Reads {
 impl<E: Engine> Peer<E> {
     /// Takes a read that this peer may serve.
     pub(crate) fn on_read(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
-        if self.leads()
-            && self
-                .raft
-                .lease_until()
-                .is_some_and(|until| context.now.monotonic < until)
-        {
+        let now = context.now.monotonic;
+        let leased = self.leads() && self.raft.lease_until().is_some_and(|until| now < until);
+        // A replica may have shown entries that are committed and not applied here yet.
+        if leased && self.committed <= self.apply_state.applied_index {
             context.metrics.reads_lease.increment();
             let task = self.read_task(context, pending);
             context.out.reads.push(task);
             return;
         }
-        if self.reads.asking.len() >= context.options.max_parked_requests {
+        let waiting = self.reads.asking.len() + self.reads.confirmed.len();
+        if waiting >= context.options.max_parked_requests {
             context.metrics.requests_busy.increment();
             let error = Error::ServerIsBusy {
-                reason: "too many reads wait for a read index",
+                reason: "too many reads wait for their index",
                 backoff_ms: context.options.park_time.as_millis() as u64,
             };
             context.out.replies.push((pending.reply, Err(error)));
             return;
         }
-        self.reads.asking.push_back(pending);
+        if leased {
+            context.metrics.reads_lease.increment();
+            let task = self.read_task(context, pending);
+            self.reads.confirmed.push((self.committed, task));
+        } else {
+            self.reads.asking.push_back(pending);
+        }
     }
 
     /// Starts a round for the reads that have gathered.

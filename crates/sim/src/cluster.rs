@@ -1,0 +1,432 @@
+//! A whole cluster in one thread under one seed.
+//!
+//! One queue holds everything that is going to happen: arrivals of messages, ticks, steps
+//! of stores, ends of writes, requests and answers of clients. The cluster takes the next
+//! event, lets the store or client concerned handle it, and enters what follows with a
+//! delay drawn from the seed. The stores run the production core
+//! ([`strata_raftstore::StoreCore`]); the cluster is their runtime.
+//!
+//! Elsewhere: what stores ask for (`effects`), requests (`calls`), what goes wrong
+//! (`faults`), what must hold in the end (`checks`).
+//!
+//! Invariant: nothing but the seed and the calls of the test decides what happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use strata_proto::metapb::Region;
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_proto::stratapb::RawSpace;
+use strata_raftstore::{
+    Answer, Error, ReadTask, StoreCore, StoreEvent, StoreOptions, SystemStateMachine,
+};
+use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::{Engines, MemEngine};
+
+use crate::calls::Call;
+use crate::client::{Client, ClientId};
+use crate::clock::StoreClock;
+use crate::disk::Disk;
+use crate::history::History;
+use crate::network::{Network, Weather, between};
+use crate::queue::EventQueue;
+use crate::store::SimStore;
+use crate::system::RecordMachine;
+use crate::trace::Trace;
+use crate::violation::Violation;
+use crate::watch::Watch;
+
+/// How finely [`Cluster::run_until`] looks at its condition.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Number of stores; their ids are 1, 2, ...
+    pub stores: u64,
+    /// User regions, at least 6.
+    pub regions: u32,
+    /// Replicas of a user region: 1, 3 or 5.
+    pub replicas: u32,
+    /// Decides everything that chance decides.
+    pub seed: u64,
+    /// Settings of every store; their seeds are set from `seed`.
+    pub store: StoreOptions,
+    /// The network between stores.
+    pub weather: Weather,
+    /// The disks.
+    pub disk: Disk,
+    /// How clients name keys.
+    pub space: RawSpace,
+    /// Largest difference of two wall clocks, in milliseconds.
+    pub wall_spread_ms: i64,
+    /// How long clients let an attempt live.
+    pub attempt_time: Duration,
+    /// Share of requests, and of answers, that are lost between clients and stores.
+    pub client_loss: f64,
+}
+
+impl ClusterOptions {
+    /// Stores with six regions, everywhere if there are up to five stores; fair weather.
+    #[must_use]
+    pub fn new(stores: u64, seed: u64) -> Self {
+        ClusterOptions {
+            stores,
+            regions: 6,
+            replicas: if stores >= 5 { 5 } else { 3.min(stores as u32) },
+            seed,
+            store: StoreOptions::default(),
+            weather: Weather::fair(),
+            disk: Disk::good(),
+            space: RawSpace::RawV1,
+            wall_spread_ms: 400,
+            attempt_time: Duration::from_secs(2),
+            client_loss: 0.0,
+        }
+    }
+}
+
+/// Something that is going to happen.
+pub(crate) enum Event {
+    /// A raft message arrives.
+    Deliver { to: u64, message: Box<RaftMessage> },
+    /// A store's tick interval has passed.
+    Tick { store: u64, life: u64 },
+    /// A store drains its inbox.
+    Step { store: u64, life: u64 },
+    /// The batch that is being written by a log lane is on disk.
+    LogDone { store: u64, life: u64, lane: usize },
+    /// An apply lane gets to its next work.
+    ApplyStart { store: u64, life: u64, lane: usize },
+    /// The batch of an apply lane goes into the kv engine.
+    ApplyWrite { store: u64, life: u64, lane: usize },
+    /// A reader gets to a read.
+    Serve {
+        store: u64,
+        life: u64,
+        task: Box<ReadTask>,
+    },
+    /// A request arrives at its store.
+    Request { call: u64 },
+    /// An answer arrives at its client.
+    Answer {
+        call: u64,
+        result: Box<Result<Answer, Error>>,
+    },
+    /// A client does what it has in mind.
+    Client { client: ClientId },
+    /// A client has waited long enough for an answer.
+    Patience { call: u64 },
+    /// A client drops its hold on a request.
+    Cancel { call: u64 },
+    /// A store starts again.
+    Restart { store: u64, life: u64 },
+    /// The faults' turn.
+    Faults { round: u64 },
+}
+
+/// Results that stores have delivered and nobody has taken yet: call and result.
+pub(crate) type Mailbox = Arc<Mutex<Vec<(u64, Result<Answer, Error>)>>>;
+
+/// A simulated cluster.
+pub struct Cluster {
+    /// What it was made of.
+    pub options: ClusterOptions,
+    /// The network between its stores.
+    pub network: Network,
+    /// What its clients did and saw.
+    pub history: History,
+    /// Checkers that look on.
+    pub watch: Watch,
+    /// What happened.
+    pub trace: Trace,
+    pub(crate) queue: EventQueue<Event>,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) stores: BTreeMap<u64, SimStore>,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) system: Arc<dyn SystemStateMachine>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) calls: BTreeMap<u64, Call>,
+    pub(crate) next_call: u64,
+    pub(crate) clients: BTreeMap<ClientId, Client>,
+    /// Every key that is in the history.
+    pub(crate) universe: BTreeSet<Bytes>,
+    pub(crate) faults: Option<crate::faults::Faults>,
+    /// Faults that are built in on purpose.
+    pub planted: Planted,
+}
+
+/// Faults that are built in on purpose, to see whether the checkers find them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// This store applies nothing of one data entry, the first behind the index.
+    pub skip_apply: Option<(u64, u64)>,
+}
+
+impl Cluster {
+    /// A cluster with new stores, all started and admitted.
+    ///
+    /// # Panics
+    /// If the numbers of stores, regions and replicas do not fit together.
+    #[must_use]
+    pub fn new(options: ClusterOptions) -> Self {
+        let stores: Vec<u64> = (1..=options.stores).collect();
+        let spec = ClusterSpec::new(&stores, "sim", options.regions, options.replicas)
+            .unwrap_or_else(|error| panic!("a cluster that cannot be: {error}"));
+        let mut cluster = Cluster {
+            network: Network::new(options.weather),
+            history: History::new(),
+            watch: Watch::default(),
+            trace: Trace::new(),
+            queue: EventQueue::new(),
+            rng: ChaCha8Rng::seed_from_u64(options.seed),
+            stores: BTreeMap::new(),
+            regions: spec.layout(),
+            system: Arc::new(RecordMachine),
+            mailbox: Mailbox::default(),
+            calls: BTreeMap::new(),
+            next_call: 1,
+            clients: BTreeMap::new(),
+            universe: BTreeSet::new(),
+            faults: None,
+            planted: Planted::default(),
+            options,
+        };
+        for id in stores {
+            cluster.add_store(&spec, id);
+            cluster.start_store(id);
+        }
+        cluster
+    }
+
+    fn add_store(&mut self, spec: &ClusterSpec, id: u64) {
+        let engines = self.new_engines(spec, id, id);
+        let start = between(
+            &mut self.rng,
+            (Duration::from_secs(1), Duration::from_secs(9_000)),
+        );
+        let spread = self.options.wall_spread_ms;
+        let offset = rand::Rng::random_range(&mut self.rng, -spread / 2..=spread / 2);
+        let store_options = StoreOptions {
+            seed: self.options.seed.wrapping_mul(31).wrapping_add(id),
+            ..self.options.store.clone()
+        };
+        let clock = StoreClock::new(start, offset);
+        let store = SimStore::new(store_options, engines, clock, self.options.disk);
+        self.stores.insert(id, store);
+    }
+
+    fn new_engines(&self, spec: &ClusterSpec, id: u64, incarnation: u64) -> Engines<MemEngine> {
+        let engines = MemEngine::new_pair();
+        write_bootstrap(&engines, &spec.ident(id, incarnation), &self.regions)
+            .unwrap_or_else(|error| panic!("bootstrap of store {id}: {error}"));
+        engines
+    }
+
+    /// Replaces a stopped store's folder by a new one, which is not admitted.
+    ///
+    /// # Panics
+    /// If the store is up.
+    pub fn wipe_store(&mut self, id: u64) {
+        let stores: Vec<u64> = self.store_ids();
+        let spec = ClusterSpec::new(&stores, "sim", self.options.regions, self.options.replicas)
+            .unwrap_or_else(|error| panic!("a cluster that cannot be: {error}"));
+        let engines = self.new_engines(&spec, id, id + 1_000);
+        let store = self.store_mut(id);
+        assert!(!store.is_up(), "store {id} is wiped while it runs");
+        store.engines = engines;
+        store.options.admitted = false;
+    }
+
+    /// Starts a store from its engines. A store that cannot start is a violation.
+    ///
+    /// # Panics
+    /// If the store is up.
+    pub fn start_store(&mut self, id: u64) {
+        let now = self.queue.now();
+        let system = self.system.clone();
+        let store = self.store_mut(id);
+        assert!(!store.is_up(), "store {id} is started while it runs");
+        let local = store.clock.now(now);
+        let engines = store.engines.clone();
+        match StoreCore::load(id, &store.options, engines, &system, local) {
+            Ok(core) => {
+                store.start(core);
+                let life = store.life;
+                self.trace.note(now, "start", [id, life, 0, 0]);
+                self.schedule_tick(id);
+                // What the start has left in the outboxes goes with the first step.
+                self.schedule_step(id);
+            }
+            Err(error) => self.watch.report(Violation::StoreStopped {
+                store_id: id,
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// True time since the cluster was made.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.queue.now()
+    }
+
+    /// Ids of all stores.
+    #[must_use]
+    pub fn store_ids(&self) -> Vec<u64> {
+        self.stores.keys().copied().collect()
+    }
+
+    /// A store.
+    ///
+    /// # Panics
+    /// If there is no such store.
+    #[must_use]
+    pub fn store(&self, id: u64) -> &SimStore {
+        self.stores
+            .get(&id)
+            .unwrap_or_else(|| panic!("there is no store {id}"))
+    }
+
+    /// A store, to change its clock or disk.
+    ///
+    /// # Panics
+    /// If there is no such store.
+    pub fn store_mut(&mut self, id: u64) -> &mut SimStore {
+        self.stores
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("there is no store {id}"))
+    }
+
+    /// All regions, the system region first.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The user region that holds a key.
+    ///
+    /// # Panics
+    /// If the layout has a hole there.
+    #[must_use]
+    pub fn region_of(&self, key: &[u8]) -> &Region {
+        self.regions[1..]
+            .iter()
+            .find(|region| crate::operation::region_holds(self.options.space, region, key))
+            .unwrap_or_else(|| panic!("no region holds {:?}", Bytes::copy_from_slice(key)))
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, length: Duration) {
+        let until = self.queue.now() + length;
+        while let Some(event) = self.queue.pop_until(until) {
+            self.on_event(event);
+        }
+    }
+
+    /// Lets time pass until `condition` holds; false if it did not within `limit`.
+    pub fn run_until(
+        &mut self,
+        limit: Duration,
+        mut condition: impl FnMut(&Cluster) -> bool,
+    ) -> bool {
+        let end = self.queue.now() + limit;
+        while !condition(self) {
+            if self.queue.now() >= end {
+                return false;
+            }
+            self.run_for(LOOK_INTERVAL);
+        }
+        true
+    }
+
+    /// The store whose peer leads a region in the highest term that any store knows, if
+    /// that peer itself says so.
+    #[must_use]
+    pub fn leader_of(&self, region_id: u64) -> Option<u64> {
+        let mut best: Option<(u64, u64)> = None;
+        for (id, store) in &self.stores {
+            let Some(core) = &store.core else { continue };
+            let Some(entry) = core.directory().entry(region_id) else {
+                continue;
+            };
+            if entry.leads() {
+                best = best.max(Some((entry.view.term(), *id)));
+            }
+        }
+        best.map(|(_, id)| id)
+    }
+
+    /// Last index of a region's log on a store, 0 where the store is down.
+    #[must_use]
+    pub fn last_index(&self, store: u64, region_id: u64) -> u64 {
+        let core = self.store(store).core.as_ref();
+        let entry = core.and_then(|core| core.directory().entry(region_id));
+        entry.map_or(0, |entry| entry.view.numbers().last)
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Deliver { to, message } => self.on_deliver(to, *message),
+            Event::Tick { store, life } => self.on_tick(store, life),
+            Event::Step { store, life } => self.on_step(store, life),
+            Event::LogDone { store, life, lane } => self.on_log_done(store, life, lane),
+            Event::ApplyStart { store, life, lane } => self.on_apply_start(store, life, lane),
+            Event::ApplyWrite { store, life, lane } => self.on_apply_write(store, life, lane),
+            Event::Serve { store, life, task } => {
+                if self.is_live(store, life) {
+                    self.enter(store, StoreEvent::Serve(*task));
+                }
+            }
+            Event::Request { call } => self.on_request(call),
+            Event::Answer { call, result } => self.on_answer(call, *result),
+            Event::Client { client } => self.on_client(client),
+            Event::Patience { call } => self.on_patience(call),
+            Event::Cancel { call } => self.on_cancel(call),
+            Event::Restart { store, life } => {
+                if self.store(store).life == life && !self.store(store).is_up() {
+                    self.start_store(store);
+                }
+            }
+            Event::Faults { round } => self.on_faults(round),
+        }
+    }
+
+    pub(crate) fn is_live(&self, store: u64, life: u64) -> bool {
+        let store = self.store(store);
+        store.life == life && store.is_up()
+    }
+
+    fn on_deliver(&mut self, to: u64, message: RaftMessage) {
+        if self.store(to).is_up() {
+            self.enter(to, StoreEvent::Message(message));
+        }
+    }
+
+    fn on_tick(&mut self, store: u64, life: u64) {
+        if !self.is_live(store, life) {
+            return;
+        }
+        // Missed ticks are dropped: one in the inbox is enough.
+        let waiting = self
+            .store(store)
+            .inbox
+            .iter()
+            .any(|e| matches!(e, StoreEvent::Tick));
+        if !waiting {
+            self.enter(store, StoreEvent::Tick);
+        }
+        self.schedule_tick(store);
+    }
+
+    fn schedule_tick(&mut self, id: u64) {
+        let store = self.store(id);
+        let (life, interval) = (store.life, store.options.tick_interval);
+        let delay = store.clock.true_length(interval);
+        self.queue.push(delay, Event::Tick { store: id, life });
+    }
+}

@@ -1,0 +1,79 @@
+//! How the simulated disks behave.
+//!
+//! Both engines of a store are in memory. Here is how long their writes take, and what a
+//! planted fault makes them lose.
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use strata_storage::{Engines, MemEngine};
+
+use crate::network::between;
+
+/// Times of the disks, and their honesty.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Disk {
+    /// Shortest and longest sync of the raft engine.
+    pub sync: (Duration, Duration),
+    /// Shortest and longest wait for an apply shard, and for its write.
+    pub apply: (Duration, Duration),
+    /// Planted fault: syncs are reported and not done, and a crash takes all that was not
+    /// synced.
+    pub lies: bool,
+}
+
+impl Disk {
+    /// A good disk: syncs of up to 2 ms.
+    #[must_use]
+    pub fn good() -> Self {
+        Disk {
+            sync: (Duration::from_micros(100), Duration::from_millis(2)),
+            apply: (Duration::from_micros(20), Duration::from_millis(1)),
+            lies: false,
+        }
+    }
+
+    /// A disk that stalls: syncs of up to 120 ms, applying in up to 60 ms.
+    #[must_use]
+    pub fn slow() -> Self {
+        Disk {
+            sync: (Duration::from_millis(1), Duration::from_millis(120)),
+            apply: (Duration::from_micros(100), Duration::from_millis(60)),
+            lies: false,
+        }
+    }
+
+    pub(crate) fn sync_time(&self, rng: &mut ChaCha8Rng) -> Duration {
+        between(rng, self.sync)
+    }
+
+    pub(crate) fn apply_time(&self, rng: &mut ChaCha8Rng) -> Duration {
+        between(rng, self.apply)
+    }
+}
+
+/// How a store ends before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The power goes: each engine keeps a random prefix of its unsynced batches.
+    Power,
+    /// The process is killed: the operating system still writes everything.
+    Kill,
+}
+
+/// What a crash leaves of a store's engines, each for itself.
+pub(crate) fn after_crash(
+    engines: &Engines<MemEngine>,
+    crash: Crash,
+    disk: &Disk,
+    rng: &mut ChaCha8Rng,
+) -> Engines<MemEngine> {
+    let left = |engine: &MemEngine, rng: &mut ChaCha8Rng| match crash {
+        Crash::Kill => engine.kill(),
+        Crash::Power if disk.lies => engine.crash_keeping(0),
+        Crash::Power => engine.crash(rng),
+    };
+    let kv = left(&engines.kv, rng);
+    let raft = left(&engines.raft, rng);
+    Engines::new(kv, raft)
+}

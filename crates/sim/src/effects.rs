@@ -1,0 +1,349 @@
+//! Carries out what stores ask for: the runtime of a simulated store.
+//!
+//! Everything that a thread would do later is entered into the queue with a delay: the end
+//! of a sync, the work of an apply shard, a read, the arrival of a message. In between,
+//! anything can happen, crashes above all.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::Rng;
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_raftstore::{StoreEffect, StoreEvent};
+use strata_storage::{Durability, Engine, EngineError};
+
+use crate::cluster::{Cluster, Event};
+use crate::disk::Crash;
+use crate::network::{Envelope, between};
+use crate::store::SimStore;
+use crate::violation::Violation;
+
+/// Longest wait of an inbox until its store drains it.
+const STEP_DELAY_MAX: Duration = Duration::from_micros(300);
+/// Longest wait of a read for its reader.
+const READ_DELAY_MAX: Duration = Duration::from_millis(2);
+
+impl Cluster {
+    /// Puts an event into a store's inbox.
+    pub(crate) fn enter(&mut self, id: u64, event: StoreEvent) {
+        self.store_mut(id).inbox.push(event);
+        self.schedule_step(id);
+    }
+
+    pub(crate) fn schedule_step(&mut self, id: u64) {
+        let delay = between(&mut self.rng, (Duration::ZERO, STEP_DELAY_MAX));
+        let now = self.queue.now();
+        let store = self.store_mut(id);
+        if store.step_scheduled {
+            return;
+        }
+        store.step_scheduled = true;
+        let (life, pause) = (store.life, store.paused_until.saturating_sub(now));
+        self.queue
+            .push(delay.max(pause), Event::Step { store: id, life });
+    }
+
+    pub(crate) fn on_step(&mut self, id: u64, life: u64) {
+        if !self.is_live(id, life) {
+            return;
+        }
+        let now = self.queue.now();
+        let store = self.store_mut(id);
+        store.step_scheduled = false;
+        if store.paused_until > now {
+            return self.schedule_step(id);
+        }
+        let events = std::mem::take(&mut store.inbox);
+        let count = events.len() as u64;
+        let local = store.clock.now(now);
+        let core = store.core.as_mut().expect("the store is live");
+        let effects = core.handle_all(local, events);
+        self.trace
+            .note(now, "step", [id, count, effects.len() as u64, 0]);
+        self.carry_out(id, effects);
+    }
+
+    /// Carries out effects in their order.
+    pub(crate) fn carry_out(&mut self, id: u64, effects: Vec<StoreEffect>) {
+        let life = self.store(id).life;
+        for effect in effects {
+            // A fault may have stopped the store halfway.
+            if !self.is_live(id, life) {
+                break;
+            }
+            match effect {
+                StoreEffect::Send {
+                    to_store_id,
+                    messages,
+                } => self.send(id, to_store_id, messages),
+                StoreEffect::WriteLog { shard, batch } => {
+                    self.store_mut(id).logs[shard].waiting.push_back(batch);
+                    self.maybe_write_log(id, shard);
+                }
+                StoreEffect::Apply(work) => {
+                    let lane = work.apply_shard;
+                    self.store_mut(id).applies[lane].waiting.push_back(work);
+                    self.maybe_start_apply(id, lane);
+                }
+                StoreEffect::WriteData(write) => {
+                    let lane = write.apply_shard;
+                    self.store_mut(id).applies[lane].write = Some(write);
+                    let disk = self.store(id).disk;
+                    let delay = disk.apply_time(&mut self.rng);
+                    self.queue.push(
+                        delay,
+                        Event::ApplyWrite {
+                            store: id,
+                            life,
+                            lane,
+                        },
+                    );
+                }
+                StoreEffect::Read(task) => {
+                    let delay = between(&mut self.rng, (Duration::ZERO, READ_DELAY_MAX));
+                    let task = Box::new(task);
+                    self.queue.push(
+                        delay,
+                        Event::Serve {
+                            store: id,
+                            life,
+                            task,
+                        },
+                    );
+                }
+                StoreEffect::Reply { reply, result } => reply.deliver(result),
+                StoreEffect::Report(reports) => {
+                    let now = self.queue.now();
+                    self.trace
+                        .note(now, "report", [id, reports.len() as u64, 0, 0]);
+                }
+                StoreEffect::Fatal(reason) => {
+                    self.watch.report(Violation::StoreStopped {
+                        store_id: id,
+                        reason,
+                    });
+                    self.crash_store(id, Crash::Kill);
+                }
+            }
+        }
+        self.empty_mailbox();
+    }
+
+    fn send(&mut self, from: u64, to: u64, messages: Vec<RaftMessage>) {
+        let now = self.queue.now();
+        for message in messages {
+            self.watch.on_send(&message);
+            let envelope = Envelope {
+                from,
+                to,
+                message: &message,
+            };
+            let fate = self.network.fate(now, &envelope, &mut self.rng);
+            let inner = message.message.as_ref();
+            let summary = inner.map_or(0, |m| {
+                (m.msg_type as u64) << 56 ^ m.term << 40 ^ m.index << 16 ^ m.entries.len() as u64
+            });
+            let place = from << 32 | to;
+            self.trace.note(
+                now,
+                "send",
+                [place, message.region_id, summary, fate.len() as u64],
+            );
+            for delay in fate {
+                let message = Box::new(message.clone());
+                self.queue.push(delay, Event::Deliver { to, message });
+            }
+        }
+    }
+
+    /// Begins with the next batch of a log lane: it is in the engine, but not synced yet.
+    fn maybe_write_log(&mut self, id: u64, lane: usize) {
+        let store = self.store_mut(id);
+        if store.logs[lane].writing.is_some() {
+            return;
+        }
+        let Some(batch) = store.logs[lane].waiting.pop_front() else {
+            return;
+        };
+        store.logs[lane].writing = Some((batch.number, batch.sync));
+        let written = store.engines.raft.write(&batch.batch, Durability::Unsynced);
+        let (life, disk) = (store.life, store.disk);
+        if let Err(error) = written {
+            return self.engine_failed(id, &error);
+        }
+        let delay = if batch.sync {
+            disk.sync_time(&mut self.rng)
+        } else {
+            Duration::ZERO
+        };
+        self.queue.push(
+            delay,
+            Event::LogDone {
+                store: id,
+                life,
+                lane,
+            },
+        );
+    }
+
+    pub(crate) fn on_log_done(&mut self, id: u64, life: u64, lane: usize) {
+        if !self.is_live(id, life) {
+            return;
+        }
+        let now = self.queue.now();
+        let store = self.store_mut(id);
+        let (number, sync) = store.logs[lane]
+            .writing
+            .take()
+            .expect("a batch is being written");
+        if sync && !store.disk.lies {
+            // The raft engine has one log: this makes the other lanes' batches durable, too.
+            if let Err(error) = store.engines.raft.make_durable() {
+                return self.engine_failed(id, &error);
+            }
+        }
+        self.trace
+            .note(now, "persisted", [id, lane as u64, number, u64::from(sync)]);
+        self.enter(
+            id,
+            StoreEvent::LogPersisted {
+                shard: lane,
+                number,
+            },
+        );
+        self.maybe_write_log(id, lane);
+    }
+
+    fn maybe_start_apply(&mut self, id: u64, lane: usize) {
+        let disk = self.store(id).disk;
+        let delay = disk.apply_time(&mut self.rng);
+        let store = self.store_mut(id);
+        let state = &mut store.applies[lane];
+        if state.busy || state.waiting.is_empty() {
+            return;
+        }
+        state.busy = true;
+        let life = store.life;
+        self.queue.push(
+            delay,
+            Event::ApplyStart {
+                store: id,
+                life,
+                lane,
+            },
+        );
+    }
+
+    pub(crate) fn on_apply_start(&mut self, id: u64, life: u64, lane: usize) {
+        if !self.is_live(id, life) {
+            return;
+        }
+        let now = self.queue.now();
+        let skip = self.planted.skip_apply;
+        let store = self.store_mut(id);
+        let mut work = store.applies[lane]
+            .waiting
+            .pop_front()
+            .expect("work is waiting");
+        let mut skipped = false;
+        if let Some((_, behind)) = skip.filter(|(at, _)| *at == id) {
+            skipped = empty_one_entry(&mut work, behind);
+        }
+        let local = store.clock.now(now);
+        let entries: usize = work.tasks.iter().map(|task| task.entries.len()).sum();
+        let core = store.core.as_mut().expect("the store is live");
+        let effects = core.handle(local, StoreEvent::Apply(work));
+        if skipped {
+            self.planted.skip_apply = None;
+        }
+        self.trace.note(
+            now,
+            "apply",
+            [id, lane as u64, entries as u64, u64::from(skipped)],
+        );
+        self.carry_out(id, effects);
+    }
+
+    pub(crate) fn on_apply_write(&mut self, id: u64, life: u64, lane: usize) {
+        if !self.is_live(id, life) {
+            return;
+        }
+        let store = self.store_mut(id);
+        let write = store.applies[lane]
+            .write
+            .take()
+            .expect("a batch is to be written");
+        if let Err(error) = store.engines.kv.write(write.batch(), write.durability()) {
+            return self.engine_failed(id, &error);
+        }
+        store.applies[lane].busy = false;
+        self.enter(id, StoreEvent::DataWritten(write));
+        self.maybe_start_apply(id, lane);
+    }
+
+    /// An engine refused a write: the process ends and is not asked again (crash rule 9).
+    fn engine_failed(&mut self, id: u64, error: &EngineError) {
+        assert!(
+            error.is_fatal(),
+            "store {id}: a write failed in an unknown way: {error}"
+        );
+        let now = self.queue.now();
+        self.trace.note(now, "engine failed", [id, 0, 0, 0]);
+        self.crash_store(id, Crash::Power);
+        let delay = Duration::from_millis(self.rng.random_range(50..800));
+        let life = self.store(id).life;
+        self.queue.push(delay, Event::Restart { store: id, life });
+    }
+
+    /// Ends a store's process now.
+    ///
+    /// # Panics
+    /// If it is down already.
+    pub fn crash_store(&mut self, id: u64, crash: Crash) {
+        let now = self.queue.now();
+        let mut store = self
+            .stores
+            .remove(&id)
+            .unwrap_or_else(|| panic!("no store {id}"));
+        assert!(store.is_up(), "store {id} crashes while it is down");
+        let engines = crate::disk::after_crash(&store.engines, crash, &store.disk, &mut self.rng);
+        store.stop();
+        store.engines = engines;
+        if crash == Crash::Power {
+            self.watch.on_crash(id, &store.engines);
+        }
+        self.trace
+            .note(now, "crash", [id, store.life, crash as u64, 0]);
+        self.stores.insert(id, store);
+        self.lose_calls(id);
+    }
+
+    /// Lets a store's process stand still for a time, as a stopped virtual machine does.
+    pub fn pause_store(&mut self, id: u64, length: Duration) {
+        let until = self.queue.now() + length;
+        let store: &mut SimStore = self.store_mut(id);
+        store.paused_until = store.paused_until.max(until);
+    }
+}
+
+/// Planted fault: takes the commands out of the first data entry behind an index.
+fn empty_one_entry(work: &mut strata_raftstore::ApplyWork, behind: u64) -> bool {
+    use prost::Message as _;
+    use strata_proto::stratapb::EntryCommand;
+    for task in &mut work.tasks {
+        if task.region_id == strata_raftstore::SYSTEM_REGION_ID || !task.proposals.is_empty() {
+            continue;
+        }
+        for entry in task.entries.iter_mut().filter(|entry| entry.index > behind) {
+            let Ok(mut command) = EntryCommand::decode(entry.data.clone()) else {
+                continue;
+            };
+            if !command.commands.is_empty() {
+                command.commands.clear();
+                entry.data = Bytes::from(command.encode_to_vec());
+                return true;
+            }
+        }
+    }
+    false
+}

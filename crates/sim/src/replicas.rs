@@ -1,0 +1,226 @@
+//! Replicas and logs, compared byte for byte.
+//!
+//! Two replicas that have applied the same index must hold the same data, the same region
+//! and the same clock, whatever leaders, crashes and restarts they went through. Logs must
+//! be whole since the bootstrap, and equal as far as both are committed.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use prost::Message as _;
+use strata_proto::eraftpb::Entry;
+use strata_proto::metapb::Region;
+use strata_raftstore::SYSTEM_REGION_ID;
+use strata_storage::bootstrap::BOOTSTRAP_INDEX;
+use strata_storage::{
+    Cf, Direction, EngineKind, Engines, MemEngine, ReadView, keys, read_apply_state,
+    read_raft_state, read_region_state,
+};
+
+use crate::cluster::Cluster;
+use crate::violation::Violation;
+
+/// Everything that a replica holds beside its log: records and data.
+type Content = BTreeMap<(Cf, Bytes), Bytes>;
+
+/// Compares the replicas of every region.
+#[must_use]
+pub fn check_replicas(cluster: &Cluster) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for region in cluster.regions() {
+        // First store seen at each applied index.
+        let mut seen: BTreeMap<u64, (u64, Content)> = BTreeMap::new();
+        for peer in &region.peers {
+            let store_id = peer.store_id;
+            match content(region, &cluster.store(store_id).engines) {
+                Err(detail) => found.push(Violation::StoreStopped {
+                    store_id,
+                    reason: detail,
+                }),
+                Ok((index, content)) => {
+                    let (first, expected) = seen
+                        .entry(index)
+                        .or_insert_with(|| (store_id, content.clone()));
+                    if let Some(detail) = difference(expected, &content) {
+                        found.push(Violation::ReplicasDiffer {
+                            region_id: region.id,
+                            first: *first,
+                            second: store_id,
+                            index,
+                            detail,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn content(region: &Region, engines: &Engines<MemEngine>) -> Result<(u64, Content), String> {
+    let say = |error: strata_storage::Error| error.to_string();
+    let applied = read_apply_state(&engines.kv, region.id)
+        .map_err(say)?
+        .ok_or_else(|| format!("region {} has no apply state", region.id))?;
+    let state = read_region_state(&engines.kv, region.id)
+        .map_err(say)?
+        .ok_or_else(|| format!("region {} has no region state", region.id))?;
+    let mut content = Content::new();
+    content.insert(
+        (Cf::Raft, keys::apply_state(region.id).into()),
+        applied.encode_to_vec().into(),
+    );
+    content.insert(
+        (Cf::Raft, keys::region_state(region.id).into()),
+        state.encode_to_vec().into(),
+    );
+    if region.id == SYSTEM_REGION_ID {
+        let (start, end) = keys::system_range();
+        collect(engines, Cf::Raft, &start, &end, &mut content)?;
+    } else {
+        let (start, end) = keys::data_range(&region.start_key, &region.end_key);
+        for cf in EngineKind::Kv.column_families() {
+            if *cf != Cf::Raft {
+                collect(engines, *cf, &start, &end, &mut content)?;
+            }
+        }
+    }
+    Ok((applied.applied_index, content))
+}
+
+fn collect(
+    engines: &Engines<MemEngine>,
+    cf: Cf,
+    start: &[u8],
+    end: &[u8],
+    content: &mut Content,
+) -> Result<(), String> {
+    let mut visit = |key: &[u8], value: &[u8]| {
+        content.insert(
+            (cf, Bytes::copy_from_slice(key)),
+            Bytes::copy_from_slice(value),
+        );
+        ControlFlow::Continue(())
+    };
+    engines
+        .kv
+        .scan(cf, start, Some(end), Direction::Forward, &mut visit)
+        .map_err(|error| error.to_string())
+}
+
+fn difference(one: &Content, other: &Content) -> Option<String> {
+    let all = one.keys().chain(other.keys());
+    let key = all
+        .into_iter()
+        .find(|key| one.get(*key) != other.get(*key))?;
+    let shown = |content: &Content| match content.get(key) {
+        Some(value) => format!("\"{}\"", value.escape_ascii()),
+        None => "absent".to_owned(),
+    };
+    Some(format!(
+        "{} key \"{}\": {} and {}",
+        key.0,
+        key.1.escape_ascii(),
+        shown(one),
+        shown(other)
+    ))
+}
+
+/// Checks the logs of every region.
+#[must_use]
+pub fn check_logs(cluster: &Cluster) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for region in cluster.regions() {
+        let mut longest: Option<(u64, BTreeMap<u64, Bytes>)> = None;
+        for peer in &region.peers {
+            let store_id = peer.store_id;
+            let report = |detail| Violation::Log {
+                region_id: region.id,
+                store_id,
+                detail,
+            };
+            match committed_log(region.id, &cluster.store(store_id).engines) {
+                Err(detail) => found.push(report(detail)),
+                Ok(log) => {
+                    let (other, expected) = longest.get_or_insert_with(|| (store_id, log.clone()));
+                    let differs = log
+                        .iter()
+                        .find(|(index, data)| expected.get(index).is_some_and(|e| e != *data));
+                    if let Some((index, _)) = differs {
+                        let detail = format!("entry {index} is not that of store {other}");
+                        found.push(report(detail));
+                    }
+                    if log.len() > expected.len() {
+                        longest = Some((store_id, log));
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The committed entries of a replica, encoded; an error if the log is not whole.
+fn committed_log(
+    region_id: u64,
+    engines: &Engines<MemEngine>,
+) -> Result<BTreeMap<u64, Bytes>, String> {
+    let say = |error: strata_storage::Error| error.to_string();
+    let state = read_raft_state(&engines.raft, region_id)
+        .map_err(say)?
+        .ok_or("there is no raft state")?;
+    let applied = read_apply_state(&engines.kv, region_id)
+        .map_err(say)?
+        .ok_or("there is no apply state")?;
+    if applied.truncated_index != BOOTSTRAP_INDEX {
+        return Err(format!(
+            "truncated at {}, nothing compacts yet",
+            applied.truncated_index
+        ));
+    }
+    let (start, end) = keys::raft_log_range(region_id);
+    let mut log = BTreeMap::new();
+    let mut fault = None;
+    let mut visit = |key: &[u8], value: &[u8]| {
+        let index = keys::parse_raft_log(key).map(|(_, index)| index);
+        let entry = Entry::decode(value)
+            .ok()
+            .filter(|entry| Some(entry.index) == index);
+        match entry {
+            Some(entry) => {
+                log.insert(entry.index, Bytes::copy_from_slice(value));
+                ControlFlow::Continue(())
+            }
+            None => {
+                fault = Some(format!("the entry under {index:?} is another one"));
+                ControlFlow::Break(())
+            }
+        }
+    };
+    engines
+        .raft
+        .scan(
+            Cf::RaftLog,
+            &start,
+            Some(&end),
+            Direction::Forward,
+            &mut visit,
+        )
+        .map_err(|error| error.to_string())?;
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    let held = log.keys().copied();
+    let whole = held.eq(BOOTSTRAP_INDEX + 1..=state.last_index);
+    if !whole {
+        let ends = (log.keys().next(), log.keys().next_back());
+        return Err(format!(
+            "{} entries from {ends:?}, the last index is {}",
+            log.len(),
+            state.last_index
+        ));
+    }
+    log.split_off(&(applied.applied_index + 1));
+    Ok(log)
+}

@@ -1,0 +1,113 @@
+//! One simulated store: the production core, its engines, its clock, and the queues that
+//! threads would have been.
+//!
+//! Inbox       Messages, ticks and answers gather; a step drains them all at once.
+//! Log lanes   One per raft shard: a batch is written, then synced some time later, then
+//!             answered; the next one starts after that. A crash falls in between.
+//! Apply lanes One per apply shard: work is executed, its batch written some time later,
+//!             then answered; the next work starts after that, as it reads the engine.
+//!
+//! Invariants
+//! * A crash takes the core and all queues; the engines keep what [`disk`](crate::disk)
+//!   says. Every life has a number, and what was scheduled in an earlier one is dropped.
+//! * Within a lane nothing overtakes.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use strata_raftstore::{ApplyWork, DataWrite, LogBatch, StoreCore, StoreEvent, StoreOptions};
+use strata_storage::{Engines, MemEngine};
+
+use crate::clock::StoreClock;
+use crate::disk::Disk;
+
+/// A store of a simulated cluster.
+pub struct SimStore {
+    /// Settings of every life.
+    pub options: StoreOptions,
+    /// Its engines; those of the next life once it has crashed.
+    pub engines: Engines<MemEngine>,
+    /// Its clocks.
+    pub clock: StoreClock,
+    /// Its disk.
+    pub disk: Disk,
+    /// The running core; `None` while it is down.
+    pub core: Option<StoreCore<MemEngine>>,
+    /// Counts the starts.
+    pub(crate) life: u64,
+    /// True time until which the process stands still.
+    pub(crate) paused_until: Duration,
+    pub(crate) inbox: Vec<StoreEvent>,
+    pub(crate) step_scheduled: bool,
+    pub(crate) logs: Vec<LogLane>,
+    pub(crate) applies: Vec<ApplyLane>,
+}
+
+/// Batches on their way into the raft engine.
+#[derive(Debug, Default)]
+pub(crate) struct LogLane {
+    pub waiting: VecDeque<LogBatch>,
+    /// Number of the batch that is written and not yet answered, and whether to sync it.
+    pub writing: Option<(u64, bool)>,
+}
+
+/// Work on its way into the kv engine.
+#[derive(Debug, Default)]
+pub(crate) struct ApplyLane {
+    pub waiting: VecDeque<ApplyWork>,
+    /// Work is executed, or its batch is on the way to the engine.
+    pub busy: bool,
+    pub write: Option<DataWrite>,
+}
+
+impl SimStore {
+    pub(crate) fn new(
+        options: StoreOptions,
+        engines: Engines<MemEngine>,
+        clock: StoreClock,
+        disk: Disk,
+    ) -> Self {
+        SimStore {
+            options,
+            engines,
+            clock,
+            disk,
+            core: None,
+            life: 0,
+            paused_until: Duration::ZERO,
+            inbox: Vec::new(),
+            step_scheduled: false,
+            logs: Vec::new(),
+            applies: Vec::new(),
+        }
+    }
+
+    /// Begins a life with a core.
+    pub(crate) fn start(&mut self, core: StoreCore<MemEngine>) {
+        self.life += 1;
+        self.core = Some(core);
+        self.logs = (0..self.options.raft_shards)
+            .map(|_| LogLane::default())
+            .collect();
+        self.applies = (0..self.options.apply_shards)
+            .map(|_| ApplyLane::default())
+            .collect();
+    }
+
+    /// Ends the life; the engines are for the caller to replace.
+    pub(crate) fn stop(&mut self) {
+        self.life += 1;
+        self.core = None;
+        self.inbox.clear();
+        self.step_scheduled = false;
+        self.paused_until = Duration::ZERO;
+        self.logs.clear();
+        self.applies.clear();
+    }
+
+    /// True while the process runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.core.is_some()
+    }
+}

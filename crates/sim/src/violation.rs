@@ -1,0 +1,83 @@
+//! What the checkers can find.
+
+use bytes::Bytes;
+
+use crate::linearizability;
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Violation {
+    /// What clients saw has no order, or none was found in time.
+    #[error("{0}")]
+    History(#[from] linearizability::Fault),
+    /// A write that was acknowledged cannot be in the final value.
+    #[error("key \"{}\": acknowledged write is gone: {detail}", .key.escape_ascii())]
+    AcknowledgedWriteLost {
+        /// The key.
+        key: Bytes,
+        /// Which write, and what is there instead.
+        detail: String,
+    },
+    /// Replicas that have applied the same index hold different data.
+    #[error("region {region_id}: stores {first} and {second} differ at index {index}: {detail}")]
+    ReplicasDiffer {
+        /// The region.
+        region_id: u64,
+        /// One store.
+        first: u64,
+        /// The other store.
+        second: u64,
+        /// Applied index of both.
+        index: u64,
+        /// What differs.
+        detail: String,
+    },
+    /// A log has a gap, is not what it may be, or two logs differ where both are committed.
+    #[error("region {region_id} on store {store_id}: log: {detail}")]
+    Log {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Two peers acted as leader in one term.
+    #[error("region {region_id}: peers {first} and {second} both led in term {term}")]
+    TwoLeaders {
+        /// The region.
+        region_id: u64,
+        /// The term.
+        term: u64,
+        /// The peer that was seen first.
+        first: u64,
+        /// The other one.
+        second: u64,
+    },
+    /// A crash left more applied than is in the raft engine (crash rule 1).
+    #[error("region {region_id} on store {store_id}: applied {applied}, synced log ends at {last}")]
+    AppliedBeyondLog {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// Applied index in the kv engine.
+        applied: u64,
+        /// Last index in the raft engine.
+        last: u64,
+    },
+    /// A store stopped itself, or could not start from what is on its disk.
+    #[error("store {store_id} stopped: {reason}")]
+    StoreStopped {
+        /// The store.
+        store_id: u64,
+        /// The line that it logged.
+        reason: String,
+    },
+    /// With everything healed, the cluster did not come to rest in time.
+    #[error("no progress: {0}")]
+    NoProgress(String),
+    /// A client got an answer that no correct store gives.
+    #[error("unexpected answer: {0}")]
+    UnexpectedAnswer(String),
+}

@@ -1,0 +1,103 @@
+//! What the rows share: calls to a chosen store, and its bare answer.
+
+#![allow(dead_code)] // Every row uses some of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use strata_proto::stratapb::RawSpace;
+use strata_raftstore::{Answer, Error, ReadCommand, RequestBody};
+use strata_sim::{AttemptResult, CallOptions, ClientOperation, Cluster, ClusterOptions};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Milliseconds.
+pub fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// A cluster that has elected leaders everywhere.
+pub fn started(stores: u64, seed: u64) -> Cluster {
+    started_with(ClusterOptions::new(stores, seed))
+}
+
+/// A cluster that has elected leaders everywhere.
+pub fn started_with(options: ClusterOptions) -> Cluster {
+    let mut cluster = Cluster::new(options);
+    let rested = cluster.run_until(20 * SECOND, |cluster| cluster.unrest().is_none());
+    assert!(rested, "{:?}", cluster.unrest());
+    cluster
+}
+
+/// Reads a key at one store, without retries.
+pub fn get_at(
+    cluster: &mut Cluster,
+    store: u64,
+    key: &str,
+    replica_read: bool,
+) -> Result<Option<Bytes>, Error> {
+    let region = cluster.region_of(key.as_bytes()).id;
+    let command = ReadCommand::Get {
+        space: RawSpace::RawV1,
+        key: key.to_owned().into(),
+    };
+    let options = CallOptions {
+        replica_read,
+        ..CallOptions::default()
+    };
+    let call = cluster.call(store, region, RequestBody::Read(command), &options);
+    match cluster.wait_for(call) {
+        AttemptResult::Answered(Answer::Value(value)) => Ok(value),
+        AttemptResult::Refused(error) => Err(error),
+        other => panic!("get of {key} at store {store}: {other:?}"),
+    }
+}
+
+/// The body of a put.
+pub fn put_body(key: &str, value: &str) -> RequestBody {
+    ClientOperation::Put(key.to_owned().into(), value.to_owned().into()).body(RawSpace::RawV1)
+}
+
+/// The store that leads the region of a key, once there is one.
+pub fn leader_at(cluster: &mut Cluster, key: &str) -> u64 {
+    let region = cluster.region_of(key.as_bytes()).id;
+    assert!(
+        cluster.run_until(20 * SECOND, |cluster| cluster.leader_of(region).is_some()),
+        "region {region} gets no leader"
+    );
+    cluster.leader_of(region).expect("waited for it")
+}
+
+/// Hands the leadership of a key's region to a store, with retries.
+pub fn move_leader(cluster: &mut Cluster, key: &str, to_store_id: u64) {
+    let region = cluster.region_of(key.as_bytes()).id;
+    for _ in 0..20 {
+        let leader = leader_at(cluster, key);
+        if leader == to_store_id {
+            return;
+        }
+        let body = RequestBody::TransferLeader { to_store_id };
+        let call = cluster.call(leader, region, body, &CallOptions::default());
+        if let AttemptResult::Answered(Answer::Done) = cluster.wait_for(call) {
+            let moved = cluster.run_until(SECOND, |c| c.leader_of(region) == Some(to_store_id));
+            assert!(moved, "the hand-over was acknowledged and is not seen");
+            return;
+        }
+        cluster.run_for(ms(100));
+    }
+    panic!("region {region}: the leadership does not go to store {to_store_id}");
+}
+
+/// A value as it lies in a store's kv engine, without header; `None` if there is none.
+pub fn stored(cluster: &Cluster, store: u64, key: &str) -> Option<Bytes> {
+    use strata_storage::{ReadView, keys, raw_value};
+    let engine_key = keys::raw_key(RawSpace::RawV1, key.as_bytes());
+    let cf = keys::raw_cf(RawSpace::RawV1);
+    let kv = &cluster.store(store).engines.kv;
+    let bytes = kv.get(cf, &engine_key).expect("the engine reads")?;
+    Some(
+        raw_value::decode_bytes(&bytes)
+            .expect("the value decodes")
+            .value,
+    )
+}
