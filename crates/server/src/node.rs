@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use slog::{Logger, info, warn};
 use strata_proto::pdpb::pd_server::PdServer;
+use strata_proto::stratapb::StoreIdent;
 use strata_proto::stratapb::store_transport_server::StoreTransportServer;
 use strata_proto::stratapb::strata_server::StrataServer;
 use strata_proto::tikvpb::tikv_server::TikvServer;
-use strata_raftstore::{Store, StoreHandle, Surroundings};
+use strata_raftstore::{Store, StoreHandle, StoreOptions, Surroundings};
 use strata_scheduler::SchedulerMachine;
-use strata_storage::Engine;
+use strata_storage::{Engine, Engines};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -102,23 +103,8 @@ impl Node {
         } = opened;
         info!(logger, "starting"; "cluster" => format!("{:016x}", ident.cluster_id),
             "incarnation" => format!("{:016x}", ident.incarnation), "admitted" => ident.admitted);
-        let mut addresses = options.initial_cluster.clone();
-        addresses.insert(ident.store_id, options.advertised().to_owned());
-        let started_seconds = crate::pd::wall_clock_ms() / 1000;
-        let cluster = Arc::new(Cluster::new(
-            ident.cluster_id,
-            ident.store_id,
-            ident.incarnation,
-            started_seconds as i64,
-            addresses,
-            config.transport.clone(),
-        ));
-        let known = open::read_incarnations(&engines.kv)?;
-        let kv = engines.kv.clone();
-        let incarnations = Arc::new(Incarnations::new(
-            known,
-            Box::new(move |found| open::write_incarnation(&kv, found)),
-        ));
+        let cluster = cluster_of(options, &ident);
+        let incarnations = incarnations_in(&engines.kv)?;
         let admission = Arc::new(Admission::new(
             ident.admitted,
             cluster.others(),
@@ -143,10 +129,7 @@ impl Node {
         };
         let settings = store_options(&config, open::random_number()?, ident.admitted);
         let store_id = ident.store_id;
-        let store = spawn_blocking(move || Store::start(store_id, settings, engines, surroundings))
-            .await
-            .map_err(|error| NodeError::Refused(format!("starting the store failed: {error}")))?
-            .map_err(|error| NodeError::Refused(error.to_string()))?;
+        let store = start_store(store_id, settings, engines, surroundings).await?;
         let locator = Locator::new(
             cluster.clone(),
             store.handle(),
@@ -260,6 +243,7 @@ impl Node {
                 metrics: self.metrics.clone(),
                 logger: self.logger.clone(),
                 handshake_time: self.config.transport.handshake_time,
+                refusals: Arc::default(),
                 stopping: self.stop.subscribe(),
             },
             locator: self.locator.clone(),
@@ -288,6 +272,42 @@ impl Node {
             .fallback(http::unknown)
             .merge(http::routes(plain))
     }
+}
+
+/// This node and its address book, from the command line.
+fn cluster_of(options: &NodeOptions, ident: &StoreIdent) -> Arc<Cluster> {
+    let mut addresses = options.initial_cluster.clone();
+    addresses.insert(ident.store_id, options.advertised().to_owned());
+    let started_seconds = crate::pd::wall_clock_ms() / 1000;
+    Arc::new(Cluster::new(
+        ident.cluster_id,
+        ident.store_id,
+        ident.incarnation,
+        started_seconds as i64,
+        addresses,
+        options.config.transport.clone(),
+    ))
+}
+
+/// What the data engine holds of other stores' folders, and where more is written.
+fn incarnations_in<E: Engine>(kv: &E) -> Result<Arc<Incarnations>, NodeError> {
+    let known = open::read_incarnations(kv)?;
+    let kv = kv.clone();
+    let persist = Box::new(move |found: &_| open::write_incarnation(&kv, found));
+    Ok(Arc::new(Incarnations::new(known, persist)))
+}
+
+/// Loads all regions and starts the store's threads, away from the network's threads.
+async fn start_store<E: Engine>(
+    store_id: u64,
+    settings: StoreOptions,
+    engines: Engines<E>,
+    surroundings: Surroundings,
+) -> Result<Store, NodeError> {
+    spawn_blocking(move || Store::start(store_id, settings, engines, surroundings))
+        .await
+        .map_err(|error| NodeError::Refused(format!("starting the store failed: {error}")))?
+        .map_err(|error| NodeError::Refused(error.to_string()))
 }
 
 /// Tells the leader of region 1, if that is this node, which stores live.

@@ -27,16 +27,50 @@ struct Served {
     serving: JoinHandle<Result<(), NodeError>>,
 }
 
+/// A listening socket with its address, before anything is served on it.
+async fn port() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+/// The folder of a store of the cluster that has these ids, as its first start leaves it.
+fn new_folder(stores: &[u64], id: u64, incarnation: u64) -> Opened<MemEngine> {
+    let replicas = if stores.len() < 3 { 1 } else { 3 };
+    let spec = ClusterSpec::new(stores, "test", 6, replicas).unwrap();
+    let mut ident = spec.ident(id, incarnation);
+    let engines = MemEngine::new_pair();
+    let layout = spec.layout();
+    strata_storage::bootstrap::write_bootstrap(&engines, &ident, &layout).unwrap();
+    ident.admitted = stores.len() == 1;
+    Opened {
+        engines,
+        layout,
+        persist_admission: Box::new(|| Ok(())),
+        ident,
+    }
+}
+
 impl Served {
     async fn start() -> Served {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let (listener, address) = port().await;
+        let addresses = BTreeMap::from([(1, address)]);
+        Served::start_store(1, listener, addresses, new_folder(&[1], 1, 7)).await
+    }
+
+    async fn start_store(
+        id: u64,
+        listener: TcpListener,
+        addresses: BTreeMap<u64, String>,
+        opened: Opened<MemEngine>,
+    ) -> Served {
+        let address = addresses[&id].clone();
         let options = NodeOptions {
-            id: 1,
+            id,
             addr: address.clone(),
             advertise_addr: None,
             data_dir: PathBuf::from("."),
-            initial_cluster: BTreeMap::from([(1, address.clone())]),
+            initial_cluster: addresses,
             cluster_token: None,
             regions: None,
             replicas: None,
@@ -44,18 +78,6 @@ impl Served {
             config_warnings: Vec::new(),
         };
         options.check().unwrap();
-        let spec = ClusterSpec::new(&[1], "test", 6, 1).unwrap();
-        let mut ident = spec.ident(1, 7);
-        let engines = MemEngine::new_pair();
-        let layout = spec.layout();
-        strata_storage::bootstrap::write_bootstrap(&engines, &ident, &layout).unwrap();
-        ident.admitted = true;
-        let opened = Opened {
-            engines,
-            layout,
-            persist_admission: Box::new(|| Ok(())),
-            ident,
-        };
         let metrics = Arc::new(ServerMetrics::new());
         let logger = Logger::root(slog::Discard, slog::o!());
         let node = Node::start(&options, opened, metrics, logger)
@@ -284,6 +306,75 @@ async fn one_node_serves_pages_and_survives_strangers() {
         assert!(page.contains(holds), "{path}: {page}");
     }
     served.stop().await;
+}
+
+/// Waits until a page holds some words.
+async fn page_holds(served: &Served, path: &str, words: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let page = served.get_page(path).await;
+        if page.contains(words) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{path} without {words}: {page}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_admit_each_other_and_refuse_one_that_lost_its_folder() {
+    let ids = [1, 2, 3];
+    let mut ports = Vec::new();
+    for _ in ids {
+        ports.push(port().await);
+    }
+    let addresses: BTreeMap<u64, String> = ids
+        .into_iter()
+        .zip(ports.iter().map(|(_, address)| address.clone()))
+        .collect();
+    let mut listeners: Vec<_> = ports.into_iter().map(|(listener, _)| listener).collect();
+    let third = listeners.pop().unwrap();
+    let mut nodes = Vec::new();
+    for (id, listener) in (1..).zip(listeners) {
+        let folder = new_folder(&ids, id, id + 10);
+        nodes.push(Served::start_store(id, listener, addresses.clone(), folder).await);
+    }
+    // Two of three stores would be a quorum; a new cluster waits for all of them.
+    page_holds(&nodes[0], "/healthz", "[3]").await;
+    let folder = new_folder(&ids, 3, 13);
+    nodes.push(Served::start_store(3, third, addresses.clone(), folder).await);
+    for node in &nodes {
+        page_holds(node, "/healthz", "ok").await;
+    }
+    // Every node answers, whoever leads, and a put at the leader is read there.
+    for node in &nodes {
+        let mut pd = PdClient::new(node.channel().await);
+        let context = context(&mut pd, b"k").await;
+        let leader = context.peer.unwrap().store_id as usize;
+        let mut tikv = TikvClient::new(nodes[leader - 1].channel().await);
+        let put = RawPutRequest {
+            context: Some(context),
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from_static(b"v"),
+            ..Default::default()
+        };
+        let answer = tikv.raw_put(put).await.unwrap().into_inner();
+        assert_eq!(answer, RawPutResponse::default());
+    }
+    // Store 3 comes back with an empty folder, so with another incarnation.
+    nodes.pop().unwrap().stop().await;
+    let third = TcpListener::bind(&addresses[&3]).await.unwrap();
+    let wiped = new_folder(&ids, 3, 99);
+    nodes.push(Served::start_store(3, third, addresses.clone(), wiped).await);
+    let wiped_waits = "waiting for stores [1, 2]";
+    page_holds(&nodes[2], "/healthz", wiped_waits).await;
+    let mut pd = PdClient::new(nodes[0].channel().await);
+    let found = context(&mut pd, b"k").await;
+    assert_ne!(found.peer.unwrap().store_id, 3);
+    page_holds(&nodes[2], "/healthz", wiped_waits).await;
+    for node in nodes {
+        node.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         log_credits: store.log_credits as usize,
         apply_credits: store.apply_credits as usize,
         max_parked_requests: store.max_parked_requests as usize,
+        max_queued_write_bytes: store.max_queued_write_size.bytes(),
+        expiry_interval: store.expiry_interval,
         heartbeat_interval: config.scheduler.report_interval,
         seed,
         admitted,

@@ -153,9 +153,15 @@ settings! {
         /// Batches of one shard that may be with one apply thread.
         apply_credits: u64 = "store.apply-credits", "4", "1" ..= "64";
         /// Committed entries of one region that wait to be applied; more are not taken.
-        max_apply_backlog_size: Size = "store.max-apply-backlog-size", "64MiB", "1MiB" ..= "4GiB";
+        max_apply_backlog_size: Size = "store.max-apply-backlog-size", "16MiB", "1MiB" ..= "4GiB";
         /// Requests of one region that may wait for a leader or for room.
         max_parked_requests: u64 = "store.max-parked-requests", "4096", "1" ..= "1048576";
+        /// Writes of one region that wait to be proposed; one always may. More are refused
+        /// as busy.
+        max_queued_write_size: Size = "store.max-queued-write-size", "32MiB", "64KiB" ..= "4GiB";
+        /// How often the data engine learns which values have expired, so that compaction
+        /// may drop them; each time it is synced.
+        expiry_interval: Duration = "store.expiry-interval", "1m", "1s" ..= "24h";
         /// Largest key, in the form that clients send.
         max_key_size: Size = "store.max-key-size", "8KiB", "16B" ..= "64KiB";
     }

@@ -179,7 +179,7 @@ impl Leadership {
             }
             Err(reason) => {
                 debug!(self.logger, "a store was not recorded";
-                    "store" => store.id, "reason" => reason);
+                    "peer_store" => store.id, "reason" => reason);
             }
         }
     }

@@ -318,6 +318,8 @@ macro_rules! with_error_field {
         timer.finish(result.is_ok());
         Ok(Response::new(result.unwrap_or_else(|refusal: Refusal| {
             let (region_error, error) = refusal.into_fields();
+            // Answers of writes have no further field.
+            #[allow(clippy::needless_update)]
             $response {
                 region_error,
                 error,

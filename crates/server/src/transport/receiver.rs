@@ -4,10 +4,12 @@
 //! cluster, this store, a member as its sender and that member's known incarnation. The
 //! answer is sent only when the sender's incarnation is synced here.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use slog::{Logger, info, warn};
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{StoreFrame, StoreHello, StoreReply};
@@ -36,7 +38,34 @@ pub(crate) struct ExchangeServer {
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) logger: Logger,
     pub(crate) handshake_time: Duration,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) stopping: watch::Receiver<bool>,
+}
+
+/// Stores whose refusal was logged already: they try again every second.
+#[derive(Default)]
+pub(crate) struct Refusals(Mutex<BTreeMap<u64, String>>);
+
+impl Refusals {
+    /// Stores that are remembered; strangers may name any id.
+    const STORES_MAX: usize = 64;
+
+    /// True if the store was not refused for the same reason before.
+    fn is_new(&self, store_id: u64, reason: &str) -> bool {
+        let mut logged = self.0.lock();
+        if logged.get(&store_id).is_some_and(|known| known == reason) {
+            return false;
+        }
+        if logged.len() >= Self::STORES_MAX {
+            logged.clear();
+        }
+        logged.insert(store_id, reason.to_owned());
+        true
+    }
+
+    fn forget(&self, store_id: u64) {
+        self.0.lock().remove(&store_id);
+    }
 }
 
 impl ExchangeServer {
@@ -52,15 +81,21 @@ impl ExchangeServer {
         let hello = first
             .and_then(|frame| frame.hello)
             .ok_or_else(|| Status::invalid_argument("the first frame must be a greeting"))?;
-        self.accept(hello.clone()).await.inspect_err(|status| {
-            warn!(self.logger, "a store was refused";
-                "store" => hello.store_id, "address" => &hello.address,
-                "reason" => status.message());
-        })?;
+        match self.accept(hello.clone()).await {
+            Ok(()) => self.refusals.forget(hello.store_id),
+            Err(status) => {
+                if self.refusals.is_new(hello.store_id, status.message()) {
+                    warn!(self.logger, "a store was refused";
+                        "peer_store" => hello.store_id, "address" => &hello.address,
+                        "reason" => status.message());
+                }
+                return Err(status);
+            }
+        }
         self.cluster.set_address(hello.store_id, &hello.address);
         // The sender lives, so the way back to it is worth an attempt now.
         self.transport.poke(hello.store_id);
-        info!(self.logger, "stream from a store stands"; "store" => hello.store_id);
+        info!(self.logger, "stream from a store stands"; "peer_store" => hello.store_id);
         let (replies, stream) = mpsc::channel(1);
         let reply = StoreReply {
             store_id: self.cluster.store_id,
@@ -150,7 +185,6 @@ fn check_hello(cluster: &Cluster, hello: &StoreHello) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use std::collections::BTreeMap;
     use strata_proto::metapb::Peer;
 
     fn hello() -> StoreHello {
@@ -177,6 +211,21 @@ mod tests {
         assert!(refused(&|h| h.to_store_id = 3).contains("--initial-cluster"));
         assert!(refused(&|h| h.store_id = 1).contains("no other member"));
         assert!(refused(&|h| h.store_id = 5).contains("no other member"));
+    }
+
+    #[test]
+    fn a_refusal_is_logged_once_for_each_reason() {
+        let refusals = Refusals::default();
+        assert!(refusals.is_new(2, "a"));
+        assert!(!refusals.is_new(2, "a"));
+        assert!(refusals.is_new(3, "a"));
+        assert!(refusals.is_new(2, "b"));
+        refusals.forget(2);
+        assert!(refusals.is_new(2, "b"));
+        for stranger in 100..1000 {
+            assert!(refusals.is_new(stranger, "a"));
+        }
+        assert!(refusals.0.lock().len() <= Refusals::STORES_MAX);
     }
 
     #[test]

@@ -92,10 +92,10 @@ fn log_lost(transport: &RaftTransport, store_id: u64, lost: &Lost) {
     let logger = &transport.logger;
     match lost {
         Lost::Rejected(reason) => {
-            warn!(logger, "a store refuses this one"; "store" => store_id, "reason" => reason);
+            warn!(logger, "a store refuses this one"; "peer_store" => store_id, "reason" => reason);
         }
         Lost::Refused(reason) | Lost::Broken(reason) => {
-            info!(logger, "no stream to a store"; "store" => store_id, "reason" => reason);
+            info!(logger, "no stream to a store"; "peer_store" => store_id, "reason" => reason);
         }
     }
 }
@@ -113,7 +113,7 @@ async fn stream(
         Err(lost) => return lost,
     };
     *stood = true;
-    info!(transport.logger, "stream to a store stands"; "store" => store_id);
+    info!(transport.logger, "stream to a store stands"; "peer_store" => store_id);
     running.liveness.connected(store_id);
     loop {
         let messages = queue.take(transport.config.frame_size.bytes());
