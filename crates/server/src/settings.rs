@@ -37,7 +37,6 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         heartbeat_interval: config.scheduler.report_interval,
         seed,
         admitted,
-        ..StoreOptions::default()
     }
 }
 

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 #[command(
     name = "strata",
     version,
-    about,
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Examples:
@@ -178,9 +177,13 @@ pub enum KvCommand {
     #[command(after_help = "Examples:
   strata kv get greeting
   strata kv get --hex 00ff")]
-    Get { key: String },
+    Get {
+        /// The key, as text or with --hex.
+        key: String,
+    },
     /// Write a key.
     #[command(
+        override_usage = "strata kv put [OPTIONS] <KEY> <VALUE|-|--file FILE>",
         group = ArgGroup::new("source").required(true).args(["value", "file"]),
         after_help = "Examples:
   strata kv put greeting hello
@@ -189,6 +192,7 @@ pub enum KvCommand {
   strata kv put session abc --ttl 60"
     )]
     Put {
+        /// The key, as text or with --hex.
         key: String,
         /// The value; `-` reads it from stdin, as it is.
         value: Option<String>,
@@ -202,7 +206,10 @@ pub enum KvCommand {
     /// Remove a key.
     #[command(after_help = "Examples:
   strata kv delete greeting")]
-    Delete { key: String },
+    Delete {
+        /// The key, as text or with --hex.
+        key: String,
+    },
     /// Print the pairs with START ≤ key < END.
     #[command(after_help = "Examples:
   strata kv scan                       all pairs
@@ -227,15 +234,22 @@ pub enum KvCommand {
     /// Remove all keys with START ≤ key < END.
     #[command(after_help = "Examples:
   strata kv delete-range user/ user0")]
-    DeleteRange { start: String, end: String },
+    DeleteRange {
+        /// First key to remove.
+        start: String,
+        /// First key behind the range; empty: no bound.
+        end: String,
+    },
     /// Write a key if it holds what is expected; exit code 1 if it does not.
     #[command(
+        override_usage = "strata kv cas [OPTIONS] <KEY> <--old V|--absent> --new V",
         group = ArgGroup::new("expected").required(true).args(["old", "absent"]),
         after_help = "Examples:
   strata kv cas lock --absent --new me
   strata kv cas counter --old 1 --new 2"
     )]
     Cas {
+        /// The key, as text or with --hex.
         key: String,
         /// The value that the key must hold.
         #[arg(long, value_name = "V")]
@@ -265,12 +279,16 @@ pub enum RegionCommand {
     /// One region.
     #[command(after_help = "Examples:
   strata region show 2")]
-    Show { id: u64 },
+    Show {
+        /// Its id.
+        id: u64,
+    },
     /// The region that holds a key.
     #[command(after_help = "Examples:
   strata region find greeting
   strata region find --hex 00ff")]
     Find {
+        /// The key, as text or with --hex.
         key: String,
         /// The key is written as hexadecimal digits.
         #[arg(long)]
@@ -280,6 +298,7 @@ pub enum RegionCommand {
     #[command(after_help = "Examples:
   strata region transfer-leader 2 --to 3")]
     TransferLeader {
+        /// The region's id.
         id: u64,
         /// The store that shall lead.
         #[arg(long, value_name = "STORE")]
@@ -302,7 +321,10 @@ pub enum StoreCommand {
     /// One store.
     #[command(after_help = "Examples:
   strata store show 1")]
-    Show { id: u64 },
+    Show {
+        /// Its id.
+        id: u64,
+    },
 }
 
 #[derive(Debug, Args)]

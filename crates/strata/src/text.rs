@@ -18,7 +18,7 @@ pub fn parse(word: &str, hex: bool) -> Result<Bytes, Failure> {
         ))
     };
     let digits = word.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(wrong());
     }
     let digit = |byte: u8| (byte as char).to_digit(16).map(|value| value as u8);

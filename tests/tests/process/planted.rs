@@ -76,7 +76,7 @@ async fn planted_fault_process_harness_removed_write_is_found() {
     client.delete(&victim).await.unwrap();
     assert_eq!(
         recorded.acknowledged.missing(&client).await.unwrap(),
-        [victim.clone()]
+        std::slice::from_ref(&victim)
     );
     client.put(&victim, "another value").await.unwrap();
     assert_eq!(

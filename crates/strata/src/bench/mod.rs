@@ -75,9 +75,7 @@ async fn client(global: &Global, args: &LoadArgs) -> Result<RawClient, Failure> 
         connections_per_store: connections.min(CONNECTIONS_MAX) as usize,
         ..connect::options(global)
     };
-    // Asked with the plain options first for the error that names what to do.
-    connect::connect(global).await?;
-    Ok(RawClient::connect(&global.endpoints, options).await?)
+    connect::connect_with(global, options).await
 }
 
 /// Applies the load and sums it up.

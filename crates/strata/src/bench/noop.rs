@@ -377,8 +377,8 @@ mod tests {
             let holders = (0..REGIONS)
                 .filter(|place| {
                     let region = region(*place);
-                    region.start_key <= &key[..]
-                        && (region.end_key.is_empty() || region.end_key > &key[..])
+                    region.start_key <= key[..]
+                        && (region.end_key.is_empty() || region.end_key > key[..])
                 })
                 .collect::<Vec<_>>();
             assert_eq!(holders, [place_of(&key)]);
