@@ -31,11 +31,10 @@ pub struct StoreOptions {
     pub shared_entry_bytes: usize,
     /// Most commands that share an entry. 1024.
     pub shared_entry_commands: usize,
-    /// Entries of a region that are proposed and not yet committed; twice as much may wait
-    /// to be proposed. 16 MiB.
+    /// Entries of a region that are proposed and not yet committed. 16 MiB.
     pub max_uncommitted_bytes: u64,
     /// Committed entries of a region that are held in memory until they are applied; more
-    /// are read from the log again. Beyond it a leader takes no writes. 64 MiB.
+    /// are read from the log again. Beyond it a leader takes no writes. 16 MiB.
     pub max_apply_backlog_bytes: usize,
     /// Largest message with entries; one entry always goes. 1 MiB.
     pub max_message_bytes: u64,
@@ -50,8 +49,13 @@ pub struct StoreOptions {
     pub apply_credits: usize,
     /// Requests of a region that may be parked. 4096.
     pub max_parked_requests: usize,
+    /// Writes of a region that may wait to be proposed, by size; one always may. 32 MiB.
+    pub max_queued_write_bytes: usize,
     /// How often a leader reports its region to the scheduler. 5 s.
     pub heartbeat_interval: Duration,
+    /// How often the kv engine learns which values have expired, if a region's clock has
+    /// moved. Each time costs a sync of the kv engine. 60 s.
+    pub expiry_interval: Duration,
     /// Seed of the election timeouts. Different at every start.
     pub seed: u64,
     /// False: the store drops all raft messages both ways and never campaigns, until
@@ -76,14 +80,16 @@ impl Default for StoreOptions {
             shared_entry_bytes: 256 << 10,
             shared_entry_commands: 1024,
             max_uncommitted_bytes: 16 << 20,
-            max_apply_backlog_bytes: 64 << 20,
+            max_apply_backlog_bytes: 16 << 20,
             max_message_bytes: 1 << 20,
             max_inflight_messages: 256,
             inbox_capacity: 16384,
             log_credits: 2,
             apply_credits: 4,
             max_parked_requests: 4096,
+            max_queued_write_bytes: 32 << 20,
             heartbeat_interval: Duration::from_secs(5),
+            expiry_interval: Duration::from_secs(60),
             seed: 0,
             admitted: true,
         }

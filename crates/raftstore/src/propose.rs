@@ -44,10 +44,10 @@ pub(crate) struct FreshProposal {
 impl<E: Engine> Peer<E> {
     /// Takes a write; it is proposed when the drain has ended.
     pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
-        let room = context.options.max_uncommitted_bytes.saturating_mul(2);
+        let room = context.options.max_queued_write_bytes;
         let queued = self.writes.bytes();
         if self.writes.len() >= context.options.max_parked_requests
-            || (queued > 0 && (queued + pending.bytes) as u64 > room)
+            || (queued > 0 && queued + pending.bytes > room)
         {
             context.metrics.requests_busy.increment();
             context

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
-use slog::{Logger, error};
+use slog::{Logger, error, info};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_storage::{Engine, Engines};
@@ -71,6 +71,8 @@ impl<E: Engine> Running<E> {
             apply_shards,
             directory,
         } = loaded;
+        info!(surroundings.logger, "regions are loaded";
+            "store" => store_id, "regions" => directory.iter().count());
         let directory = Arc::new(DirectoryCell::new(directory));
         let gate = Gate::new(
             store_id,
@@ -164,9 +166,9 @@ impl<E: Engine> Running<E> {
         let (stop, stopped) = bounded(0);
         *self.expiry_stop.lock() = Some(stop);
         let (kv, directory) = (self.engines.kv.clone(), self.gate.directory().clone());
-        let logger = self.logger.clone();
+        let (interval, logger) = (self.options.expiry_interval, self.logger.clone());
         self.spawn("expiry".to_owned(), move || {
-            run_expiry(&kv, &directory, &stopped, &logger);
+            run_expiry(&kv, &directory, interval, &stopped, &logger);
         })
     }
 
@@ -312,6 +314,7 @@ impl<E: Engine> StoreApi for Running<E> {
 
     fn shutdown(&self) {
         self.stop();
+        info!(self.logger, "the store has stopped");
         // The raft engine first: what the kv engine keeps must be in the log.
         for engine in [&self.engines.raft, &self.engines.kv] {
             if let Err(failure) = engine.make_durable() {

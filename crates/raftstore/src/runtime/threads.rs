@@ -25,9 +25,6 @@ const DRAIN_MAILS: usize = 1024;
 const GATHER_BYTES: usize = 8 << 20;
 /// Bytes that count as much as a request without any.
 const WEIGHT_BYTES: usize = 4 << 10;
-/// How often the kv engine learns which values have expired, if a clock has moved. Each
-/// time costs a sync of the kv engine.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the process waits for its last line to reach the log.
 const LAST_LINE_WAIT: Duration = Duration::from_millis(100);
 
@@ -364,11 +361,12 @@ pub(super) fn run_reader<E: Engine>(
 pub(super) fn run_expiry<E: Engine>(
     kv: &E,
     directory: &DirectoryCell,
+    interval: Duration,
     stop: &Receiver<()>,
     logger: &Logger,
 ) {
     let mut published: Option<Arc<RegionClocks>> = None;
-    while stop.recv_timeout(EXPIRY_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+    while stop.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let clocks = Arc::new(RegionClocks::collect(directory.load()));
         if published
             .as_ref()
