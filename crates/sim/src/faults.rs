@@ -22,6 +22,8 @@ pub enum FaultKind {
     Partition,
     /// One direction of one link goes dead.
     OneWay,
+    /// One link goes dead in both directions.
+    CutLink,
     /// A leader is cut off from everybody.
     IsolateLeader,
     /// A store loses its power and starts again later.
@@ -48,9 +50,10 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [FaultKind; 13] = [
+    pub const ALL: [FaultKind; 14] = [
         FaultKind::Partition,
         FaultKind::OneWay,
+        FaultKind::CutLink,
         FaultKind::IsolateLeader,
         FaultKind::PowerCut,
         FaultKind::Kill,
@@ -144,6 +147,10 @@ impl Cluster {
             FaultKind::OneWay => {
                 let other = stores[self.rng.random_range(0..stores.len())];
                 self.network.cut(one, other);
+            }
+            FaultKind::CutLink => {
+                let other = stores[self.rng.random_range(0..stores.len())];
+                self.network.cut_both(one, other);
             }
             FaultKind::IsolateLeader => {
                 let region = self.rng.random_range(0..self.regions.len());

@@ -34,6 +34,7 @@ mod scenario;
 mod store;
 mod system;
 mod trace;
+mod turns;
 mod violation;
 mod watch;
 mod workload;

@@ -147,6 +147,29 @@ fn lease_reads_hold_under_drift_within_the_bound() {
     }
 }
 
+/// One follower does not hear the leader and campaigns; the other does hear it, and must
+/// not vote while the leader may count on its lease.
+#[test]
+fn lease_reads_hold_while_one_follower_is_deaf() {
+    for seed in 0..8 {
+        let mut cluster = started(3, seed);
+        for round in 0..4 {
+            let leader = leader_at(&mut cluster, "k");
+            let deaf = leader % 3 + 1;
+            cluster.run_for(ms(700));
+            cluster.network.cut_both(leader, deaf);
+            for step in 0..60 {
+                let value = format!("{round}.{step}").into();
+                let put = ClientOperation::Put("k".into(), value);
+                cluster.execute_at(deaf, put, ms(20));
+                cluster.execute_at(leader, ClientOperation::Get("k".into()), ms(10));
+            }
+            cluster.network.heal();
+        }
+        cluster.finish_clean();
+    }
+}
+
 #[test]
 fn lease_reads_hold_while_processes_stand_still() {
     for seed in 0..6 {

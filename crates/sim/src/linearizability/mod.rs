@@ -2,7 +2,7 @@
 //!
 //! Each key is a register of its own, so each key's operations are judged alone
 //! (linearizability is local). The search is that of Wing and Gong with Lowe's memory of
-//! configurations ("Testing for linearizability", 2017), in [`search`]; here are the
+//! configurations ("Testing for linearizability", 2017), in `search`; here are the
 //! entry points and what is reported.
 //!
 //! An operation whose outcome is not known may be placed anywhere after its invocation or
