@@ -342,6 +342,16 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
+    /// Term, vote and commit index as in memory, saved or not. Cheap, unlike `status`.
+    pub fn hard_state(&self) -> HardState {
+        self.replica.hard_state()
+    }
+
+    /// Role and leader. Cheap, unlike `status`.
+    pub fn soft_state(&self) -> SoftState {
+        self.replica.soft_state()
+    }
+
     /// The storage.
     pub fn storage(&self) -> &S {
         self.replica.log.storage()

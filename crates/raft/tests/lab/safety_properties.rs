@@ -9,8 +9,9 @@
 //! A failing seed is printed. `RAFT_LAB_SEED=n` runs that one only, `RAFT_LAB_SEEDS=n` as
 //! many as one likes.
 
-use crate::random_schedule::{Run, Schedule, isolate_slow_leader, run_schedule};
+use crate::random_schedule::{Run, isolate_slow_leader, run_schedule};
 use crate::rules::Coverage;
+use crate::schedule::Schedule;
 
 /// Prints which seed failed when a checker or the core panics in the middle of a schedule.
 struct Announce(u64);

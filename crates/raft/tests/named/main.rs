@@ -2,10 +2,9 @@
 //! Raft paper's section 5, and those for faults that others have reported.
 //!
 //! `network`      nodes joined by a network that delivers at once; used by all of them.
-//! `election`, `replication`, `snapshot`, `membership`, `transfer`, `raw_node`
+//! `election`, `votes`, `replication`, `snapshot`, `membership`, `transfer`, `raw_node`
 //!                TinyKV's tests, by subject.
 //! `paper`        one test per rule of the paper.
-//! `guards`       pre-vote, quorum check, reads: rules beyond TinyKV's.
 //! `faults`       faults that were seen elsewhere and must not be here.
 //! `hostile`      malformed messages never panic.
 
@@ -22,3 +21,4 @@ mod raw_node;
 mod replication;
 mod snapshot;
 mod transfer;
+mod votes;

@@ -35,7 +35,7 @@ fn restore_snapshot() {
     let mut node = Node::of(1, &[1, 2]);
     let wanted = snapshot(11, 11, &[1, 2, 3]);
     node.step(carry(2, 1, 11, wanted.clone()));
-    assert_eq!(node.installed, [wanted.clone()]);
+    assert_eq!(node.installed, std::slice::from_ref(&wanted));
     assert_eq!((node.last_index(), node.commit()), (11, 11));
     assert_eq!(node.disk.term(11), Ok(11));
     assert_eq!(node.voters(), [1, 2, 3]);
