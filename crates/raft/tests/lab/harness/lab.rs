@@ -390,9 +390,8 @@ impl Lab {
             commands
         );
         println!(
-            "      without pre-votes, empty entries and idle heartbeats: {} calls, {:.2} a command",
-            counters.busy_calls,
-            counters.busy_calls as f64 / commands.max(1) as f64
+            "      {} of them without pre-votes, empty entries and idle heartbeats",
+            counters.busy_calls
         );
         let kinds: Vec<String> = counters
             .busy_by_kind
