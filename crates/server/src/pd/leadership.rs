@@ -21,8 +21,8 @@ use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::stratapb::{RegionReports, StoreStatus};
 use strata_raftstore::StoreHandle;
 use strata_scheduler::{
-    Directory, ReportVerdict, Reports, SystemState, TimestampOracle, choose_leader, put_store,
-    read_response, report_region,
+    Directory, ReportVerdict, Reports, SYSTEM_REGION_ID, SystemState, TimestampOracle,
+    choose_leader, put_store, read_response, report_region,
 };
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
@@ -93,6 +93,16 @@ impl Leadership {
             store,
             config,
         }
+    }
+
+    /// True if the own peer of region 1 is still in the term of this leadership. Terms
+    /// never fall and are published before what was done in them is answered: asked
+    /// behind a read or a write of region 1 that succeeded, it says that this was done in
+    /// this very term.
+    pub(super) fn is_of_present_term(&self) -> bool {
+        self.store
+            .region_state(SYSTEM_REGION_ID)
+            .is_some_and(|state| state.term == self.term)
     }
 
     /// Takes the reports of one store.

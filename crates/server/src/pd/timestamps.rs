@@ -5,6 +5,10 @@
 //! after they came in, so no later leader can have given out anything before them. A
 //! stream ends as soon as the lead is lost, because clients wait for an answer without a
 //! time-out.
+//!
+//! Invariant: nothing is given out, and no mark is taken over, that the store did not read
+//! or write in the very term of the [`Leadership`]. A store that lost the lead and won it
+//! back reads region 1 as well as before, but another one gave out timestamps in between.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -77,10 +81,8 @@ async fn answer_all(
     let cluster_id = locator.cluster.cluster_id;
     let mut together = requests.ready_chunks(REQUESTS_TOGETHER);
     while let Some(requests) = together.next().await {
-        if read_system(&leadership.store, leadership.config.forward_time)
-            .await
-            .is_err()
-        {
+        let read = read_system(&leadership.store, leadership.config.forward_time).await;
+        if read.is_err() || !leadership.is_of_present_term() {
             return Some(not_leading(None));
         }
         for request in requests {
@@ -141,6 +143,10 @@ async fn reserve(leadership: &Leadership) -> Result<(), Status> {
     let response = write_system(&leadership.store, reserve_timestamps(until_ms), WRITE_TIME)
         .await
         .map_err(|_| not_leading(None))?;
+    // Written in a later term, the mark covers what another leader gave out meanwhile.
+    if !leadership.is_of_present_term() {
+        return Err(not_leading(None));
+    }
     let response = read_response(response).map_err(|error| Status::internal(error.to_string()))?;
     leadership
         .oracle
