@@ -43,7 +43,7 @@ pub enum Error {
         /// Regions of this store that now hold its range, the addressed one first.
         current: Vec<Region>,
     },
-    /// The sender's term is too old, or the entry lost its place in the log to another
+    /// The sender's term is too old, or another entry was committed in the place of this
     /// one: the command was not executed. The client repeats it.
     #[error("region {region_id}: the command is stale")]
     StaleCommand {
@@ -105,7 +105,7 @@ pub enum Error {
     #[error("the request was cancelled")]
     Cancelled,
     /// The write was proposed and this store cannot tell whether it takes effect: it lost
-    /// the leadership, or the deadline passed first. It may be executed later. On the
+    /// the leadership, it stops, or the deadline passed first. It may be executed later. On the
     /// wire: NotLeader where the leader is another peer, else a retryable error.
     #[error("region {region_id}: the outcome of the write is not known")]
     Undetermined {

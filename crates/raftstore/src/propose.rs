@@ -6,9 +6,10 @@
 //!          nothing has happened.
 //! Name     The Ready that follows tells the entry's term; index and term name the
 //!          proposal from then on.
-//! Settle   Apply finds the proposal with its entry and answers; with another entry in its
-//!          place the command never happens and is stale. A leader that lost its
-//!          leadership waits for that for `park_time`, and then says that it cannot tell.
+//! Settle   Apply finds the proposal with its entry and answers; with another committed
+//!          entry in its place the command never happens and is stale. A leader that lost
+//!          its leadership waits for that for `park_time`, and then says that it cannot
+//!          tell; so it does where a later entry of its own takes the place.
 //!
 //! Invariants
 //! * Only data commands share an entry.
@@ -229,8 +230,9 @@ impl<E: Engine> Peer<E> {
         }
     }
 
-    /// Settles older proposals at and behind `id`: this leader's log holds other entries
-    /// there, so theirs can never be committed.
+    /// Settles older proposals at and behind `id`, where this leader's log holds other
+    /// entries. That does not refuse them: until an entry of this term is committed, a
+    /// replica that still holds the old ones may win an election and commit them.
     pub(crate) fn drop_overwritten(&mut self, context: &mut StepContext<'_>, id: EntryId) {
         while self
             .proposals
@@ -238,8 +240,9 @@ impl<E: Engine> Peer<E> {
             .is_some_and(|last| last.id.index >= id.index)
         {
             let overwritten = self.proposals.pop_back().expect("looked at above");
-            let error = Error::StaleCommand {
+            let error = Error::Undetermined {
                 region_id: self.region.id,
+                leader: self.known_leader(),
             };
             for waiting in overwritten.waiting {
                 waiting.refuse(error.clone(), &mut context.out.replies);
@@ -301,7 +304,7 @@ fn restore_commands(pending: &mut PendingRequest, commands: impl Iterator<Item =
 
 fn wait_for(pending: PendingRequest, commands: usize) -> Waiting {
     let deadline = pending.request.header.deadline;
-    let reply = Some(pending.reply);
+    let reply = Some(pending.reply.proposed(pending.request.header.region_id));
     match pending.request.body {
         RequestBody::SystemWrite(_) => Waiting::System { reply, deadline },
         _ => Waiting::Write {

@@ -210,9 +210,12 @@ pub enum CommandOutcome {
 ///
 /// The stepped core only carries replies and hands them back with a result; the driver
 /// calls [`Reply::deliver`]. A reply that is dropped delivers [`Error::Stopping`], so that
-/// no client waits for a store that has gone.
+/// no client waits for a store that has gone; once its command is proposed that would
+/// promise too much, and it delivers [`Error::Undetermined`].
 pub struct Reply {
     deliver: Option<ReplyFn>,
+    /// The region in whose log the command stands, if it does.
+    proposed_to: Option<u64>,
 }
 
 /// A function that takes the result of a request. It is called once and must not block.
@@ -223,7 +226,15 @@ impl Reply {
     pub fn new(deliver: impl FnOnce(Result<Answer, Error>) + Send + 'static) -> Self {
         Reply {
             deliver: Some(Box::new(deliver)),
+            proposed_to: None,
         }
+    }
+
+    /// The command stands in the log of a region: whoever drops the reply from now on
+    /// cannot know what becomes of it.
+    pub(crate) fn proposed(mut self, region_id: u64) -> Self {
+        self.proposed_to = Some(region_id);
+        self
     }
 
     /// Hands the result to the sender of the request.
@@ -237,7 +248,13 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if let Some(deliver) = self.deliver.take() {
-            deliver(Err(Error::Stopping("the request was dropped".to_owned())));
+            deliver(Err(match self.proposed_to {
+                None => Error::Stopping("the request was dropped".to_owned()),
+                Some(region_id) => Error::Undetermined {
+                    region_id,
+                    leader: None,
+                },
+            }));
         }
     }
 }

@@ -427,20 +427,96 @@ fn writes_beyond_the_uncommitted_limit_are_busy() {
     written(cluster.put("a", "1"));
 }
 
-/// Whatever happens to a store, each request gets one answer: dropping it answers too.
+/// Whatever happens to a store, each request gets one answer: dropping it answers too. A
+/// write that was proposed may still be executed, and only its answer may say so.
 #[test]
 fn dropped_store_answers_what_waits() {
     let mut cluster = cluster(3);
     let region_id = cluster.region_of(b"a");
     let leader = cluster.leader(region_id).unwrap();
     cluster.cut.insert(leader);
-    let (sender, receiver) = channel();
+    let proposed = cluster.send(leader, region_id, write(&[("a", Some("2"), 0)]));
+    let (sender, read) = channel();
     let request = Request {
         header: cluster.header(region_id),
-        body: write(&[("a", Some("2"), 0)]),
+        body: get("a"),
     };
     let reply = Reply::new(move |result| drop(sender.send(result)));
+    cluster.run(cluster.options.election_timeout());
     cluster.event(leader, StoreEvent::Request { request, reply });
     cluster.nodes.remove(&leader);
-    assert!(matches!(receiver.try_recv(), Ok(Err(Error::Stopping(_)))));
+    assert!(matches!(
+        proposed.try_recv(),
+        Ok(Err(Error::Undetermined { .. }))
+    ));
+    assert!(matches!(read.try_recv(), Ok(Err(Error::Stopping(_)))));
+}
+
+/// A leader whose log holds other entries where an older proposal of its own stood does
+/// not know that the proposal is dead: a replica that kept it may yet win and commit it.
+#[test]
+fn overwritten_proposal_is_undetermined_and_may_be_executed() {
+    let options = StoreOptions {
+        // Nobody gives up before the logs have changed.
+        park_time: Duration::from_secs(10),
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(5, options);
+    cluster.elect_all();
+    let region_id = cluster.region_of(b"a");
+    let old = cluster.leader(region_id).unwrap();
+    let others: Vec<u64> = (1..=5).filter(|id| *id != old).collect();
+    let (keeper, elsewhere) = (others[0], others[1..].to_vec());
+    // Three writes reach the leader's own log and one other, which is no quorum.
+    cluster.cut.extend(&elsewhere);
+    let put = |cluster: &mut Cluster, value: usize| {
+        let mut header = cluster.header(region_id);
+        header.deadline = cluster.now + Duration::from_secs(60);
+        let body = write(&[("a", Some(&value.to_string()), 0)]);
+        cluster.send_with(old, header, body)
+    };
+    let answers: Vec<_> = (1..=3).map(|value| put(&mut cluster, value)).collect();
+    // The rest elects a leader, whose first entry reaches the old one alone.
+    cluster.cut = [old, keeper].into();
+    cluster.no_entries_to.extend(&elsewhere);
+    cluster.until("another leader", |cluster| {
+        cluster.leader(region_id).is_some()
+    });
+    let new = cluster.leader(region_id).unwrap();
+    cluster.cut = others.iter().copied().filter(|id| *id != new).collect();
+    let term = |cluster: &Cluster, id| {
+        let directory = cluster.nodes[&id].core.directory();
+        directory.entry(region_id).unwrap().view.term()
+    };
+    let behind = |cluster: &Cluster| term(cluster, old) < term(cluster, new);
+    while behind(&cluster) {
+        cluster.tick();
+    }
+    for answer in &answers {
+        let early = answer.try_recv();
+        assert!(
+            early.is_err(),
+            "before the old leader leads again: {early:?}"
+        );
+    }
+    // The old leader leads again, and its new entries take the place of its old ones.
+    cluster.cut = [keeper].into();
+    let hand_over = RequestBody::TransferLeader { to_store_id: old };
+    let handed_over = cluster.send(new, region_id, hand_over);
+    cluster.wait(&handed_over).unwrap();
+    cluster.cut = others.iter().copied().collect();
+    let late: Vec<_> = (4..=6).map(|value| put(&mut cluster, value)).collect();
+    let overwritten = refused(answers[2].try_recv().unwrap());
+    assert!(
+        matches!(overwritten, Error::Undetermined { .. }),
+        "{overwritten:?}"
+    );
+    assert!(late.iter().all(|answer| answer.try_recv().is_err()));
+    // The one that kept the old entries wins and commits them.
+    cluster.cut = [old, new].into();
+    cluster.no_entries_to.clear();
+    cluster.until("the keeper leads", |cluster| {
+        cluster.leader(region_id) == Some(keeper)
+    });
+    assert_eq!(cluster.get("a").as_deref(), Some("3"));
 }

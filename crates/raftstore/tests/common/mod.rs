@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strata_proto::metapb::Region;
+use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{
     CompareAndSwapCommand, DataCommand, DeleteRangeCommand, Mutation, RawSpace, WriteCommand,
     data_command::Body,
@@ -63,6 +64,8 @@ pub struct Cluster {
     pub wall_offset_ms: BTreeMap<u64, u64>,
     /// Stores whose messages are lost both ways.
     pub cut: BTreeSet<u64>,
+    /// Stores to which no entries arrive, though all else does.
+    pub no_entries_to: BTreeSet<u64>,
     pub options: StoreOptions,
     pub reports: Vec<strata_proto::pdpb::RegionHeartbeatRequest>,
 }
@@ -70,7 +73,11 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(stores: u64, options: StoreOptions) -> Self {
         let ids: Vec<u64> = (1..=stores).collect();
-        let replicas = if stores >= 3 { 3 } else { 1 };
+        let replicas = match stores {
+            5.. => 5,
+            3 | 4 => 3,
+            _ => 1,
+        };
         let spec = ClusterSpec::new(&ids, "test", 6, replicas).unwrap();
         let regions = spec.layout();
         let mut cluster = Cluster {
@@ -79,6 +86,7 @@ impl Cluster {
             now: Duration::from_secs(1),
             wall_offset_ms: BTreeMap::new(),
             cut: BTreeSet::new(),
+            no_entries_to: BTreeSet::new(),
             options,
             reports: Vec::new(),
         };
@@ -152,9 +160,11 @@ impl Cluster {
                 messages,
             } => {
                 if !self.cut.contains(&id) && !self.cut.contains(&to_store_id) {
+                    let deaf = self.no_entries_to.contains(&to_store_id);
                     queue.extend(
                         messages
                             .into_iter()
+                            .filter(|one| !deaf || !has_entries(one))
                             .map(|one| (to_store_id, StoreEvent::Message(one))),
                     );
                 }
@@ -341,6 +351,11 @@ impl Cluster {
         let stored = self.nodes[&id].engines.kv.get(Cf::Raw, &key).unwrap()?;
         Some(text(raw_value::decode(&stored).unwrap().value))
     }
+}
+
+fn has_entries(message: &RaftMessage) -> bool {
+    let inner = message.message.as_ref();
+    inner.is_some_and(|inner| !inner.entries.is_empty())
 }
 
 pub fn text(bytes: &[u8]) -> String {
