@@ -202,6 +202,20 @@ impl Config {
                 self.raft.max_entry_size.render()
             ));
         }
+        // A store refuses a larger frame by ending the stream, and would get it again.
+        for (name, size) in [
+            ("raft.max-message-size", self.raft.max_message_size),
+            ("raft.shared-entry-size", self.raft.shared_entry_size),
+            ("transport.frame-size", self.transport.frame_size),
+        ] {
+            if self.server.max_message_size.0 < size.0.saturating_mul(2) {
+                return refuse(format!(
+                    "server.max-message-size ({}) must be at least twice {name} ({})",
+                    self.server.max_message_size.render(),
+                    size.render()
+                ));
+            }
+        }
         if self.transport.reconnect_max < self.transport.reconnect_min {
             return refuse(
                 "transport.reconnect-max must not be below transport.reconnect-min".to_owned(),
@@ -397,6 +411,27 @@ mod tests {
     fn settings_that_contradict_each_other_are_refused() {
         let config = read("[raft]\nheartbeat-ticks = 3\nelection-ticks = 8\n").unwrap();
         assert!(matches!(config.check(), Err(ConfigError::Contradiction(_))));
+    }
+
+    #[test]
+    fn messages_that_the_port_would_refuse_are_no_setting() {
+        for key in [
+            "[raft]\nmax-message-size",
+            "[raft]\nshared-entry-size",
+            "[transport]\nframe-size",
+        ] {
+            let with = |port| {
+                let text = format!("{key} = \"8MiB\"\n[server]\nmax-message-size = {port}\n");
+                let text = text.replace("[raft]\n", "[raft]\nmax-entry-size = \"1MiB\"\n");
+                read(&text).unwrap().check()
+            };
+            with("\"17MiB\"").unwrap();
+            let refused = with("\"15MiB\"").unwrap_err();
+            assert!(
+                matches!(refused, ConfigError::Contradiction(_)),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

@@ -81,8 +81,7 @@ async fn answer_all(
     let cluster_id = locator.cluster.cluster_id;
     let mut together = requests.ready_chunks(REQUESTS_TOGETHER);
     while let Some(requests) = together.next().await {
-        let read = read_system(&leadership.store, leadership.config.forward_time).await;
-        if read.is_err() || !leadership.is_of_present_term() {
+        if !holds_lease(leadership).await {
             return Some(not_leading(None));
         }
         for request in requests {
@@ -108,6 +107,13 @@ async fn answer_all(
         }
     }
     None
+}
+
+/// True if this store held the lease of region 1 in the leadership's own term at some
+/// instant of the call.
+async fn holds_lease(leadership: &Leadership) -> bool {
+    let read = read_system(&leadership.store, leadership.config.forward_time).await;
+    read.is_ok() && leadership.is_of_present_term()
 }
 
 /// Takes timestamps from the oracle, replicating a higher mark when it asks for one.
@@ -153,4 +159,72 @@ async fn reserve(leadership: &Leadership) -> Result<(), Status> {
         .lock()
         .reserved(response.reserved_until_ms);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use strata_proto::raft_serverpb::RaftMessage;
+    use strata_raftstore::{Store, StoreOptions, Surroundings, Transport};
+    use strata_scheduler::{SYSTEM_REGION_ID, SchedulerMachine, SystemState};
+    use strata_storage::MemEngine;
+    use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+
+    use super::super::reporter::ReportQueue;
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::config::Config;
+
+    struct Nowhere;
+
+    impl Transport for Nowhere {
+        fn send(&self, _: u64, _: Vec<RaftMessage>) {}
+    }
+
+    /// A store that lost the lead and won it back reads and writes region 1 as before, but
+    /// another one gave out timestamps in between: the old lead gives out nothing more.
+    #[tokio::test]
+    async fn a_lead_of_an_earlier_term_gives_out_nothing() {
+        let logger = Logger::root(slog::Discard, slog::o!());
+        let spec = ClusterSpec::new(&[1], "test", 6, 1).unwrap();
+        let engines = MemEngine::new_pair();
+        write_bootstrap(&engines, &spec.ident(1, 7), &spec.layout()).unwrap();
+        let surroundings = Surroundings {
+            transport: Arc::new(Nowhere),
+            heartbeats: ReportQueue::new(Arc::default()),
+            system: Arc::new(SchedulerMachine::new(spec.layout())),
+            logger: logger.clone(),
+        };
+        let store = Store::start(1, StoreOptions::default(), engines, surroundings).unwrap();
+        let handle = store.handle();
+        while handle.leader_of(SYSTEM_REGION_ID).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let view = read_system(&handle, Duration::from_secs(10)).await.unwrap();
+        let config = Config::default();
+        let addresses = BTreeMap::from([(1, "a:1".to_owned())]);
+        let cluster = Arc::new(Cluster::new(9, 1, 7, 0, addresses, config.transport));
+        let lead_of = |term| {
+            Leadership::new(
+                term,
+                handle.clone(),
+                cluster.clone(),
+                config.scheduler.clone(),
+                logger.clone(),
+                SystemState::load(&*view, &spec.layout()).unwrap(),
+            )
+        };
+        let term = handle.region_state(SYSTEM_REGION_ID).unwrap().term;
+        let earlier = lead_of(term - 1);
+        assert!(!holds_lease(&earlier).await);
+        assert!(grant(&earlier, 1).await.is_err(), "a mark of another term");
+        let present = lead_of(term);
+        assert!(holds_lease(&present).await);
+        assert!(grant(&present, 1).await.is_ok());
+        tokio::task::spawn_blocking(move || store.shutdown())
+            .await
+            .unwrap();
+    }
 }
