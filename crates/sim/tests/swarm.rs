@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use strata_raftstore::StoreOptions;
 use strata_sim::{FaultKind, Mix, Scenario};
 
 /// Seeds of an ordinary run.
@@ -18,6 +19,24 @@ fn seeds() -> std::ops::Range<u64> {
     };
     let (first, end) = text.split_once("..").expect("SIM_SEEDS is A..B");
     first.parse().expect("a number")..end.parse().expect("a number")
+}
+
+/// Settings so tight that everything that can be full is full now and then.
+fn tight(rng: &mut ChaCha8Rng) -> StoreOptions {
+    StoreOptions {
+        raft_shards: rng.random_range(1..4),
+        apply_shards: rng.random_range(1..3),
+        log_credits: rng.random_range(1..3),
+        apply_credits: rng.random_range(1..3),
+        shared_entry_commands: rng.random_range(1..4),
+        shared_entry_bytes: rng.random_range(1..200),
+        max_uncommitted_bytes: rng.random_range(100..2_000),
+        max_apply_backlog_bytes: rng.random_range(100..2_000),
+        max_message_bytes: rng.random_range(1..300),
+        max_inflight_messages: rng.random_range(1..4),
+        max_parked_requests: rng.random_range(1..6),
+        ..StoreOptions::default()
+    }
 }
 
 /// A scenario drawn from a seed.
@@ -49,6 +68,11 @@ fn drawn(seed: u64) -> Scenario {
         replica_reads: if rng.random() { 0.3 } else { 0.0 },
         cancelled: if rng.random_bool(0.3) { 0.1 } else { 0.0 },
         faults,
+        store: if rng.random_bool(0.3) {
+            tight(&mut rng)
+        } else {
+            StoreOptions::default()
+        },
         rounds: rng.random_range(1..3),
         round: Duration::from_millis(rng.random_range(500..3_000)),
         ..Scenario::new(seed)
