@@ -1,1 +1,39 @@
-//! Cluster tests with real processes and real clients.
+//! Cluster tests with real processes and real clients: the harness.
+//!
+//! A [`Cluster`] is a set of `strata node` processes on ports that the kernel gives, with
+//! their data in a temporary folder. Tests kill, restart and disconnect them, watch them
+//! through the scheduler's calls and `GET /debug/regions/ID`, and check what clients saw:
+//! a [`Load`] records every operation, [`linearizable`] judges the registers,
+//! [`Acknowledged`] the writes that must be present. A [`SyncShim`] counts the syncs of
+//! each file and remembers how long it was at the last one, so that a power cut can be
+//! played on real files.
+//!
+//! What always holds
+//! * One cluster at a time on the machine: a [`Cluster`] holds a lock file.
+//! * A test waits for a condition, at most [`DEADLINE`]; it asserts no time.
+//! * No process outlives its test.
+
+mod acknowledged;
+mod binary;
+mod cluster;
+mod command;
+mod http_get;
+pub mod linearizable;
+mod load;
+mod power_cut;
+mod process;
+mod reserve;
+mod shim;
+mod wait;
+
+pub use acknowledged::Acknowledged;
+pub use binary::{check_not_older, strata_binary};
+pub use cluster::{Cluster, ClusterOptions};
+pub use command::{Finished, strata};
+pub use http_get::{HttpAnswer, http_get};
+pub use load::{Load, LoadOptions, Recorded};
+pub use power_cut::cut_to_synced;
+pub use process::{Node, NodeSpec};
+pub use reserve::{ReservedPort, reserve_consecutive};
+pub use shim::{SyncRecord, SyncShim};
+pub use wait::{DEADLINE, eventually, eventually_sync};

@@ -198,16 +198,17 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
-    /// Takes the messages that may go at once. A leader whose own vote is not synced yet (it
-    /// is the only voter) could lose its term and lead it again with other entries: what it
-    /// sends as a leader joins `held`.
+    /// Takes the messages that may go at once; the others join `held` while term or vote are
+    /// not synced. A leader whose own vote is not synced yet (it is the only voter) could lose
+    /// its term and lead it again with other entries. A follower that answers a heartbeat
+    /// gives a lease, and what makes it keep quiet after a crash is its term on the disk.
     fn take_free_messages(&mut self, held: &mut Vec<Message>) -> Vec<Message> {
         let messages = std::mem::take(&mut self.replica.messages);
         if !self.replica.log.has_unsynced_promise() {
             return messages;
         }
-        let (leading, free): (Vec<_>, Vec<_>) = messages.into_iter().partition(leads);
-        held.extend(leading);
+        let (waiting, free): (Vec<_>, Vec<_>) = messages.into_iter().partition(needs_term);
+        held.extend(waiting);
         free
     }
 
@@ -342,6 +343,16 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
+    /// Term, vote and commit index as in memory, saved or not. Cheap, unlike `status`.
+    pub fn hard_state(&self) -> HardState {
+        self.replica.hard_state()
+    }
+
+    /// Role and leader. Cheap, unlike `status`.
+    pub fn soft_state(&self) -> SoftState {
+        self.replica.soft_state()
+    }
+
     /// The storage.
     pub fn storage(&self) -> &S {
         self.replica.log.storage()
@@ -353,12 +364,14 @@ impl<S: Storage> RawNode<S> {
     }
 }
 
-/// Whether only a leader sends such a message.
-fn leads(message: &Message) -> bool {
+/// Whether a message rests on the term, though not on entries: those that only a leader
+/// sends, and the answer to a heartbeat.
+fn needs_term(message: &Message) -> bool {
     matches!(
         MessageType::try_from(message.msg_type),
         Ok(MessageType::MsgAppend
             | MessageType::MsgHeartbeat
+            | MessageType::MsgHeartbeatResponse
             | MessageType::MsgSnapshot
             | MessageType::MsgTimeoutNow
             | MessageType::MsgReadIndexResp)

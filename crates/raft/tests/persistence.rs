@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use strata_proto::eraftpb::{Entry, HardState, Message, MessageType};
+use strata_proto::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use strata_raft::{Config, Index, MemStorage, PeerId, RawNode, Ready, Role, Storage, Term};
 
 const NOW: Duration = Duration::from_secs(1);
@@ -182,17 +182,107 @@ fn answers_wait_for_the_entries_they_confirm() {
 }
 
 #[test]
-fn heartbeats_are_answered_at_once() {
+fn heartbeats_are_answered_before_entries_are_synced() {
     let (mut node, storage) = node(&[1, 2, 3], &[]);
-    node.step(NOW, append(1, 0, 0, &[1], 0)).unwrap();
-    let beat = Message {
-        index: 7,
+    let beat = |round| Message {
+        index: round,
         ..from(2, MessageType::MsgHeartbeat, 1)
     };
-    node.step(NOW, beat).unwrap();
+    node.step(NOW, beat(6)).unwrap();
+    let first = write(&mut node, &storage);
+    node.on_persist_ready(first.number);
+    node.step(NOW, append(1, 0, 0, &[1], 0)).unwrap();
+    node.step(NOW, beat(7)).unwrap();
     let ready = write(&mut node, &storage);
     assert_eq!(types(&ready.messages), [MessageType::MsgHeartbeatResponse]);
     assert_eq!(ready.messages[0].index, 7, "the round comes back");
+}
+
+/// An answer to a heartbeat gives the leader a lease. After a crash a replica keeps quiet for
+/// as long as that may last, unless its hard state is still the bootstrap's; so the term must
+/// be on the disk before the first answer leaves.
+#[test]
+fn the_first_heartbeat_of_a_term_is_answered_when_the_term_is_synced() {
+    let (mut node, storage) = node(&[1, 2, 3], &[]);
+    let beat = Message {
+        index: 7,
+        ..from(2, MessageType::MsgHeartbeat, 6)
+    };
+    node.step(NOW, beat).unwrap();
+    let ready = write(&mut node, &storage);
+    assert!(ready.must_sync && ready.messages.is_empty());
+    let answer = [MessageType::MsgHeartbeatResponse];
+    assert_eq!(types(&ready.persisted_messages), answer);
+}
+
+/// A membership counts when it is applied, so a replica that has not heard of the commit of
+/// the last change still asks the old voters, who refuse it if their logs are longer and
+/// cannot lead any more. What they know to be committed must reach it with their refusal.
+#[test]
+fn commit_index_is_learned_from_answers_to_votes() {
+    let (mut node, storage) = node(&[1, 2, 3], &[]);
+    node.step(NOW, append(1, 0, 0, &[1, 1, 1], 1)).unwrap();
+    let ready = write(&mut node, &storage);
+    node.on_persist_ready(ready.number);
+    let later = NOW + Duration::from_secs(60);
+    let refusal = |log_term, commit| Message {
+        reject: true,
+        log_term,
+        commit,
+        ..from(3, MessageType::MsgRequestVoteResponse, 2)
+    };
+    node.campaign(later).unwrap();
+    for (log_term, commit) in [(2, 2), (0, 2), (1, 4), (1, u64::MAX)] {
+        node.step(later, refusal(log_term, commit)).unwrap();
+        assert_eq!(
+            node.status().hard_state.commit,
+            1,
+            "not an entry of its log"
+        );
+    }
+    node.step(later, refusal(1, 2)).unwrap();
+    assert_eq!(node.status().hard_state.commit, 2);
+    assert_eq!(node.status().soft_state.role, Role::Candidate);
+
+    // It tells what it knows in turn, granted or not.
+    let ready = write(&mut node, &storage);
+    node.on_persist_ready(ready.number);
+    for (last, reject) in [((3, 9), false), ((1, 0), true)] {
+        let ask = Message {
+            log_term: last.0,
+            index: last.1,
+            ..from(2, MessageType::MsgRequestVote, 3 + u64::from(reject))
+        };
+        node.step(later, ask).unwrap();
+        let ready = write(&mut node, &storage);
+        let answers = [ready.messages, ready.persisted_messages].concat();
+        assert_eq!(types(&answers), [MessageType::MsgRequestVoteResponse]);
+        let found = (answers[0].reject, answers[0].commit, answers[0].log_term);
+        assert_eq!(found, (reject, 2, 1));
+        node.on_persist_ready(ready.number);
+    }
+}
+
+/// A candidate that learns of a committed change of membership waits until it is applied.
+#[test]
+fn a_candidate_that_learns_of_a_change_steps_back() {
+    let (mut node, storage) = node(&[1, 2, 3], &[]);
+    let mut grown = append(1, 0, 0, &[1, 1], 1);
+    grown.entries[1].set_entry_type(EntryType::EntryConfChangeV2);
+    node.step(NOW, grown).unwrap();
+    let ready = write(&mut node, &storage);
+    node.on_persist_ready(ready.number);
+    let later = NOW + Duration::from_secs(60);
+    node.campaign(later).unwrap();
+    let refusal = Message {
+        reject: true,
+        log_term: 1,
+        commit: 2,
+        ..from(3, MessageType::MsgRequestVoteResponse, 2)
+    };
+    node.step(later, refusal).unwrap();
+    assert_eq!(node.status().soft_state.role, Role::Follower);
+    assert!(node.campaign(later).is_err(), "the change is not applied");
 }
 
 #[test]

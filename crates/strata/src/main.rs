@@ -1,2 +1,58 @@
-//! The `strata` binary.
-fn main() {}
+//! The `strata` binary: starts nodes and clusters, reads and writes keys, operates
+//! regions and stores, measures.
+//!
+//! One subcommand per question; each is a module with a `run`. A command ends in an
+//! [`exit::Outcome`], which alone decides the exit code: 0 success, 1 "no", 2 a wrong
+//! command line, 3 an error. Errors are one line on stderr that says what to do.
+
+mod args;
+mod bench;
+mod connect;
+mod exit;
+mod kv;
+mod node;
+mod output;
+mod region;
+mod spread;
+mod status;
+mod store;
+mod text;
+mod up;
+
+use args::{Cli, Command};
+use clap::Parser;
+use exit::{Failure, Outcome};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(error) => exit::command_line(&error),
+    };
+    exit::code(outcome)
+}
+
+fn run(cli: Cli) -> Outcome {
+    let global = cli.global;
+    match cli.command {
+        Command::Up(args) => up::run(&global, args),
+        Command::Node(args) => node::run(args),
+        Command::Kv(args) => block_on(kv::run(&global, args)),
+        Command::Status => block_on(status::run(&global)),
+        Command::Region(args) => block_on(region::run(&global, args.command)),
+        Command::Store(args) => block_on(store::run(&global, args.command)),
+        Command::Bench(args) => bench::run(&global, args.command),
+        Command::NoopServer(args) => bench::noop::run(args),
+    }
+}
+
+/// Runs a command that only talks to a cluster; one thread is enough for it.
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::error(format!("no runtime for the network: {error}")))?
+        .block_on(command)
+}

@@ -12,6 +12,10 @@
 //! * for one election timeout after the start, neither at all: what was promised before a
 //!   crash is forgotten.
 //!
+//! Every answer names the latest committed entry. A membership counts when it is applied: the
+//! old voters may have long logs, which refuse everybody, and be out of office by a change of
+//! whose commit the asking replica has not heard. Their refusal tells it.
+//!
 //! Asking for a vote is a promise too, since it carries this replica's own vote: it waits
 //! for the sync like a vote given.
 
@@ -174,6 +178,8 @@ impl<S: Storage> Replica<S> {
         };
         let mut answer = self.message(message.from, answer);
         answer.reject = !granted;
+        answer.commit = self.log.committed();
+        answer.log_term = self.log.term(answer.commit).unwrap_or_default();
         if granted && pre_vote {
             answer.term = message.term;
         }
@@ -189,6 +195,7 @@ impl<S: Storage> Replica<S> {
     }
 
     pub(super) fn on_vote_response(&mut self, message: &Message, msg_type: MessageType) {
+        self.learn_commit(message);
         let pre_vote = msg_type == MessageType::MsgRequestPreVoteResponse;
         let expected = match self.role {
             Role::PreCandidate => pre_vote,
@@ -210,6 +217,24 @@ impl<S: Storage> Replica<S> {
             VoteResult::Lost => self.become_follower(self.term, None),
             VoteResult::Won if pre_vote => self.ask_votes(false),
             VoteResult::Won => self.become_leader(),
+        }
+    }
+
+    /// Takes over the commit index that an answer to a vote names, if this log holds that
+    /// entry: then both logs are equal up to it (section 5.3).
+    fn learn_commit(&mut self, message: &Message) {
+        let id = EntryId {
+            term: message.log_term,
+            index: message.commit,
+        };
+        let news = !self.is_leader() && id.term > 0 && id.index > self.log.committed();
+        if !news || !self.log.matches(id) {
+            return;
+        }
+        self.log.commit_to(id.index);
+        // As in `is_promotable`: a change has to be applied before anybody is elected.
+        if self.role != Role::Follower && self.has_unapplied_conf_change() {
+            self.become_follower(self.term, None);
         }
     }
 }

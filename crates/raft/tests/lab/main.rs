@@ -6,7 +6,7 @@
 //! * `rules`, `checkers`: what must hold at every step.
 //! * `final_checks`: what must hold when a run has come to rest.
 //! * `scenarios_2a` .. `scenarios_2d`: the rows, each a few lines.
-//! * `random_schedule`, `safety_properties`: thousands of seeded schedules.
+//! * `schedule`, `random_schedule`, `safety_properties`: thousands of seeded schedules.
 //! * `planted_faults`: a broken server, disk, network or service is found out.
 //!
 //! A run is repeated by its seed: `RAFT_LAB_SEED=n cargo test -p strata-raft --test lab NAME`.
@@ -22,3 +22,4 @@ mod scenarios_2a;
 mod scenarios_2b;
 mod scenarios_2c;
 mod scenarios_2d;
+mod schedule;

@@ -10,8 +10,9 @@ use crate::final_checks::check_acknowledged;
 use crate::harness::faults::Fault;
 use crate::harness::group::Group;
 use crate::harness::options::Options;
-use crate::random_schedule::{Schedule, isolate_slow_leader, run_schedule};
+use crate::random_schedule::{isolate_slow_leader, run_schedule};
 use crate::rules::Rule;
+use crate::schedule::Schedule;
 
 /// Seeds tried until a fault shows.
 const SEEDS: u64 = 100;

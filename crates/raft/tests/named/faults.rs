@@ -344,29 +344,32 @@ fn leader_applies_nothing_that_is_not_synced_here() {
     let mut node = Node::new(config(1), disk.clone());
     node.lead();
     node.acknowledge_all();
-    node.raw
-        .propose(Default::default(), "some data".into())
-        .unwrap();
     let now = node.now;
-    let ready = node.raw.ready(now);
-    let number = ready.number;
-    assert_eq!(ready.messages.len(), 2, "appends leave before the own sync");
-    disk.append(&ready.entries);
-    node.raw.advance_append_async(ready);
-    for from in [2, 3] {
-        node.raw.step(now, append_answer(from, 1, 1, 2)).unwrap();
-    }
-    let mut handed_out = 0;
-    while node.raw.has_ready() {
+    let mut numbers = Vec::new();
+    for data in ["first", "second"] {
+        node.raw.propose(Default::default(), data.into()).unwrap();
         let ready = node.raw.ready(now);
-        handed_out += ready.committed_entries.len();
+        numbers.push(ready.number);
+        assert_eq!(ready.messages.len(), 2, "appends leave before the own sync");
+        disk.append(&ready.entries);
         node.raw.advance_append_async(ready);
     }
-    assert_eq!(
-        (node.commit(), handed_out),
-        (2, 0),
-        "the followers alone commit it"
-    );
-    node.raw.on_persist_ready(number);
-    assert_eq!(node.raw.ready(now).committed_entries.len(), 1);
+    for from in [2, 3] {
+        node.raw.step(now, append_answer(from, 1, 1, 3)).unwrap();
+    }
+    let hand_out = |node: &mut Node| {
+        let mut indexes = Vec::new();
+        while node.raw.has_ready() {
+            let ready = node.raw.ready(now);
+            indexes.extend(ready.committed_entries.iter().map(|e| e.index));
+            node.raw.advance_append_async(ready);
+        }
+        indexes
+    };
+    assert!(hand_out(&mut node).is_empty(), "nothing is synced here");
+    assert_eq!(node.commit(), 3, "the followers alone commit both");
+    node.raw.on_persist_ready(numbers[0]);
+    assert_eq!(hand_out(&mut node), [2], "only the first is synced here");
+    node.raw.on_persist_ready(numbers[1]);
+    assert_eq!(hand_out(&mut node), [3]);
 }

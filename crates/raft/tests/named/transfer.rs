@@ -1,10 +1,12 @@
 //! TinyKV 3A: handing over leadership.
 
 use strata_proto::eraftpb::{ConfChangeType, Message, MessageType};
-use strata_raft::{Error, PeerId, ProgressState, Role};
+use strata_raft::{Config, Error, PeerId, ProgressState, Role};
 
 use crate::network::Network;
-use crate::support::node::{ELECTION_TICKS, Node, change, message, vote_answer};
+use crate::support::node::{
+    ELECTION_TICKS, ELECTION_TIMEOUT, Node, TICK, change, config, disk_at, message, vote_answer,
+};
 
 fn led_by_one() -> Network {
     let mut net = Network::of(3);
@@ -240,4 +242,34 @@ fn transfer_waits_while_the_target_is_sent_a_snapshot() {
     net.beat(1);
     assert_eq!(net.nodes[&1].progress(3).state, ProgressState::Snapshot);
     assert_eq!((net.role(1), transferee(&net, 1)), (Role::Leader, Some(3)));
+}
+
+/// Not even for a transfer does a node vote right after its start: the leader that asked for
+/// the transfer may be an older one than the one to which a promise was given.
+#[test]
+fn transfer_vote_is_withheld_after_a_start() {
+    let disk = disk_at(&[1, 2, 3], 1, 1, &[1], 1);
+    let quiet = Config {
+        check_quorum: true,
+        quiet_after_start: true,
+        ..config(3)
+    };
+    let mut node = Node::new(quiet, disk);
+    let request = Message {
+        index: 1,
+        log_term: 1,
+        context: "CampaignTransfer".into(),
+        ..message(MessageType::MsgRequestVote, 2, 3, 2)
+    };
+    node.settle();
+    node.pass(ELECTION_TIMEOUT - TICK);
+    node.step(request.clone());
+    assert!(
+        node.sent().is_empty(),
+        "voted within an election timeout of its start"
+    );
+    assert_eq!(node.term(), 1);
+    node.pass(TICK);
+    node.step(request);
+    assert_eq!((node.sent().len(), node.vote()), (1, 2));
 }

@@ -17,7 +17,7 @@ use strata_raft::{Error, Index, PeerId, RawNode, Role, SnapshotStatus, Storage, 
 
 use super::disk::Disk;
 use super::faults::Fault;
-use super::network::{Counters, Network, SendContext, is_request};
+use super::network::{Counters, Network, SendContext, is_request, render};
 use super::options::{Options, TICK};
 use super::server::{Clock, Life, Server};
 use super::service::{CommandId, command};
@@ -477,24 +477,5 @@ pub fn log_range(disk: &Disk) -> (Index, Index) {
     (
         disk.first_index().unwrap_or(0),
         disk.last_index().unwrap_or(0),
-    )
-}
-
-fn render(message: &Message) -> String {
-    let entries: Vec<_> = message
-        .entries
-        .iter()
-        .map(|entry| (entry.term, entry.index))
-        .collect();
-    format!(
-        "{} -> {} {:?} term {} prev {}@{} commit {} reject {} {entries:?}",
-        message.from,
-        message.to,
-        message.msg_type(),
-        message.term,
-        message.index,
-        message.log_term,
-        message.commit,
-        message.reject
     )
 }

@@ -150,3 +150,23 @@ impl Counters {
         }
     }
 }
+
+/// One line that tells what a message says.
+pub fn render(message: &Message) -> String {
+    let entries: Vec<_> = message
+        .entries
+        .iter()
+        .map(|entry| (entry.term, entry.index))
+        .collect();
+    format!(
+        "{} -> {} {:?} term {} prev {}@{} commit {} reject {} {entries:?}",
+        message.from,
+        message.to,
+        message.msg_type(),
+        message.term,
+        message.index,
+        message.log_term,
+        message.commit,
+        message.reject
+    )
+}

@@ -86,11 +86,11 @@ pub struct Server {
 impl Life {
     /// The core's role, term and commit index.
     pub fn read_view(&self) -> View {
-        let status = self.node.status();
+        let hard_state = self.node.hard_state();
         View {
-            role: status.soft_state.role,
-            term: status.hard_state.term,
-            commit: status.hard_state.commit,
+            role: self.node.soft_state().role,
+            term: hard_state.term,
+            commit: hard_state.commit,
         }
     }
 }

@@ -1,0 +1,326 @@
+//! One request to the leader of a region, and what follows from its answer.
+//!
+//! ```text
+//! route (cache, else scheduler) -> address (cache, else scheduler) -> request
+//!     answer        -> done
+//!     region error  -> `verdict`: cache repaired, pause, try again
+//!     no connection -> never sent: route dropped, pause, try again
+//!     other status  -> read: try again; write: unknown, try again only where allowed
+//! ```
+
+use crate::budget::Budget;
+use crate::cache::{Cache, Route};
+use crate::scheduler::{first_line, is_final};
+use crate::verdict::{self, Verdict};
+use crate::{Error, Result, Scheduler, channels};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use strata_proto::tikvpb::tikv_client::TikvClient;
+use strata_proto::{errorpb, kvrpcpb, metapb};
+use tonic::transport::Channel;
+
+/// How much longer than its `grpc-timeout` a request is waited for, so that the store's
+/// own answer to a missed deadline arrives.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Leader hints that are followed without a pause; two nodes that point at each other
+/// cost no more than these.
+const FREE_HINTS: u32 = 2;
+
+/// What may be done with a request whose answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It changes nothing: ask again.
+    Read,
+    /// It may have been executed; executing it again is allowed.
+    RepeatableWrite,
+    /// It may have been executed, and must not be sent again.
+    SingleWrite,
+}
+
+/// What all answers of raw calls have.
+pub(crate) trait StoreAnswer {
+    /// Takes the region error out.
+    fn take_region_error(&mut self) -> Option<errorpb::Error>;
+    /// The refusal in words; empty: none.
+    fn refusal(&self) -> &str;
+}
+
+macro_rules! store_answers {
+    ($($name:ident),*) => {
+        $(impl StoreAnswer for kvrpcpb::$name {
+            fn take_region_error(&mut self) -> Option<errorpb::Error> {
+                self.region_error.take()
+            }
+            fn refusal(&self) -> &str {
+                &self.error
+            }
+        })*
+    };
+}
+
+macro_rules! store_answers_without_refusal {
+    ($($name:ident),*) => {
+        $(impl StoreAnswer for kvrpcpb::$name {
+            fn take_region_error(&mut self) -> Option<errorpb::Error> {
+                self.region_error.take()
+            }
+            fn refusal(&self) -> &str {
+                ""
+            }
+        })*
+    };
+}
+
+store_answers!(
+    RawGetResponse,
+    RawGetKeyTtlResponse,
+    RawPutResponse,
+    RawBatchPutResponse,
+    RawDeleteResponse,
+    RawBatchDeleteResponse,
+    RawDeleteRangeResponse,
+    RawCompareAndSwapResponse,
+    RawChecksumResponse
+);
+store_answers_without_refusal!(RawBatchGetResponse, RawScanResponse);
+
+/// Scheduler and cache of one client.
+pub(crate) struct Core {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) cache: Cache,
+}
+
+/// Where and how one request goes.
+pub(crate) struct Call {
+    /// The store's service.
+    pub(crate) client: TikvClient<Channel>,
+    /// Region, epoch and peer.
+    pub(crate) context: kvrpcpb::Context,
+    /// Time limit, to be sent along.
+    pub(crate) time: Duration,
+}
+
+impl Core {
+    /// The route of the region that holds `key`; waits for one with a leader.
+    pub(crate) async fn route(&self, key: &[u8], budget: &mut Budget) -> Result<Arc<Route>> {
+        loop {
+            if let Some(route) = self.cache.route(key) {
+                return Ok(route);
+            }
+            let info = self.scheduler.region_within(key, budget).await;
+            let info = info.map_err(|error| budget.close_with(error))?;
+            if let Some(leader) = info.leader {
+                return Ok(self.cache.insert(Route {
+                    region: info.region,
+                    leader,
+                }));
+            }
+            budget.next_attempt(Duration::ZERO)?;
+            budget.note(format!("region {} has no leader", info.region.id));
+            budget.pause(Duration::ZERO).await;
+        }
+    }
+
+    /// The route of the region that holds the keys just below `upper`; empty: the last.
+    pub(crate) async fn route_below(
+        &self,
+        upper: &[u8],
+        budget: &mut Budget,
+    ) -> Result<Arc<Route>> {
+        if let Some(route) = self.cache.route_below(upper) {
+            return Ok(route);
+        }
+        if upper.is_empty() {
+            let mut route = self.route(&[0xff; 16], budget).await?;
+            while !route.region.end_key.is_empty() {
+                route = self.route(&route.region.end_key, budget).await?;
+            }
+            return Ok(route);
+        }
+        let route = self.route(upper, budget).await?;
+        if route.region.start_key.as_ref() < upper {
+            return Ok(route);
+        }
+        let info = self.scheduler.previous_region_within(upper, budget).await?;
+        match info.leader {
+            Some(leader) => Ok(self.cache.insert(Route {
+                region: info.region,
+                leader,
+            })),
+            None => self.route(&info.region.start_key, budget).await,
+        }
+    }
+
+    async fn address(&self, store_id: u64, budget: &mut Budget) -> Result<Arc<str>> {
+        if let Some(address) = self.cache.address(store_id) {
+            return Ok(address);
+        }
+        let store = self.scheduler.store_within(store_id, budget).await?;
+        let address = channels::normalize(&store.address)?;
+        Ok(self.cache.set_address(store_id, &address))
+    }
+
+    /// Sends one request to the route's leader. `None`: it was not executed (or may be
+    /// repeated), the cache is repaired, the pause is over; route it anew.
+    pub(crate) async fn attempt<T, F, Fut>(
+        &self,
+        route: &Arc<Route>,
+        kind: Kind,
+        budget: &mut Budget,
+        send: F,
+    ) -> Result<Option<T>>
+    where
+        T: StoreAnswer,
+        F: FnOnce(Call) -> Fut,
+        Fut: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let address = self.address(route.leader.store_id, budget).await;
+        let address = address.map_err(|error| budget.close_with(error))?;
+        let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
+        let client = TikvClient::new(self.scheduler.channels().to(&address)?)
+            .max_decoding_message_size(channels::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(channels::MESSAGE_BYTES_MAX);
+        let call = Call {
+            client,
+            context: context(route),
+            time,
+        };
+        let what = format!("region {} on {address}", route.region.id);
+        match tokio::time::timeout(time + GRACE, send(call)).await {
+            Ok(Ok(answer)) => {
+                let mut answer = answer.into_inner();
+                if let Some(error) = answer.take_region_error() {
+                    self.on_region_error(route, kind, budget, &what, &error)
+                        .await?;
+                    return Ok(None);
+                }
+                if !answer.refusal().is_empty() {
+                    return Err(budget.close_with(Error::Refused {
+                        message: first_line(answer.refusal()),
+                    }));
+                }
+                Ok(Some(answer))
+            }
+            Ok(Err(status)) => {
+                self.on_status(route, kind, budget, &what, &status).await?;
+                Ok(None)
+            }
+            Err(_) => {
+                self.cache.forget(route);
+                on_lost(kind, budget, format!("{what}: no answer in {time:?}"))?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn on_region_error(
+        &self,
+        route: &Arc<Route>,
+        kind: Kind,
+        budget: &mut Budget,
+        what: &str,
+        error: &errorpb::Error,
+    ) -> Result<()> {
+        let met = format!("{what}: {}", verdict::describe(error));
+        let mut pause = Some(Duration::ZERO);
+        match verdict::judge(error) {
+            Verdict::Leader(leader) if leader != route.leader => {
+                self.cache.set_leader(route, leader);
+                if budget.take_free_step(FREE_HINTS) {
+                    pause = None;
+                }
+            }
+            Verdict::Leader(_) | Verdict::Forget => self.cache.forget(route),
+            Verdict::ForgetStore => {
+                self.cache.forget(route);
+                self.cache.forget_address(route.leader.store_id);
+            }
+            Verdict::Regions(regions) => {
+                self.cache.forget(route);
+                let known = !regions.is_empty();
+                for region in regions {
+                    self.adopt(region, route.leader.store_id);
+                }
+                if known && budget.take_free_step(FREE_HINTS) {
+                    pause = None;
+                }
+            }
+            Verdict::Wait(at_least) => pause = Some(at_least),
+            Verdict::Fail(error) => return Err(budget.close_with(error)),
+            Verdict::Unknown { message, leader } => {
+                match leader {
+                    Some(leader) => self.cache.set_leader(route, leader),
+                    None => self.cache.forget(route),
+                }
+                on_lost(kind, budget, format!("{what}: {message}"))?;
+                budget.pause(Duration::ZERO).await;
+                return Ok(());
+            }
+        }
+        budget.note(met);
+        if let Some(at_least) = pause {
+            budget.pause(at_least).await;
+        }
+        Ok(())
+    }
+
+    /// Takes in a region that a store described, led by that store's own peer: it was the
+    /// leader of the range when it answered.
+    fn adopt(&self, region: metapb::Region, store_id: u64) {
+        let leader = region.peers.iter().find(|peer| peer.store_id == store_id);
+        if let Some(leader) = leader.copied() {
+            self.cache.insert(Route { region, leader });
+        }
+    }
+
+    async fn on_status(
+        &self,
+        route: &Arc<Route>,
+        kind: Kind,
+        budget: &mut Budget,
+        what: &str,
+        status: &tonic::Status,
+    ) -> Result<()> {
+        let met = format!("{what}: {}", channels::describe(status));
+        if channels::was_never_sent(status) {
+            self.cache.forget(route);
+            self.cache.forget_address(route.leader.store_id);
+            budget.note(met);
+            budget.pause(Duration::ZERO).await;
+            return Ok(());
+        }
+        if is_final(status) {
+            return Err(budget.close_with(Error::Refused {
+                message: channels::describe(status),
+            }));
+        }
+        self.cache.forget(route);
+        on_lost(kind, budget, met)?;
+        budget.pause(Duration::ZERO).await;
+        Ok(())
+    }
+}
+
+/// Decides about an attempt whose answer was lost.
+fn on_lost(kind: Kind, budget: &mut Budget, met: String) -> Result<()> {
+    match kind {
+        Kind::Read => budget.note(met),
+        Kind::RepeatableWrite => budget.note_unknown(met),
+        Kind::SingleWrite => {
+            budget.note_unknown(met);
+            return Err(budget.closing_error());
+        }
+    }
+    Ok(())
+}
+
+fn context(route: &Route) -> kvrpcpb::Context {
+    kvrpcpb::Context {
+        region_id: route.region.id,
+        region_epoch: route.region.region_epoch,
+        peer: Some(route.leader),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,151 @@
+//! Connections to nodes, by address.
+//!
+//! A channel connects when it is first used and again after it broke, so an entry never
+//! has to be replaced; several channels for one address are used in turn.
+
+use crate::{Error, Options, Result};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// Requests and answers may hold a whole batch; the stores' own limits are far below.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// All channels of one client.
+pub(crate) struct Channels {
+    by_address: Mutex<BTreeMap<String, Vec<Channel>>>,
+    turn: AtomicUsize,
+    per_address: usize,
+    connect_timeout: Duration,
+}
+
+impl Channels {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            by_address: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            per_address: options.connections_per_store.max(1),
+            connect_timeout: options.connect_timeout,
+        }
+    }
+
+    /// A channel to `address`, which is `HOST:PORT`.
+    pub(crate) fn to(&self, address: &str) -> Result<Channel> {
+        let mut by_address = self.by_address.lock();
+        if !by_address.contains_key(address) {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))
+                .map_err(|error| Error::BadEndpoint {
+                    endpoint: address.into(),
+                    reason: error.to_string(),
+                })?
+                .connect_timeout(self.connect_timeout)
+                .tcp_nodelay(true)
+                .initial_stream_window_size(4 << 20)
+                .initial_connection_window_size(16 << 20);
+            let channels = (0..self.per_address)
+                .map(|_| endpoint.connect_lazy())
+                .collect();
+            by_address.insert(address.into(), channels);
+        }
+        let channels = &by_address[address];
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        Ok(channels[turn % channels.len()].clone())
+    }
+}
+
+/// Strips what users write before `HOST:PORT`, and checks the rest.
+pub(crate) fn normalize(endpoint: &str) -> Result<String> {
+    let bad = |reason: &str| Error::BadEndpoint {
+        endpoint: endpoint.into(),
+        reason: reason.into(),
+    };
+    let trimmed = endpoint.trim();
+    let address = trimmed
+        .strip_prefix("http://")
+        .unwrap_or(trimmed)
+        .trim_end_matches('/');
+    if address.contains("://") {
+        return Err(bad("only http:// may stand before it"));
+    }
+    let (host, port) = address
+        .rsplit_once(':')
+        .ok_or_else(|| bad("the port is missing"))?;
+    if host.is_empty() {
+        return Err(bad("the host is missing"));
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(address.into()),
+        _ => Err(bad("the port is not a number from 1 to 65535")),
+    }
+}
+
+/// True when a call failed because no connection could be opened: the request never left.
+pub(crate) fn was_never_sent(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// One line for a status.
+pub(crate) fn describe(status: &tonic::Status) -> String {
+    let mut text = status
+        .message()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_string();
+    if text.is_empty() {
+        text = format!("{:?}", status.code());
+    }
+    if status.code() == tonic::Code::Unknown || status.code() == tonic::Code::Unavailable {
+        let mut cause = std::error::Error::source(status);
+        while let Some(error) = cause {
+            if error.source().is_none() {
+                text = format!("{text}: {error}");
+            }
+            cause = error.source();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_checked_and_stripped() {
+        assert_eq!(normalize(" http://a:1/ ").unwrap(), "a:1");
+        assert_eq!(normalize("[::1]:2379").unwrap(), "[::1]:2379");
+        for bad in ["", "a", ":1", "a:", "a:0", "a:70000", "https://a:1"] {
+            assert!(
+                matches!(normalize(bad), Err(Error::BadEndpoint { .. })),
+                "{bad:?} was taken"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_was_never_sent() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let channel = Channels::new(&Options::default()).to(&address).unwrap();
+        let mut client = strata_proto::pdpb::pd_client::PdClient::new(channel);
+        let status = client
+            .get_members(strata_proto::pdpb::GetMembersRequest::default())
+            .await
+            .unwrap_err();
+        assert!(was_never_sent(&status), "{status:?}");
+        assert!(!was_never_sent(&tonic::Status::unavailable(
+            "a server said so"
+        )));
+    }
+}

@@ -1,0 +1,250 @@
+//! Every setting of a node: name, kind, default, bounds and meaning, in one table.
+//!
+//! The table makes the typed structs, the parser and the documented file
+//! `config/strata.toml`; a test compares that file with the table, so that neither can be
+//! changed alone.
+
+use std::time::Duration;
+
+use super::value::{ApiV1, LogFormat, LogLevel, Setting, Size};
+
+/// One setting as the documentation and the parser see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// `section.key`.
+    pub name: &'static str,
+    /// The default as it is written in the file, with quotes where TOML needs them.
+    pub default: &'static str,
+    /// What it does, with units and bounds.
+    pub doc: &'static [&'static str],
+    /// True when the value stands without quotes in TOML.
+    pub bare: bool,
+}
+
+macro_rules! settings {
+    ($($(#[doc = $section_doc:literal])+ $section:ident $struct:ident {
+        $($(#[doc = $doc:literal])+ $field:ident: $kind:ty = $key:literal, $default:literal, $least:literal ..= $most:literal;)+
+    })+) => {
+        /// The settings of a node.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $($(#[doc = $section_doc])+ pub $section: $struct,)+
+        }
+
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone, PartialEq)]
+            pub struct $struct {
+                $($(#[doc = $doc])+ pub $field: $kind,)+
+            }
+        )+
+
+        /// Every setting in the order of the documented file.
+        pub const KEYS: &[Key] = &[
+            $($(Key {
+                name: $key,
+                default: $default,
+                doc: &[$($doc),+],
+                bare: <$kind as Setting>::BARE,
+            },)+)+
+        ];
+
+        /// Every section with what it is about, in the order of the documented file.
+        pub const SECTIONS: &[(&str, &[&str])] = &[
+            $((stringify!($section), &[$($section_doc),+]),)+
+        ];
+
+        impl Default for Config {
+            fn default() -> Self {
+                Config {
+                    $($section: $struct {
+                        $($field: read_default($key, $default),)+
+                    },)+
+                }
+            }
+        }
+
+        impl Config {
+            /// Sets one key from text.
+            ///
+            /// # Errors
+            /// [`SetError::UnknownKey`] or, with what was expected, [`SetError::BadValue`].
+            pub fn set(&mut self, key: &str, text: &str) -> Result<(), SetError> {
+                match key {
+                    $($($key => {
+                        self.$section.$field = read_bounded::<$kind>(text, $least, $most)?;
+                        Ok(())
+                    })+)+
+                    _ => Err(SetError::UnknownKey),
+                }
+            }
+        }
+    };
+}
+
+/// Why a key was not set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetError {
+    /// No setting has this name.
+    UnknownKey,
+    /// The text is no value of the setting's kind or lies outside its bounds.
+    BadValue(String),
+}
+
+fn read_default<T: Setting>(key: &str, text: &str) -> T {
+    T::parse(text).unwrap_or_else(|error| panic!("the default of {key} is wrong: {error}"))
+}
+
+fn read_bounded<T: Setting + PartialOrd>(
+    text: &str,
+    least: &str,
+    most: &str,
+) -> Result<T, SetError> {
+    let value = T::parse(text).map_err(SetError::BadValue)?;
+    let least_value = T::parse(least).map_err(SetError::BadValue)?;
+    let most_value = T::parse(most).map_err(SetError::BadValue)?;
+    if value < least_value || value > most_value {
+        return Err(SetError::BadValue(format!(
+            "`{text}` is outside {least} to {most}"
+        )));
+    }
+    Ok(value)
+}
+
+settings! {
+    /// Consensus of each region.
+    raft RaftConfig {
+        /// How often time is counted. All other raft times are multiples of it.
+        tick_interval: Duration = "raft.tick-interval", "50ms", "1ms" ..= "10s";
+        /// Ticks without a leader after which a replica campaigns; the real time-out is
+        /// drawn between this and twice this.
+        election_ticks: u64 = "raft.election-ticks", "8", "3" ..= "1000";
+        /// Ticks between two heartbeats of a leader; below a third of election-ticks.
+        heartbeat_ticks: u64 = "raft.heartbeat-ticks", "2", "1" ..= "300";
+        /// Largest entry of the raft log; a bigger write is refused as RaftEntryTooLarge.
+        max_entry_size: Size = "raft.max-entry-size", "8MiB", "64KiB" ..= "256MiB";
+        /// Most bytes of entries in one append message, unless a single entry is larger.
+        max_message_size: Size = "raft.max-message-size", "1MiB", "4KiB" ..= "64MiB";
+        /// Append messages that may be under way to one follower of one region.
+        max_inflight_messages: u64 = "raft.max-inflight-messages", "256", "1" ..= "65536";
+        /// Proposed but uncommitted bytes of one region; more is refused as busy.
+        max_uncommitted_size: Size = "raft.max-uncommitted-size", "16MiB", "1MiB" ..= "4GiB";
+        /// Part of the minimum election time-out by which clocks of two nodes may differ
+        /// in speed; a leader's lease is that much shorter.
+        max_clock_drift: f64 = "raft.max-clock-drift", "0.1", "0" ..= "0.5";
+        /// Small writes waiting for one region share an entry up to this size.
+        shared_entry_size: Size = "raft.shared-entry-size", "256KiB", "0B" ..= "8MiB";
+        /// Most commands that share an entry.
+        shared_entry_commands: u64 = "raft.shared-entry-commands", "1024", "1" ..= "65536";
+    }
+    /// Threads and queues between the network and the regions.
+    store StoreConfig {
+        /// Threads that run consensus; a region belongs to one of them by its id.
+        raft_shards: u64 = "store.raft-shards", "2", "1" ..= "64";
+        /// Threads that apply committed entries.
+        apply_shards: u64 = "store.apply-shards", "1", "1" ..= "64";
+        /// Threads that serve scans, checksums and reads that need a read index.
+        read_threads: u64 = "store.read-threads", "1", "1" ..= "64";
+        /// Messages and requests that one shard's inbox holds; beyond it requests are
+        /// refused as busy and messages dropped.
+        inbox_messages: u64 = "store.inbox-messages", "16384", "64" ..= "1048576";
+        /// Log batches of one shard that may be with its log writer.
+        log_credits: u64 = "store.log-credits", "2", "1" ..= "64";
+        /// Batches of one shard that may be with one apply thread.
+        apply_credits: u64 = "store.apply-credits", "4", "1" ..= "64";
+        /// Committed entries of one region that wait to be applied; more are not taken.
+        max_apply_backlog_size: Size = "store.max-apply-backlog-size", "16MiB", "1MiB" ..= "4GiB";
+        /// Requests of one region that may wait for a leader or for room.
+        max_parked_requests: u64 = "store.max-parked-requests", "4096", "1" ..= "1048576";
+        /// Writes of one region that wait to be proposed; one always may. More are refused
+        /// as busy.
+        max_queued_write_size: Size = "store.max-queued-write-size", "32MiB", "64KiB" ..= "4GiB";
+        /// How often the data engine learns which values have expired, so that compaction
+        /// may drop them; each time it is synced.
+        expiry_interval: Duration = "store.expiry-interval", "1m", "1s" ..= "24h";
+        /// Largest key, in the form that clients send.
+        max_key_size: Size = "store.max-key-size", "8KiB", "16B" ..= "64KiB";
+    }
+    /// The port: requests, deadlines and connections between stores.
+    server ServerConfig {
+        /// How long a request without a leader or without room waits before it is refused.
+        park_time: Duration = "server.park-time", "300ms", "0ms" ..= "10s";
+        /// Deadline of a request that names none.
+        default_deadline: Duration = "server.default-deadline", "2s", "10ms" ..= "10m";
+        /// Taken off a request's deadline so that the answer arrives in time; at least
+        /// half of the deadline always stays.
+        deadline_margin: Duration = "server.deadline-margin", "100ms", "0ms" ..= "10s";
+        /// Largest message that the port accepts, from clients and from stores. It should
+        /// leave room for several entries of raft.max-entry-size.
+        max_message_size: Size = "server.max-message-size", "64MiB", "4MiB" ..= "1GiB";
+        /// Connections that are served at one time; further ones are closed at once.
+        max_connections: u64 = "server.max-connections", "4096", "16" ..= "1048576";
+        /// Calls under way on one connection; further ones wait at the client.
+        max_connection_streams: u64 = "server.max-connection-streams", "2048", "16" ..= "65536";
+        /// Time that calls under way are given when the node stops.
+        shutdown_time: Duration = "server.shutdown-time", "3s", "0ms" ..= "1m";
+    }
+    /// Connections between stores.
+    transport TransportConfig {
+        /// Raft messages that wait for one other store; further ones are dropped.
+        queue_messages: u64 = "transport.queue-messages", "16384", "16" ..= "1048576";
+        /// Bytes of raft messages that wait for one other store; further ones are dropped.
+        queue_size: Size = "transport.queue-size", "64MiB", "1MiB" ..= "4GiB";
+        /// A frame is closed when its messages have reached this size.
+        frame_size: Size = "transport.frame-size", "1MiB", "1KiB" ..= "32MiB";
+        /// Pause before a connection is tried again; doubles up to the longest.
+        reconnect_min: Duration = "transport.reconnect-min", "50ms", "1ms" ..= "10s";
+        /// Longest pause before a connection is tried again.
+        reconnect_max: Duration = "transport.reconnect-max", "1s", "10ms" ..= "1m";
+        /// Time to connect and to get the answer to the greeting.
+        handshake_time: Duration = "transport.handshake-time", "2s", "100ms" ..= "1m";
+        /// Pause between two pings on a quiet connection; as long without an answer
+        /// closes it.
+        keepalive: Duration = "transport.keepalive", "2s", "100ms" ..= "10m";
+    }
+    /// The scheduler: look-ups, ids and timestamps.
+    scheduler SchedulerConfig {
+        /// How often a store repeats the reports of the regions that it leads.
+        report_interval: Duration = "scheduler.report-interval", "5s", "100ms" ..= "10m";
+        /// A store without a report for so long counts as down, and so do its leaders.
+        store_down_time: Duration = "scheduler.store-down-time", "15s", "200ms" ..= "1h";
+        /// How long a call waits for the scheduler's leader, and a look-up for the leader
+        /// of a region.
+        forward_time: Duration = "scheduler.forward-time", "500ms", "10ms" ..= "10s";
+        /// How far ahead of the clock timestamps are reserved.
+        timestamp_window: Duration = "scheduler.timestamp-window", "3s", "100ms" ..= "1m";
+        /// Reports that one watcher of regions may lag behind before its stream ends.
+        watch_queue_messages: u64 = "scheduler.watch-queue-messages", "1024", "16" ..= "65536";
+    }
+    /// The two engines on disk.
+    storage StorageConfig {
+        /// Cache of data blocks that both engines share.
+        block_cache_size: Size = "storage.block-cache-size", "64MiB", "1MiB" ..= "1024GiB";
+        /// Memory for unflushed writes of one column family of the data engine.
+        write_buffer_size: Size = "storage.write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Memory for unflushed writes of the data engine altogether.
+        write_buffers_size_max: Size = "storage.write-buffers-size-max", "128MiB", "1MiB" ..= "64GiB";
+        /// Memory for unflushed writes of the log engine.
+        log_write_buffer_size: Size = "storage.log-write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Files that each engine keeps open.
+        open_files_max: u64 = "storage.open-files-max", "1024", "64" ..= "1048576";
+        /// Flushes and compactions of each engine at one time.
+        background_threads: u64 = "storage.background-threads", "2", "1" ..= "64";
+    }
+    /// Which clients the cluster serves.
+    api ApiConfig {
+        /// `mixed`: raw and transactional v1 clients side by side. `raw`: raw v1 alone.
+        /// Looked at when a cluster is made, and never again.
+        v1: ApiV1 = "api.v1", "mixed", "mixed" ..= "raw";
+    }
+    /// Log lines, written to standard error.
+    log LogConfig {
+        /// The least important line that is written: error, warning, info or debug.
+        level: LogLevel = "log.level", "info", "error" ..= "debug";
+        /// `text` for people, `json` for programs.
+        format: LogFormat = "log.format", "text", "text" ..= "json";
+        /// Lines that wait for a slow reader of the log; further ones are dropped and
+        /// counted.
+        queue_lines: u64 = "log.queue-lines", "4096", "64" ..= "1048576";
+    }
+}

@@ -1,0 +1,118 @@
+//! The node's one port: HTTP/2 for gRPC and HTTP/1.1 for tooling, side by side.
+//!
+//! What does not speak HTTP is closed and counted. When the node stops, connections get
+//! some time to finish what they have begun.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use slog::{Logger, debug, warn};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::config::{ServerConfig, TransportConfig};
+use crate::metrics::ServerMetrics;
+use crate::options::NodeError;
+
+/// Receive windows of a stream and of a connection: an entry or a large batch fits in.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Pause after the system refused a connection, for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Largest header block of a request.
+const HEADER_BYTES_MAX: u32 = 64 << 10;
+
+/// Takes the port.
+///
+/// # Errors
+/// One line that names the port and what to do.
+pub(crate) async fn bind(address: &str) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        NodeError::Refused(match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "the address {address} is taken by another process; stop it or choose another \
+                 --addr"
+            ),
+            _ => format!("cannot listen on {address}: {error}; choose another --addr"),
+        })
+    })
+}
+
+/// Accepts connections and serves `router` on each.
+pub(crate) struct PortServer {
+    pub(crate) router: Router,
+    pub(crate) server: ServerConfig,
+    pub(crate) transport: TransportConfig,
+    pub(crate) metrics: Arc<ServerMetrics>,
+    pub(crate) logger: Logger,
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+impl PortServer {
+    /// Serves until the node stops, then waits for connections as long as it may.
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let connections = self.server.max_connections as usize;
+        let places = Arc::new(Semaphore::new(connections));
+        let mut stopping = self.stopping.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stopping.changed() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => match places.clone().try_acquire_owned() {
+                    Ok(place) => self.serve(stream, place),
+                    Err(_) => self.metrics.connections_refused.inc(),
+                },
+                Err(error) => {
+                    warn!(self.logger, "cannot accept a connection"; "reason" => %error);
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        let all = u32::try_from(connections).unwrap_or(u32::MAX);
+        // Those still open when the time is up are cut when the process ends.
+        let _ = timeout(self.server.shutdown_time, places.acquire_many(all)).await;
+    }
+
+    fn serve(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(self.router.clone());
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.server.max_connection_streams as u32)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .keep_alive_interval(self.transport.keepalive * 5)
+            .keep_alive_timeout(self.transport.keepalive * 5);
+        builder.http1().timer(TokioTimer::new());
+        let metrics = self.metrics.clone();
+        let logger = self.logger.clone();
+        let mut stopping = self.stopping.clone();
+        tokio::spawn(async move {
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                _ = stopping.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                metrics.connections_failed.inc();
+                debug!(logger, "a connection broke off"; "reason" => %error);
+            }
+            drop(place);
+        });
+    }
+}

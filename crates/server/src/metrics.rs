@@ -1,0 +1,157 @@
+//! Counters of the network side, and the text that `GET /metrics` answers.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, Opts, Registry, TextEncoder};
+use strata_raftstore::{Counter, StoreMetrics};
+
+/// Bounds of the histogram of calls, in seconds.
+const CALL_SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
+
+/// Counters and histograms of the services and of the transport.
+pub(crate) struct ServerMetrics {
+    registry: Registry,
+    calls: HistogramVec,
+    /// Raft messages dropped because the queue to a store was full.
+    pub(crate) transport_dropped_full: IntCounter,
+    /// Raft messages dropped because the connection to a store was lost.
+    pub(crate) transport_dropped_lost: IntCounter,
+    /// Raft messages refused because they did not come from or go to the stores named.
+    pub(crate) transport_refused: IntCounter,
+    /// Frames sent to other stores.
+    pub(crate) transport_frames: IntCounter,
+    /// Connections that broke off or spoke no HTTP.
+    pub(crate) connections_failed: IntCounter,
+    /// Connections closed because too many were open.
+    pub(crate) connections_refused: IntCounter,
+    /// Log lines dropped because their reader was slow.
+    pub(crate) log_lines_dropped: Arc<Counter>,
+}
+
+impl ServerMetrics {
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let calls = HistogramVec::new(
+            HistogramOpts::new(
+                "strata_call_duration_seconds",
+                "Time of each call until its answer, by method and result.",
+            )
+            .buckets(CALL_SECONDS.to_vec()),
+            &["method", "result"],
+        )
+        .expect("the histogram of calls is well-formed");
+        registry
+            .register(Box::new(calls.clone()))
+            .expect("a new registry holds no such name");
+        let counter = |name: &str, help: &str| {
+            let counter =
+                IntCounter::with_opts(Opts::new(name, help)).expect("the counter is well-formed");
+            registry
+                .register(Box::new(counter.clone()))
+                .expect("each counter has a name of its own");
+            counter
+        };
+        ServerMetrics {
+            transport_dropped_full: counter(
+                "strata_transport_dropped_full_total",
+                "Raft messages dropped because the queue to a store was full.",
+            ),
+            transport_dropped_lost: counter(
+                "strata_transport_dropped_lost_total",
+                "Raft messages dropped because the connection to a store was lost.",
+            ),
+            transport_refused: counter(
+                "strata_transport_refused_total",
+                "Raft messages refused because they named other stores.",
+            ),
+            transport_frames: counter(
+                "strata_transport_frames_total",
+                "Frames of raft messages sent to other stores.",
+            ),
+            connections_failed: counter(
+                "strata_connections_failed_total",
+                "Connections that broke off or spoke no HTTP.",
+            ),
+            connections_refused: counter(
+                "strata_connections_refused_total",
+                "Connections closed because too many were open.",
+            ),
+            log_lines_dropped: Arc::default(),
+            registry,
+            calls,
+        }
+    }
+
+    /// Begins to time a call.
+    pub(crate) fn call(&self, method: &'static str) -> CallTimer<'_> {
+        CallTimer {
+            metrics: self,
+            method,
+            begun: Instant::now(),
+        }
+    }
+
+    /// All counters in Prometheus' text form.
+    pub(crate) fn render(&self, store: &StoreMetrics) -> String {
+        let mut bytes = Vec::new();
+        // Writing to memory fails only if a metric has no name, which `new` excludes.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut bytes);
+        let mut text = String::from_utf8(bytes).unwrap_or_default();
+        for (name, value) in store.snapshot() {
+            let _ = write!(
+                text,
+                "# TYPE strata_store_{name} counter\nstrata_store_{name} {value}\n"
+            );
+        }
+        let _ = write!(
+            text,
+            "# TYPE strata_log_lines_dropped counter\nstrata_log_lines_dropped {}\n",
+            self.log_lines_dropped.get()
+        );
+        text
+    }
+}
+
+/// Times one call; a call that is dropped unfinished was cancelled.
+pub(crate) struct CallTimer<'a> {
+    metrics: &'a ServerMetrics,
+    method: &'static str,
+    begun: Instant,
+}
+
+impl CallTimer<'_> {
+    /// The call is answered.
+    pub(crate) fn finish(self, served: bool) {
+        let result = if served { "served" } else { "refused" };
+        self.metrics
+            .calls
+            .with_label_values(&[self.method, result])
+            .observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_network_and_store_are_rendered() {
+        let metrics = ServerMetrics::new();
+        metrics.call("raw_get").finish(true);
+        metrics.transport_frames.inc_by(3);
+        let store = StoreMetrics::default();
+        store.proposals.add(7);
+        let text = metrics.render(&store);
+        for line in [
+            "strata_call_duration_seconds_count{method=\"raw_get\",result=\"served\"} 1",
+            "strata_transport_frames_total 3",
+            "strata_store_proposals 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The node's settings as settings of the store and of the engines.
+
+use strata_raftstore::StoreOptions;
+use strata_storage::EngineOptions;
+
+use crate::config::Config;
+
+/// Settings of the store. `seed` must differ from start to start; `admitted`: whether the
+/// store takes part in its cluster from the beginning.
+pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> StoreOptions {
+    let (raft, store) = (&config.raft, &config.store);
+    StoreOptions {
+        raft_shards: store.raft_shards as usize,
+        apply_shards: store.apply_shards as usize,
+        read_threads: store.read_threads as usize,
+        tick_interval: raft.tick_interval,
+        heartbeat_ticks: raft.heartbeat_ticks as usize,
+        election_ticks: raft.election_ticks as usize,
+        election_ticks_max: raft.election_ticks as usize * 2,
+        // Rounded up: a shorter lease is the safe side.
+        max_clock_drift_percent: (raft.max_clock_drift * 100.0).ceil() as u32,
+        park_time: config.server.park_time,
+        max_key_bytes: store.max_key_size.bytes(),
+        max_entry_bytes: raft.max_entry_size.bytes(),
+        shared_entry_bytes: raft.shared_entry_size.bytes(),
+        shared_entry_commands: raft.shared_entry_commands as usize,
+        max_uncommitted_bytes: raft.max_uncommitted_size.0,
+        max_apply_backlog_bytes: store.max_apply_backlog_size.bytes(),
+        max_message_bytes: raft.max_message_size.0,
+        max_inflight_messages: raft.max_inflight_messages as usize,
+        inbox_capacity: store.inbox_messages as usize,
+        log_credits: store.log_credits as usize,
+        apply_credits: store.apply_credits as usize,
+        max_parked_requests: store.max_parked_requests as usize,
+        max_queued_write_bytes: store.max_queued_write_size.bytes(),
+        expiry_interval: store.expiry_interval,
+        heartbeat_interval: config.scheduler.report_interval,
+        seed,
+        admitted,
+    }
+}
+
+/// Settings of both engines.
+pub(crate) fn engine_options(config: &Config) -> EngineOptions {
+    let storage = &config.storage;
+    EngineOptions {
+        block_cache_bytes: storage.block_cache_size.bytes(),
+        kv_memtable_bytes: storage.write_buffer_size.bytes(),
+        kv_memtables_bytes_max: storage.write_buffers_size_max.bytes(),
+        raft_memtable_bytes: storage.log_write_buffer_size.bytes(),
+        open_files_max: i32::try_from(storage.open_files_max).unwrap_or(i32::MAX),
+        background_jobs: i32::try_from(storage.background_threads).unwrap_or(i32::MAX),
+        ..EngineOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_defaults_are_those_of_the_store() {
+        let ours = store_options(&Config::default(), 0, true);
+        let theirs = StoreOptions::default();
+        ours.check().unwrap();
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+        assert_eq!(ours.election_timeout(), Duration::from_millis(400));
+        assert_eq!(ours.max_clock_drift_percent, 10);
+    }
+}

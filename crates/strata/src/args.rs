@@ -1,0 +1,434 @@
+//! The command line: words, flags, defaults, examples. No logic.
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A replicated, TiKV-compatible key-value store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "strata",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  strata up                          start a cluster of three nodes on this machine
+  strata kv put greeting hello       write a key
+  strata kv get greeting             read it
+  strata status                      stores, leaders, regions, health"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command, before or after its name.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Any node or nodes of the cluster, HOST:PORT,...
+    #[arg(
+        long,
+        global = true,
+        env = "STRATA_ENDPOINTS",
+        default_value = "127.0.0.1:2379",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,..."
+    )]
+    pub endpoints: Vec<String>,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Longest time for one operation, in seconds.
+    #[arg(long, global = true, default_value_t = 10.0, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: f64,
+}
+
+fn seconds(word: &str) -> Result<f64, String> {
+    match word.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 86_400.0 => Ok(value),
+        _ => Err("give seconds between 0 and 86400".into()),
+    }
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: JSON, one value a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a local cluster of real processes in the foreground.
+    Up(UpArgs),
+    /// Run one storage node.
+    Node(NodeArgs),
+    /// Read and write raw keys.
+    Kv(KvArgs),
+    /// Stores, leaders, regions and health of the cluster.
+    #[command(after_help = "Examples:
+  strata status
+  strata --endpoints 10.0.0.1:2379 status --format json")]
+    Status,
+    /// Look at regions and operate them.
+    Region(RegionArgs),
+    /// Look at stores.
+    Store(StoreArgs),
+    /// Measure the cluster.
+    Bench(BenchArgs),
+    /// The server that `bench noop` measures.
+    #[command(hide = true)]
+    NoopServer(NoopServerArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strata up                                   three nodes on ports 2379 to 2381, data in ./strata-data
+  strata up --nodes 5 --replicas 5 --data-dir /var/tmp/five
+  strata up --regions 100 --port 12379
+
+Ctrl-C stops the cluster; the same command on the same folder resumes it.")]
+pub struct UpArgs {
+    /// Number of nodes; 3 for a new folder, else as the folder has it.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub nodes: Option<u64>,
+    /// Replicas of each region: 1, 3 or 5; the largest of 1, 3 that fits unless given.
+    #[arg(long, value_parser = replicas)]
+    pub replicas: Option<u64>,
+    /// Number of regions, 6 to 10000; 6 for a new folder.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(6..=10_000))]
+    pub regions: Option<u64>,
+    /// Port of the first node; node i listens on this one plus i - 1.
+    #[arg(long, default_value_t = 2379, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Where the nodes keep their data, node i in node-i.
+    #[arg(long, default_value = "strata-data")]
+    pub data_dir: PathBuf,
+}
+
+fn replicas(word: &str) -> Result<u64, String> {
+    match word {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("give 1, 3 or 5".into()),
+    }
+}
+
+fn member(word: &str) -> Result<(u64, String), String> {
+    let (id, address) = word.split_once('=').ok_or("write ID=HOST:PORT")?;
+    match id.trim().parse::<u64>() {
+        Ok(id) if id > 0 => Ok((id, address.trim().to_string())),
+        _ => Err(format!("{id:?} is not an id: write ID=HOST:PORT")),
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strata node --id 1 --addr 127.0.0.1:2379 --data-dir /data/1 \\
+      --initial-cluster 1=127.0.0.1:2379,2=127.0.0.1:2380,3=127.0.0.1:2381
+  strata node --id 1 --addr 0.0.0.0:2379 --advertise-addr node1.example:2379 --data-dir /data/1 \\
+      --initial-cluster 1=node1.example:2379 --config strata.toml")]
+pub struct NodeArgs {
+    /// The store's id in its cluster.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub id: u64,
+    /// Where the node listens: one port for gRPC and HTTP.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub addr: String,
+    /// Where the node keeps its data.
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// The nodes that found the cluster, this one among them.
+    #[arg(long, value_name = "1=HOST:PORT,...", value_delimiter = ',', required = true, value_parser = member)]
+    pub initial_cluster: Vec<(u64, String)>,
+    /// Tells apart clusters founded by the same nodes; `strata` unless given.
+    #[arg(long)]
+    pub cluster_token: Option<String>,
+    /// Number of regions of a new cluster, 6 to 10000; 6 unless given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(6..=10_000))]
+    pub regions: Option<u64>,
+    /// Replicas of each region: 1, 3 or 5; the largest of 1, 3 that fits unless given.
+    #[arg(long, value_parser = replicas)]
+    pub replicas: Option<u64>,
+    /// Where others reach the node, if not at --addr.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_addr: Option<String>,
+    /// Settings in TOML; STRATA_SECTION_KEY variables win over it.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct KvArgs {
+    /// Keys and values are written as hexadecimal digits, in and out.
+    #[arg(long, global = true)]
+    pub hex: bool,
+    #[command(subcommand)]
+    pub command: KvCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KvCommand {
+    /// Print the value of a key; exit code 1 if it is absent.
+    #[command(after_help = "Examples:
+  strata kv get greeting
+  strata kv get --hex 00ff")]
+    Get {
+        /// The key, as text or with --hex.
+        key: String,
+    },
+    /// Write a key.
+    #[command(
+        override_usage = "strata kv put [OPTIONS] <KEY> <VALUE|-|--file FILE>",
+        group = ArgGroup::new("source").required(true).args(["value", "file"]),
+        after_help = "Examples:
+  strata kv put greeting hello
+  date | strata kv put today -
+  strata kv put picture --file picture.png
+  strata kv put session abc --ttl 60"
+    )]
+    Put {
+        /// The key, as text or with --hex.
+        key: String,
+        /// The value; `-` reads it from stdin, as it is.
+        value: Option<String>,
+        /// Read the value from a file, as it is.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Seconds after which the key expires; 0: never.
+        #[arg(long, default_value_t = 0)]
+        ttl: u64,
+    },
+    /// Remove a key.
+    #[command(after_help = "Examples:
+  strata kv delete greeting")]
+    Delete {
+        /// The key, as text or with --hex.
+        key: String,
+    },
+    /// Print the pairs with START ≤ key < END.
+    #[command(after_help = "Examples:
+  strata kv scan                       all pairs
+  strata kv scan user/ user0 --limit 10
+  strata kv scan --reverse --limit 1   the last pair
+  strata kv scan a b --keys-only --format json")]
+    Scan {
+        /// First key; the first of all unless given.
+        start: Option<String>,
+        /// First key behind the range; no bound unless given.
+        end: Option<String>,
+        /// Most pairs to print.
+        #[arg(long)]
+        limit: Option<usize>,
+        /// In descending order.
+        #[arg(long)]
+        reverse: bool,
+        /// Without values.
+        #[arg(long)]
+        keys_only: bool,
+    },
+    /// Remove all keys with START ≤ key < END.
+    #[command(after_help = "Examples:
+  strata kv delete-range user/ user0")]
+    DeleteRange {
+        /// First key to remove.
+        start: String,
+        /// First key behind the range; empty: no bound.
+        end: String,
+    },
+    /// Write a key if it holds what is expected; exit code 1 if it does not.
+    #[command(
+        override_usage = "strata kv cas [OPTIONS] <KEY> <--old V|--absent> --new V",
+        group = ArgGroup::new("expected").required(true).args(["old", "absent"]),
+        after_help = "Examples:
+  strata kv cas lock --absent --new me
+  strata kv cas counter --old 1 --new 2"
+    )]
+    Cas {
+        /// The key, as text or with --hex.
+        key: String,
+        /// The value that the key must hold.
+        #[arg(long, value_name = "V")]
+        old: Option<String>,
+        /// The key must be absent.
+        #[arg(long)]
+        absent: bool,
+        /// The value to write.
+        #[arg(long, value_name = "V")]
+        new: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct RegionArgs {
+    #[command(subcommand)]
+    pub command: RegionCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RegionCommand {
+    /// All regions in key order.
+    #[command(after_help = "Examples:
+  strata region list
+  strata region list --format json")]
+    List,
+    /// One region.
+    #[command(after_help = "Examples:
+  strata region show 2")]
+    Show {
+        /// Its id.
+        id: u64,
+    },
+    /// The region that holds a key.
+    #[command(after_help = "Examples:
+  strata region find greeting
+  strata region find --hex 00ff")]
+    Find {
+        /// The key, as text or with --hex.
+        key: String,
+        /// The key is written as hexadecimal digits.
+        #[arg(long)]
+        hex: bool,
+    },
+    /// Move the leadership of a region to another of its stores.
+    #[command(after_help = "Examples:
+  strata region transfer-leader 2 --to 3")]
+    TransferLeader {
+        /// The region's id.
+        id: u64,
+        /// The store that shall lead.
+        #[arg(long, value_name = "STORE")]
+        to: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// All stores.
+    #[command(after_help = "Examples:
+  strata store list")]
+    List,
+    /// One store.
+    #[command(after_help = "Examples:
+  strata store show 1")]
+    Show {
+        /// Its id.
+        id: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Write random keys; a sample is read back and compared.
+    #[command(after_help = "Examples:
+  strata bench put
+  strata bench put --clients 64 --seconds 30 --value-size 1024
+  strata bench put --single-region --format json
+
+The keys stay in the cluster; they contain `strata-bench-`.")]
+    Put(LoadArgs),
+    /// Read random keys, which are written before the clock starts; every answer is compared.
+    #[command(after_help = "Examples:
+  strata bench get
+  strata bench get --clients 1 --keys 1000")]
+    Get(LoadArgs),
+    /// Measure the ceiling: a server that answers from constants, on this machine.
+    #[command(after_help = "Examples:
+  strata bench noop --clients 256")]
+    Noop(LoadArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LoadArgs {
+    /// Requests under way at a time.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub clients: u64,
+    /// How long to measure.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=8_000_000))]
+    pub value_size: u64,
+    /// Number of different keys.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub keys: u64,
+    /// All keys in one region instead of over all.
+    #[arg(long)]
+    pub single_region: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct NoopServerArgs {
+    #[arg(long)]
+    pub value_size: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for words in [
+            ["strata", "--format", "json", "status"],
+            ["strata", "status", "--format", "json"],
+        ] {
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!(cli.global.format, Format::Json);
+        }
+    }
+
+    #[test]
+    fn a_node_names_the_cluster_it_belongs_to() {
+        let base = [
+            "strata",
+            "node",
+            "--id",
+            "1",
+            "--addr",
+            "a:1",
+            "--data-dir",
+            "d",
+        ];
+        let parse = |more: &[&str]| Cli::try_parse_from(base.iter().chain(more));
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--initial-cluster", "1=a:1,2=b:1"]).is_ok());
+        assert!(parse(&["--initial-cluster", "a:1"]).is_err());
+        assert!(parse(&["--initial-cluster", "0=a:1"]).is_err());
+        assert!(parse(&["--initial-cluster", "1=a:1", "--replicas", "2"]).is_err());
+    }
+
+    #[test]
+    fn a_value_comes_from_one_place() {
+        let parse = |more: &[&str]| {
+            Cli::try_parse_from(["strata", "kv", "put", "k"].iter().chain(more)).is_ok()
+        };
+        assert!(parse(&["v"]));
+        assert!(parse(&["-"]));
+        assert!(parse(&["--file", "f"]));
+        assert!(!parse(&[]));
+        assert!(!parse(&["v", "--file", "f"]));
+    }
+}

@@ -1,0 +1,122 @@
+//! The figures of one run.
+
+use super::load::{Kind, Seen};
+use crate::args::LoadArgs;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// What a run amounts to.
+pub struct Report {
+    noop: bool,
+    kind: Kind,
+    args: LoadArgs,
+    seen: Seen,
+    regions: usize,
+    stores: usize,
+    /// Successful operations.
+    pub operations: u64,
+    /// Answers that were not what was written.
+    pub wrong: u64,
+    /// The first error, in words.
+    pub first_error: Option<String>,
+}
+
+impl Report {
+    /// Sums up what the tasks saw.
+    pub fn new(kind: Kind, args: &LoadArgs, seen: Seen, regions: usize, stores: usize) -> Self {
+        Self {
+            noop: false,
+            kind,
+            args: args.clone(),
+            operations: seen.latency.len(),
+            wrong: seen.wrong,
+            first_error: seen.first_error.clone(),
+            seen,
+            regions,
+            stores,
+        }
+    }
+
+    /// Marks the report as one of the noop server.
+    pub fn of_noop(mut self) -> Self {
+        self.noop = true;
+        self
+    }
+
+    /// Adds answers that turned out wrong later.
+    pub fn with_wrong(mut self, wrong: u64) -> Self {
+        self.wrong += wrong;
+        self
+    }
+
+    /// Numbers of the keys whose puts were acknowledged.
+    pub fn acknowledged(&self) -> Vec<u64> {
+        let keys: &BTreeSet<u64> = &self.seen.keys;
+        keys.iter().copied().collect()
+    }
+
+    fn name(&self) -> String {
+        if self.noop {
+            format!("noop-{}", self.kind.name())
+        } else {
+            self.kind.name().into()
+        }
+    }
+
+    fn operations_per_second(&self) -> f64 {
+        self.operations as f64 / self.seen.elapsed.as_secs_f64().max(f64::EPSILON)
+    }
+
+    fn percentile_us(&self, percentile: f64) -> u64 {
+        self.seen.latency.value_at_quantile(percentile / 100.0)
+    }
+
+    /// For programs.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "kind": self.name(),
+            "clients": self.args.clients,
+            "seconds": self.seen.elapsed.as_secs_f64(),
+            "value_size": self.args.value_size,
+            "keys": self.args.keys,
+            "single_region": self.args.single_region,
+            "operations": self.operations,
+            "ops_per_second": self.operations_per_second(),
+            "p50_us": self.percentile_us(50.0),
+            "p99_us": self.percentile_us(99.0),
+            "p999_us": self.percentile_us(99.9),
+            "max_us": self.seen.latency.max(),
+            "errors": self.seen.errors,
+            "first_error": self.first_error,
+            "wrong_answers": self.wrong,
+            "regions": self.regions,
+            "stores": self.stores,
+        })
+    }
+
+    /// For people.
+    pub fn to_text(&self) -> String {
+        let milliseconds = |percentile| self.percentile_us(percentile) as f64 / 1000.0;
+        let mut text = format!(
+            "{}: {:.0} ops/s  p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  {} errors  {} wrong answers\n\
+             {} operations in {:.1} s by {} clients, values of {} bytes, {} regions led by {} stores",
+            self.name(),
+            self.operations_per_second(),
+            milliseconds(50.0),
+            milliseconds(99.0),
+            milliseconds(99.9),
+            self.seen.errors,
+            self.wrong,
+            self.operations,
+            self.seen.elapsed.as_secs_f64(),
+            self.args.clients,
+            self.args.value_size,
+            self.regions,
+            self.stores,
+        );
+        if let Some(error) = &self.first_error {
+            text.push_str(&format!("\nfirst error: {error}"));
+        }
+        text
+    }
+}

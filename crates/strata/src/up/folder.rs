@@ -1,0 +1,185 @@
+//! What `strata up` keeps in its folder: how many nodes there are, and their token.
+//!
+//! `cluster.json` is written before the first node starts and never changed. The token is
+//! random, so that two folders never found the same cluster.
+
+use crate::args::UpArgs;
+use crate::exit::Failure;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Nodes of a new folder.
+const NODES: u64 = 3;
+/// Regions of a new folder.
+const REGIONS: u64 = 6;
+const FILE: &str = "cluster.json";
+
+/// The record in the folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    token: String,
+    nodes: u64,
+    replicas: u64,
+    regions: u64,
+}
+
+/// An opened folder.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    /// Number of nodes.
+    pub nodes: u64,
+    /// Replicas of each region.
+    pub replicas: u64,
+    /// Number of regions at the start.
+    pub regions: u64,
+    /// The cluster's token.
+    pub token: String,
+}
+
+impl Folder {
+    /// Opens the folder, and makes it where it is new.
+    ///
+    /// # Errors
+    /// A wrong command line when more replicas than nodes are asked for; an error when the
+    /// folder has another number of nodes than was asked for, or cannot be used.
+    pub fn open(args: &UpArgs) -> Result<Self, Failure> {
+        let file = args.data_dir.join(FILE);
+        let record = match std::fs::read(&file) {
+            Ok(text) => serde_json::from_slice::<Record>(&text).map_err(|error| {
+                Failure::error(format!(
+                    "{} is damaged ({error}): restore it, or choose another --data-dir",
+                    file.display()
+                ))
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let record = new_record(args)?;
+                write(&args.data_dir, &record).map_err(|error| {
+                    Failure::error(format!(
+                        "{} cannot be used ({error}): choose another --data-dir",
+                        args.data_dir.display()
+                    ))
+                })?;
+                record
+            }
+            Err(error) => {
+                return Err(Failure::error(format!(
+                    "{} cannot be read: {error}",
+                    file.display()
+                )));
+            }
+        };
+        if let Some(nodes) = args.nodes
+            && nodes != record.nodes
+        {
+            return Err(Failure::error(format!(
+                "{} holds a cluster of {} nodes, not {nodes}: leave out --nodes, or choose another --data-dir",
+                args.data_dir.display(),
+                record.nodes
+            )));
+        }
+        Ok(Self {
+            root: args.data_dir.clone(),
+            nodes: record.nodes,
+            replicas: record.replicas,
+            regions: record.regions,
+            token: record.token,
+        })
+    }
+
+    /// The folder of a node.
+    pub fn node(&self, id: u64) -> PathBuf {
+        self.root.join(format!("node-{id}"))
+    }
+
+    /// Where a node's output goes.
+    pub fn log(&self, id: u64) -> PathBuf {
+        self.root.join(format!("node-{id}.log"))
+    }
+}
+
+fn new_record(args: &UpArgs) -> Result<Record, Failure> {
+    let nodes = args.nodes.unwrap_or(NODES);
+    let replicas = args.replicas.unwrap_or(if nodes >= 3 { 3 } else { 1 });
+    if replicas > nodes {
+        return Err(Failure::CommandLine(format!(
+            "--replicas {replicas} needs at least {replicas} nodes: raise --nodes or lower --replicas"
+        )));
+    }
+    Ok(Record {
+        token: random_token()?,
+        nodes,
+        replicas,
+        regions: args.regions.unwrap_or(REGIONS),
+    })
+}
+
+fn random_token() -> Result<String, Failure> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|error| Failure::error(format!("no random numbers from the system: {error}")))?;
+    Ok(crate::text::hex(&bytes))
+}
+
+/// Written aside, synced and renamed, so that a crash leaves the whole record or none.
+fn write(folder: &Path, record: &Record) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let aside = folder.join(format!("{FILE}.new"));
+    let mut file = File::create(&aside)?;
+    file.write_all(serde_json::to_string_pretty(record)?.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&aside, folder.join(FILE))?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(folder: &Path, nodes: Option<u64>, replicas: Option<u64>) -> UpArgs {
+        UpArgs {
+            nodes,
+            replicas,
+            regions: None,
+            port: 2379,
+            data_dir: folder.join("data"),
+        }
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("strata-up-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        folder
+    }
+
+    #[test]
+    fn a_folder_remembers_its_cluster() {
+        let root = scratch("remember");
+        let first = Folder::open(&args(&root, Some(5), Some(5))).unwrap();
+        assert_eq!(first.token.len(), 32);
+        let again = Folder::open(&args(&root, None, None)).unwrap();
+        assert_eq!((again.nodes, again.replicas), (5, 5));
+        assert_eq!(again.token, first.token);
+        assert!(matches!(
+            Folder::open(&args(&root, Some(3), None)),
+            Err(Failure::Error(_))
+        ));
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn replicas_fit_the_nodes() {
+        let root = scratch("replicas");
+        assert!(matches!(
+            Folder::open(&args(&root, Some(1), Some(3))),
+            Err(Failure::CommandLine(_))
+        ));
+        assert!(!root.exists(), "a wrong command line leaves nothing behind");
+        let two = Folder::open(&args(&root, Some(2), None)).unwrap();
+        assert_eq!(two.replicas, 1);
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -1,0 +1,96 @@
+//! One `strata node` process.
+
+use crate::strata_binary;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::OpenOptions;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// The store's id.
+    pub id: u64,
+    /// Where it listens.
+    pub address: String,
+    /// Its data folder.
+    pub folder: PathBuf,
+    /// Where its output goes.
+    pub log: PathBuf,
+    /// Words after those for id, address and folder.
+    pub words: Vec<String>,
+    /// Variables on top of the test's own environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A running node; it is killed when dropped.
+#[derive(Debug)]
+pub struct Node {
+    process: Child,
+}
+
+impl Node {
+    /// Starts a process. Must be called on a thread that outlives the process, as the
+    /// kernel kills it with the thread that made it.
+    ///
+    /// # Panics
+    /// When the process cannot be made.
+    pub fn start(spec: &NodeSpec) -> Self {
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&spec.log)
+            .expect("the log can be written");
+        let mut command = Command::new(strata_binary());
+        command
+            .args(["node", "--id", &spec.id.to_string()])
+            .args(["--addr", &spec.address, "--data-dir"])
+            .arg(&spec.folder)
+            .args(&spec.words)
+            .envs(spec.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("the log can be shared"))
+            .stderr(output);
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe {
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
+        Self {
+            process: command.spawn().expect("the node starts"),
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it without a chance to clean up, and waits for its end.
+    pub fn kill(mut self) {
+        self.kill_now();
+    }
+
+    fn kill_now(&mut self) {
+        // A process that ended already is not an error here.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Asks it to stop, as an operator does; `wait` for its end.
+    pub fn terminate(&self) {
+        let _ = kill(Pid::from_raw(self.pid() as i32), Signal::SIGTERM);
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill_now();
+    }
+}

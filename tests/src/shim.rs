@@ -1,0 +1,158 @@
+//! A preloaded library that records every sync that completed.
+//!
+//! It is compiled once a test process with the system's C compiler and loaded into nodes
+//! by `LD_PRELOAD`. For each `fdatasync` and `fsync` it appends one line to the file that
+//! `STRATA_SYNC_LOG` names: the call, the length of the file when the sync began (what is
+//! surely on disk), and its path. The line is written before the call returns, so that
+//! nothing can have been acknowledged on a sync that is not recorded.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int log_fd = -1;
+
+__attribute__((constructor)) static void open_log(void) {
+    const char *path = getenv("STRATA_SYNC_LOG");
+    if (path) log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+}
+
+static int recorded(const char *name, int fd) {
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
+    struct stat before;
+    int known = fstat(fd, &before) == 0;
+    int result = real(fd);
+    int saved = errno;
+    if (result == 0 && known && log_fd >= 0) {
+        char link[64], path[4096], line[4352];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t length = readlink(link, path, sizeof path - 1);
+        if (length > 0) {
+            path[length] = 0;
+            int bytes = snprintf(line, sizeof line, "%s %lld %s\n", name,
+                                 (long long)before.st_size, path);
+            if (write(log_fd, line, bytes) != bytes) _exit(111);
+        }
+    }
+    errno = saved;
+    return result;
+}
+
+int fdatasync(int fd) { return recorded("fdatasync", fd); }
+int fsync(int fd) { return recorded("fsync", fd); }
+"#;
+
+/// One completed sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncRecord {
+    /// `fdatasync` or `fsync`.
+    pub call: String,
+    /// Length of the file in bytes when the sync began.
+    pub length: u64,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// The compiled library.
+#[derive(Debug, Clone)]
+pub struct SyncShim {
+    library: PathBuf,
+}
+
+impl SyncShim {
+    /// Compiles the library, once a process.
+    ///
+    /// # Panics
+    /// When there is no C compiler.
+    pub fn build() -> Self {
+        static BUILT: OnceLock<PathBuf> = OnceLock::new();
+        let library = BUILT.get_or_init(|| {
+            let folder = std::env::temp_dir().join(format!("strata-shim-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).expect("a folder for the shim");
+            let source = folder.join("shim.c");
+            let library = folder.join("shim.so");
+            std::fs::write(&source, SOURCE).expect("the source is written");
+            let output = Command::new("cc")
+                .args(["-shared", "-fPIC", "-O2", "-Wall", "-o"])
+                .arg(&library)
+                .arg(&source)
+                .arg("-ldl")
+                .output()
+                .expect("cc runs");
+            assert!(output.status.success(), "{output:?}");
+            library
+        });
+        Self {
+            library: library.clone(),
+        }
+    }
+
+    /// The variables that load it into a process and say where to record.
+    pub fn environment(&self, log: &Path) -> Vec<(String, String)> {
+        vec![
+            ("LD_PRELOAD".into(), self.library.display().to_string()),
+            ("STRATA_SYNC_LOG".into(), log.display().to_string()),
+        ]
+    }
+
+    /// What was recorded so far, in order. A line that is being written is left out.
+    ///
+    /// # Panics
+    /// When a line is malformed.
+    pub fn read(log: &Path) -> Vec<SyncRecord> {
+        let text = match std::fs::read_to_string(log) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => panic!("{}: {error}", log.display()),
+        };
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| {
+                let mut words = line.trim_end().splitn(3, ' ');
+                let (call, length, path) = (words.next(), words.next(), words.next());
+                SyncRecord {
+                    call: call.expect("a call").into(),
+                    length: length.and_then(|word| word.parse().ok()).expect("a length"),
+                    path: path.expect("a path").into(),
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shim_records_what_was_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("syncs");
+        let file = folder.path().join("file");
+        let output = Command::new("dd")
+            .args(["if=/dev/zero", "bs=1000", "count=3", "conv=fdatasync"])
+            .arg(format!("of={}", file.display()))
+            .envs(SyncShim::build().environment(&log))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(
+            SyncShim::read(&log),
+            [SyncRecord {
+                call: "fdatasync".into(),
+                length: 3000,
+                path: file
+            }]
+        );
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests over real processes. Each starts a cluster of its own; one runs at a time.
+
+mod bad_input;
+mod bad_input_requests;
+mod command_line;
+mod crash;
+mod direct;
+mod planted;
+mod quorum;
+mod scheduler;
+mod syncs;
+mod tikv_client_raw;
