@@ -20,7 +20,7 @@ pub fn print(format: Format, json: &Value, text: impl FnOnce() -> String) -> Out
 /// Writes bytes to stdout.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn write_out(bytes: &[u8]) -> Outcome {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
