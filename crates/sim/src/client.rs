@@ -36,7 +36,7 @@ pub enum AttemptResult {
     Refused(Error),
     /// Nothing listens there; there was and will be no effect.
     Unreachable,
-    /// Nobody can tell: the store said so, stopped, or never answered.
+    /// Nobody can tell: the store said so, or never answered.
     Unknown(Option<Error>),
 }
 
@@ -46,9 +46,7 @@ impl AttemptResult {
     pub fn of(result: Result<Answer, Error>) -> Self {
         match result {
             Ok(answer) => AttemptResult::Answered(answer),
-            Err(error @ (Error::Undetermined { .. } | Error::Stopping(_))) => {
-                AttemptResult::Unknown(Some(error))
-            }
+            Err(error @ Error::Undetermined { .. }) => AttemptResult::Unknown(Some(error)),
             Err(error) => AttemptResult::Refused(error),
         }
     }
