@@ -257,7 +257,8 @@ impl RawClient {
     }
 
     /// Writes many pairs for `ttl` seconds (0: for good). Atomic within a part of one
-    /// region only; after an error some parts may be written.
+    /// region only; after an error some parts may be written. Parts go out side by side, so
+    /// a key that stands twice may end with either value.
     ///
     /// # Errors
     /// As [`Self::put`].

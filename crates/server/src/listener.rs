@@ -1,7 +1,8 @@
 //! The node's one port: HTTP/2 for gRPC and HTTP/1.1 for tooling, side by side.
 //!
-//! What does not speak HTTP is closed and counted. When the node stops, connections get
-//! some time to finish what they have begun.
+//! What does not speak HTTP is closed and counted, and so is a connection that says nothing
+//! for `transport.handshake-time`: it would hold its place for ever. When the node stops,
+//! connections get some time to finish what they have begun.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +99,12 @@ impl PortServer {
         let metrics = self.metrics.clone();
         let logger = self.logger.clone();
         let mut stopping = self.stopping.clone();
+        let patience = self.transport.handshake_time;
         tokio::spawn(async move {
+            if !speaks(&stream, patience).await {
+                metrics.connections_failed.inc();
+                return;
+            }
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             let ended = tokio::select! {
@@ -114,5 +120,33 @@ impl PortServer {
             }
             drop(place);
         });
+    }
+}
+
+/// Waits for the first byte; false if none comes within `patience`.
+async fn speaks(stream: &TcpStream, patience: Duration) -> bool {
+    let mut first = [0];
+    matches!(timeout(patience, stream.peek(&mut first)).await, Ok(Ok(read)) if read > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn bad_input_silent_stranger_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(!speaks(&stream, Duration::from_millis(20)).await);
+        client.write_all(b"P").await.unwrap();
+        assert!(speaks(&stream, Duration::from_secs(60)).await);
+        let (closing, _) = {
+            drop(TcpStream::connect(address).await.unwrap());
+            listener.accept().await.unwrap()
+        };
+        assert!(!speaks(&closing, Duration::from_secs(60)).await, "closed");
     }
 }
