@@ -276,9 +276,10 @@ pub enum RegionCommand {
   strata region list
   strata region list --format json")]
     List,
-    /// One region.
+    /// One region, with what each of its stores says of its replica.
     #[command(after_help = "Examples:
-  strata region show 2")]
+  strata region show 2
+  strata region show 2 --format json")]
     Show {
         /// Its id.
         id: u64,
