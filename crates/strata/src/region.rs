@@ -26,9 +26,7 @@ pub async fn run(global: &Global, command: RegionCommand) -> Outcome {
         }
         RegionCommand::Show { id } => match client.scheduler().region_by_id(id).await {
             Ok(region) => show(global, client.scheduler(), &region).await,
-            Err(strata_client::Error::NotFound(_)) => Err(Failure::No(format!(
-                "region {id} does not exist: see `strata region list`"
-            ))),
+            Err(strata_client::Error::NotFound(_)) => Err(Failure::No(missing(id))),
             Err(error) => Err(error.into()),
         },
         RegionCommand::Find { .. } => {
@@ -36,13 +34,22 @@ pub async fn run(global: &Global, command: RegionCommand) -> Outcome {
             print_one(global, &client.scheduler().region(&key).await?)
         }
         RegionCommand::TransferLeader { id, to } => {
-            client.admin().transfer_leader(id, to).await?;
+            match client.admin().transfer_leader(id, to).await {
+                Err(strata_client::Error::NotFound(_)) => {
+                    return Err(Failure::error(missing(id)));
+                }
+                moved => moved?,
+            }
             let json = json!({ "region_id": id, "leader_store_id": to });
             output::print(global.format, &json, || {
                 format!("region {id} is led by store {to}")
             })
         }
     }
+}
+
+fn missing(id: u64) -> String {
+    format!("region {id} does not exist: see `strata region list`")
 }
 
 /// The row of the list, and what each of the region's stores says of its own replica.
