@@ -1,3 +1,5 @@
+//! Applying entries: outcomes, the order of commands, and what stops a store.
+
 use std::sync::mpsc::{Receiver, channel};
 
 use strata_proto::metapb::RegionEpoch;

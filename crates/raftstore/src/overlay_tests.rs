@@ -1,3 +1,5 @@
+//! The overlay against a plain map: reads, ranges and deletions of a pending batch.
+
 use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng};

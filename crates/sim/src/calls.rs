@@ -186,6 +186,7 @@ impl Cluster {
         let mut effects = Vec::new();
         let token = core.admit(local, request, reply, &mut effects);
         call.token = Some(token);
+        self.unanswered.insert(id, store_id);
         self.trace
             .note(now, "request", [id, store_id, effects.len() as u64, 0]);
         self.carry_out(store_id, effects);
@@ -202,6 +203,7 @@ impl Cluster {
             std::mem::take(&mut *mailbox)
         };
         for (id, result) in results {
+            self.unanswered.remove(&id);
             let Some(call) = self.calls.get_mut(&id) else {
                 continue;
             };
@@ -230,6 +232,7 @@ impl Cluster {
             .lock()
             .unwrap_or_else(|broken| broken.into_inner())
             .clear();
+        self.unanswered.retain(|_, taken_by| *taken_by != store);
         let lost: Vec<u64> = self
             .calls
             .iter()

@@ -2,6 +2,7 @@
 //!
 //! Rest          Faults have ended: every region has one leader, and every replica has
 //!               applied the leader's whole log.
+//! Answered      Every request that a running store has taken was answered.
 //! Acknowledged  Every key is read; an acknowledged write is in the value, or another
 //!               write may have replaced it.
 //! Linearizable  The whole history with those reads has an order, key by key.
@@ -23,8 +24,12 @@ use crate::operation::ClientOperation;
 use crate::replicas::{check_logs, check_replicas};
 use crate::violation::Violation;
 
-/// How long a healed cluster may take to come to rest.
-const REST_MAX: Duration = Duration::from_secs(30);
+/// How long clients of a healed cluster may take for their last operation.
+const CLIENTS_MAX: Duration = Duration::from_secs(30);
+/// How long a healed cluster without clients may take to come to rest.
+const REST_MAX: Duration = Duration::from_secs(5);
+/// How long a store at rest may still hold a request: longer than any deadline.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// What a row has done, for a closing line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +59,7 @@ impl Cluster {
         self.stop_clients();
         self.heal();
         let mut found = Vec::new();
-        if !self.run_until(REST_MAX, Cluster::clients_are_idle) {
+        if !self.run_until(CLIENTS_MAX, Cluster::clients_are_idle) {
             found.push(Violation::NoProgress(
                 "a client waits for its last answer".to_owned(),
             ));
@@ -72,6 +77,13 @@ impl Cluster {
         if !self.run_until(REST_MAX, |cluster| cluster.unrest().is_none()) {
             let why = self.unrest().unwrap_or_default();
             found.push(Violation::NoProgress(why));
+        }
+        if !self.run_until(ANSWER_MAX, |cluster| cluster.unanswered.is_empty()) {
+            let never = self.unanswered.iter();
+            found.extend(never.map(|(call, store)| Violation::NeverAnswered {
+                store_id: *store,
+                call: *call,
+            }));
         }
         found.extend(check_replicas(self));
         found.extend(check_logs(self));
@@ -129,7 +141,7 @@ impl Cluster {
                 Some(record) => ClientOperation::SystemGet(Bytes::copy_from_slice(record)),
                 None => ClientOperation::Get(key.clone()),
             };
-            if self.execute(operation, REST_MAX).is_none() {
+            if self.execute(operation, CLIENTS_MAX).is_none() {
                 let detail = format!("key \"{}\" cannot be read", key.escape_ascii());
                 return Err(Violation::NoProgress(detail));
             }

@@ -151,6 +151,8 @@ pub struct Cluster {
     pub(crate) system: Arc<dyn SystemStateMachine>,
     pub(crate) mailbox: Mailbox,
     pub(crate) calls: BTreeMap<u64, Call>,
+    /// Calls that a running store has taken and not answered yet, with that store.
+    pub(crate) unanswered: BTreeMap<u64, u64>,
     pub(crate) next_call: u64,
     pub(crate) clients: BTreeMap<ClientId, Client>,
     /// Every key that is in the history.
@@ -189,6 +191,7 @@ impl Cluster {
             system: Arc::new(RecordMachine),
             mailbox: Mailbox::default(),
             calls: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
             next_call: 1,
             clients: BTreeMap::new(),
             universe: BTreeSet::new(),

@@ -117,16 +117,17 @@ impl Cluster {
                     self.trace
                         .note(now, "report", [id, reports.len() as u64, 0, 0]);
                 }
-                StoreEffect::Fatal(reason) => {
-                    self.watch.report(Violation::StoreStopped {
-                        store_id: id,
-                        reason,
-                    });
-                    self.crash_store(id, Crash::Kill);
-                }
+                StoreEffect::Fatal(reason) => self.store_failed(id, reason),
             }
         }
         self.empty_mailbox();
+    }
+
+    /// A store has found something that it must not go on with.
+    fn store_failed(&mut self, store_id: u64, reason: String) {
+        self.watch
+            .report(Violation::StoreStopped { store_id, reason });
+        self.crash_store(store_id, Crash::Kill);
     }
 
     fn send(&mut self, from: u64, to: u64, messages: Vec<RaftMessage>) {

@@ -190,16 +190,17 @@ impl Cluster {
                 let engines = &self.store(one).engines;
                 engines.raft.fail_next(strata_storage::Fault::Sync);
             }
-            FaultKind::Weather => {
-                let bad = self.rng.random();
-                let weather = if bad {
-                    Weather::unreliable()
-                } else {
-                    Weather::fair()
-                };
-                self.network.set_weather(weather);
-            }
+            FaultKind::Weather => self.draw_weather(),
         }
+    }
+
+    fn draw_weather(&mut self) {
+        let bad = self.rng.random();
+        self.network.set_weather(if bad {
+            Weather::unreliable()
+        } else {
+            Weather::fair()
+        });
     }
 
     fn draw_partition(&mut self) {

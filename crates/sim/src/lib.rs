@@ -22,6 +22,7 @@ mod client;
 mod clock;
 mod cluster;
 mod disk;
+mod drawn;
 mod effects;
 mod faults;
 pub mod history;

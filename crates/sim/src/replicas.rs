@@ -179,6 +179,23 @@ fn committed_log(
             applied.truncated_index
         ));
     }
+    let mut log = whole_log(region_id, engines)?;
+    let held = log.keys().copied();
+    let whole = held.eq(BOOTSTRAP_INDEX + 1..=state.last_index);
+    if !whole {
+        let ends = (log.keys().next(), log.keys().next_back());
+        return Err(format!(
+            "{} entries from {ends:?}, the last index is {}",
+            log.len(),
+            state.last_index
+        ));
+    }
+    log.split_off(&(applied.applied_index + 1));
+    Ok(log)
+}
+
+/// All entries of a replica's log by index, encoded.
+fn whole_log(region_id: u64, engines: &Engines<MemEngine>) -> Result<BTreeMap<u64, Bytes>, String> {
     let (start, end) = keys::raft_log_range(region_id);
     let mut log = BTreeMap::new();
     let mut fault = None;
@@ -211,16 +228,5 @@ fn committed_log(
     if let Some(fault) = fault {
         return Err(fault);
     }
-    let held = log.keys().copied();
-    let whole = held.eq(BOOTSTRAP_INDEX + 1..=state.last_index);
-    if !whole {
-        let ends = (log.keys().next(), log.keys().next_back());
-        return Err(format!(
-            "{} entries from {ends:?}, the last index is {}",
-            log.len(),
-            state.last_index
-        ));
-    }
-    log.split_off(&(applied.applied_index + 1));
     Ok(log)
 }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use strata_raftstore::StoreOptions;
 
 use crate::checks::RunReport;
 use crate::cluster::{Cluster, ClusterOptions};
@@ -42,6 +43,8 @@ pub struct Scenario {
     pub crashes: bool,
     /// Further faults during the rounds.
     pub faults: Vec<FaultKind>,
+    /// Settings of the stores.
+    pub store: StoreOptions,
     /// Share of reads that go to any replica.
     pub replica_reads: f64,
     /// Share of attempts that their client gives up.
@@ -66,6 +69,7 @@ impl Scenario {
             partitions: false,
             crashes: false,
             faults: Vec::new(),
+            store: StoreOptions::default(),
             replica_reads: 0.0,
             cancelled: 0.0,
             rounds: 3,
@@ -124,6 +128,7 @@ impl Scenario {
     fn options(&self) -> ClusterOptions {
         ClusterOptions {
             regions: self.regions,
+            store: self.store.clone(),
             ..ClusterOptions::new(self.stores, self.seed)
         }
     }

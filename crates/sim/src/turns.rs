@@ -16,6 +16,7 @@ use strata_raftstore::{Answer, Error, Request, RequestHeader, SYSTEM_REGION_ID};
 
 use crate::client::{Attempt, AttemptResult, Client, ClientId, Next};
 use crate::cluster::{Cluster, Event};
+use crate::history::OperationId;
 use crate::network::between;
 use crate::operation::ClientOperation;
 use crate::violation::Violation;
@@ -158,16 +159,8 @@ impl Cluster {
         let replica_read =
             operation.reads() && replica_reads > 0.0 && self.rng.random_bool(replica_reads);
         let store = client.target(&region, replica_read, &mut self.rng);
-        let now = self.queue.now().as_micros() as u64;
         let space = self.options.space;
-        let actions = operation.actions(space, &region, &self.universe);
-        let (keys, entries) = actions
-            .into_iter()
-            .map(|(key, action)| {
-                let entry = self.history.invoke(client.id, key.clone(), action, now);
-                (key, entry)
-            })
-            .unzip();
+        let (keys, entries) = self.enter_into_history(client.id, &operation, &region);
         let header = RequestHeader {
             region_id: region.id,
             peer: region
@@ -199,6 +192,24 @@ impl Cluster {
             let delay = between(&mut self.rng, (Duration::ZERO, Duration::from_millis(4)));
             self.queue.push(delay, Event::Cancel { call });
         }
+    }
+
+    /// Enters an attempt into the history; its keys with their entries.
+    fn enter_into_history(
+        &mut self,
+        client: ClientId,
+        operation: &ClientOperation,
+        region: &Region,
+    ) -> (Vec<Bytes>, Vec<OperationId>) {
+        let now = self.queue.now().as_micros() as u64;
+        operation
+            .actions(self.options.space, region, &self.universe)
+            .into_iter()
+            .map(|(key, action)| {
+                let entry = self.history.invoke(client, key.clone(), action, now);
+                (key, entry)
+            })
+            .unzip()
     }
 
     fn region_for(&self, operation: &ClientOperation) -> &Region {

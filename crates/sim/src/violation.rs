@@ -77,6 +77,14 @@ pub enum Violation {
     /// With everything healed, the cluster did not come to rest in time.
     #[error("no progress: {0}")]
     NoProgress(String),
+    /// A store took a request and never answered it.
+    #[error("store {store_id} never answered call {call}")]
+    NeverAnswered {
+        /// The store.
+        store_id: u64,
+        /// Number of the call.
+        call: u64,
+    },
     /// A client got an answer that no correct store gives.
     #[error("unexpected answer: {0}")]
     UnexpectedAnswer(String),

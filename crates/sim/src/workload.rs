@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use strata_proto::stratapb::RawSpace;
 
 use crate::client::ClientId;
 use crate::network::between;
@@ -108,8 +107,6 @@ impl Mix {
 /// A client's source of operations.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// Column family and comparison of the keys.
-    pub space: RawSpace,
     /// The keys, in groups that lie in one region each.
     pub groups: Vec<Vec<Bytes>>,
     /// What is done.
@@ -135,7 +132,6 @@ impl Workload {
     #[must_use]
     pub fn new(groups: Vec<Vec<Bytes>>, mix: Mix) -> Self {
         Workload {
-            space: RawSpace::RawV1,
             groups,
             mix,
             pause: (Duration::from_micros(50), Duration::from_millis(4)),

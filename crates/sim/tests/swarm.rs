@@ -3,11 +3,8 @@
 //! `SIM_SEEDS=A..B` runs other seeds; a failing one is named with what was found.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use strata_sim::{FaultKind, Mix, Scenario};
+use strata_sim::Scenario;
 
 /// Seeds of an ordinary run.
 const SEEDS: std::ops::Range<u64> = 0..300;
@@ -20,47 +17,12 @@ fn seeds() -> std::ops::Range<u64> {
     first.parse().expect("a number")..end.parse().expect("a number")
 }
 
-/// A scenario drawn from a seed.
-fn drawn(seed: u64) -> Scenario {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let faults: Vec<FaultKind> = FaultKind::ALL
-        .into_iter()
-        .filter(|_| rng.random_bool(0.5))
-        .collect();
-    let mix = match rng.random_range(0..4) {
-        0 => Mix::append_and_scan(),
-        1 => Mix {
-            get: 4,
-            put: 2,
-            swap: 4,
-            delete: 1,
-            ..Mix::none()
-        },
-        _ => Mix::all(),
-    };
-    Scenario {
-        stores: [1, 3, 3, 5][rng.random_range(0..4)],
-        regions: rng.random_range(6..14),
-        clients: rng.random_range(1..9),
-        mix,
-        unreliable: rng.random_bool(0.3),
-        partitions: rng.random_bool(0.3),
-        crashes: rng.random_bool(0.4),
-        replica_reads: if rng.random() { 0.3 } else { 0.0 },
-        cancelled: if rng.random_bool(0.3) { 0.1 } else { 0.0 },
-        faults,
-        rounds: rng.random_range(1..3),
-        round: Duration::from_millis(rng.random_range(500..3_000)),
-        ..Scenario::new(seed)
-    }
-}
-
 #[test]
 fn swarm_of_seeds_with_all_faults() {
     let mut failed = Vec::new();
     let (mut acknowledged, mut runs) = (0, 0);
     for seed in seeds() {
-        let scenario = drawn(seed);
+        let scenario = Scenario::drawn(seed);
         match catch_unwind(AssertUnwindSafe(|| scenario.run())) {
             Ok(Ok(report)) => {
                 acknowledged += report.acknowledged;

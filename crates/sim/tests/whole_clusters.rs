@@ -4,6 +4,7 @@
 mod common;
 
 use common::{SECOND, leader_at, move_leader, ms, started, started_with, stored};
+use strata_proto::stratapb::RawSpace;
 use strata_raftstore::SYSTEM_REGION_ID;
 use strata_sim::{
     ClientOperation, Cluster, ClusterOptions, Crash, FaultKind, Faults, Mix, Scenario, Violation,
@@ -91,6 +92,33 @@ fn system_region_replicates_its_state_machine() {
         assert_eq!(report.keys, 2, "two records were put and read");
         assert!(report.acknowledged > 50, "{report:?}");
     }
+}
+
+#[test]
+fn keys_of_version_two_are_kept_apart() {
+    let options = ClusterOptions {
+        space: RawSpace::RawV2,
+        ..ClusterOptions::new(3, 5)
+    };
+    let mut cluster = started_with(options);
+    for client in 0..4u64 {
+        let groups = [0u8, 1].map(|keyspace| {
+            let key = |name: &u8| bytes::Bytes::from(vec![b'r', 0, 0, keyspace, *name]);
+            b"abc".iter().map(key).collect()
+        });
+        let mix = Mix {
+            system: 0,
+            expiring: 0,
+            ..Mix::all()
+        };
+        let mut workload = Workload::new(groups.to_vec(), mix);
+        workload.values = client * 10_000;
+        cluster.add_client(workload);
+    }
+    cluster.start_faults(Faults::new(&[FaultKind::PowerCut], (ms(300), ms(900))));
+    cluster.run_for(3 * SECOND);
+    let report = cluster.finish_clean();
+    assert_eq!(report.keys, 6);
 }
 
 #[test]

@@ -11,8 +11,9 @@
 //! end is padding; a header of zeros means that the rest of the block was never written.
 //!
 //! Raft engine   A foreign type is refused anywhere; a damaged record is refused before
-//!               the last block. Within the last block it may be a torn write: RocksDB
-//!               decides (tolerates a record that is cut off).
+//!               the last block, and so are zeros that do not reach to the end of the log:
+//!               RocksDB would skip them in silence. Within the last block it may be a torn
+//!               write: RocksDB decides (tolerates a record that is cut off).
 //! kv engine     A foreign type is refused; what follows a damaged record is dropped by
 //!               RocksDB (point in time) and replayed from the raft log.
 
@@ -42,6 +43,9 @@ pub enum WalFault {
     /// The record would cross the end of its block.
     #[error("record length {0} does not fit its block")]
     Length(usize),
+    /// Zeros where a record should be, and something behind them.
+    #[error("zeros before the end of the log")]
+    Zeros,
 }
 
 /// Damage in a write-ahead log.
@@ -102,28 +106,46 @@ fn check_log(file: &mut (impl Read + Length), engine: EngineKind) -> io::Result<
     let length = file.length()?;
     let mut block = vec![0; BLOCK_BYTES];
     let mut start = 0;
+    // Where the first zeros before the last block begin.
+    let mut zeros = None;
     while start < length {
         let filled = (length - start).min(BLOCK_BYTES as u64) as usize;
-        file.read_exact(&mut block[..filled])?;
+        let block = &mut block[..filled];
+        file.read_exact(block)?;
         let is_last = start + filled as u64 >= length;
-        if let Err((at, fault)) = check_block(&block[..filled], engine, is_last) {
-            return Ok(Err((start + at as u64, fault)));
+        let end = match check_block(block, engine, is_last) {
+            Ok(end) => end,
+            Err((at, fault)) => return Ok(Err((start + at as u64, fault))),
+        };
+        let rest = if zeros.is_some() { 0 } else { end };
+        if engine == EngineKind::Raft && !is_last && end < filled {
+            zeros.get_or_insert(start + end as u64);
+        }
+        if let Some(at) = zeros
+            && block[rest..].iter().any(|byte| *byte != 0)
+        {
+            return Ok(Err((at, WalFault::Zeros)));
         }
         start += filled as u64;
     }
     Ok(Ok(()))
 }
 
-/// Walks the records of one block; the error holds the place within it.
-fn check_block(block: &[u8], engine: EngineKind, is_last: bool) -> Result<(), (usize, WalFault)> {
+/// Walks the records of one block. Returns where it was never written from on; the error
+/// holds the place within the block.
+fn check_block(
+    block: &[u8],
+    engine: EngineKind,
+    is_last: bool,
+) -> Result<usize, (usize, WalFault)> {
     let mut at = 0;
     while block.len() - at >= HEADER_BYTES {
         let header = &block[at..at + HEADER_BYTES];
         let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
         let kind = header[6];
         if header.iter().all(|byte| *byte == 0) {
-            // Never written; RocksDB skips the rest of the block as well.
-            return Ok(());
+            // RocksDB skips the rest of the block as well.
+            return Ok(at);
         }
         // The type comes before the checksum: RocksDB acts on it first.
         if kind > TYPE_MAX {
@@ -140,10 +162,10 @@ fn check_block(block: &[u8], engine: EngineKind, is_last: bool) -> Result<(), (u
             (Some(fault), EngineKind::Raft) if !is_last => return Err((at, fault)),
             // RocksDB drops the rest of a block behind a damaged record, and so the walk
             // goes on with the next block.
-            (Some(_), EngineKind::Raft | EngineKind::Kv) => return Ok(()),
+            (Some(_), EngineKind::Raft | EngineKind::Kv) => break,
         }
     }
-    Ok(())
+    Ok(block.len())
 }
 
 fn checksum_holds(header: &[u8], payload: &[u8]) -> bool {
@@ -233,6 +255,21 @@ mod tests {
                 let expected = Err((offset as u64, WalFault::ForeignType(5)));
                 assert_eq!(check(damaged.clone(), engine), expected);
             }
+        }
+    }
+
+    /// RocksDB takes a header of zeros for the end of the block, whatever follows.
+    #[test]
+    fn wal_walk_refuses_zeros_in_the_midst_of_a_raft_log() {
+        for zeroed in [0..107, BLOCK_BYTES..BLOCK_BYTES + 107, 107..BLOCK_BYTES] {
+            let offset = zeroed.start as u64;
+            let mut damaged = log();
+            damaged[zeroed].fill(0);
+            assert_eq!(
+                check(damaged.clone(), EngineKind::Raft),
+                Err((offset, WalFault::Zeros))
+            );
+            assert_eq!(check(damaged, EngineKind::Kv), Ok(()));
         }
     }
 

@@ -383,6 +383,12 @@ impl<'a> Run<'a> {
         newest.map(|(_, id)| id)
     }
 
+    /// 0 while nobody leads.
+    fn applied_by_newest_leader(&self) -> Index {
+        let life = self.newest_leader().and_then(|id| self.group.life(id));
+        life.map_or(0, |life| life.service.applied.index)
+    }
+
     fn propose_at_newest_leader(&mut self) -> Option<Index> {
         let leader = self.newest_leader()?;
         let conf = &self.group.life(leader)?.service.conf_state;
@@ -420,9 +426,18 @@ impl<'a> Run<'a> {
         let Some(interval) = self.group.options.snapshot_interval else {
             return Ok(());
         };
-        // Crashes may have lost checkpoints; the next one comes within an interval.
-        for _ in 0..interval {
-            self.propose_at_newest_leader();
+        // Crashes may have lost checkpoints; the next one comes within an interval. A leader
+        // that is handing over takes no commands, and what a replaced one took is lost.
+        let goal = self.applied_by_newest_leader() + interval;
+        for _ in 0..100 {
+            if self.applied_by_newest_leader() >= goal {
+                break;
+            }
+            for _ in 0..interval {
+                self.propose_at_newest_leader();
+            }
+            self.group.run(Duration::from_millis(100));
+            self.check()?;
         }
         self.group.run(Duration::from_secs(2));
         self.check()?;

@@ -132,10 +132,23 @@ fn make_durably(path: &Path) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let parent = part.parent().filter(|parent| *parent != Path::new(""));
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+        sync_parent(part)?;
     }
     Ok(())
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Syncs the entries of a folder whose engines are open, and of a new one (`is_new`) its own
+/// entry. The process that made them may have been killed before it came to that, and this
+/// one would take them for durable.
+pub(super) fn settle(path: &Path, is_new: bool) -> Result<(), FolderError> {
+    let synced = File::open(path).and_then(|folder| folder.sync_all());
+    let synced = synced.and_then(|()| if is_new { sync_parent(path) } else { Ok(()) });
+    synced.map_err(|error| file_error(path, "sync", &error))
 }
 
 fn check_writable(folder: &Path) -> Result<(), FolderError> {

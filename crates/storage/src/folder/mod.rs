@@ -121,6 +121,7 @@ impl DataFolder {
         let lock = Arc::new(files::lock(path)?);
         files::write_format(path)?;
         let engines = open_engines(path, options, noted.is_none(), &lock)?;
+        files::settle(path, noted.is_none())?;
         let ident = bootstrap::read_ident(&engines)?;
         let folder = Self {
             path: path.to_owned(),

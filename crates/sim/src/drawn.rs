@@ -1,0 +1,75 @@
+//! Rows drawn from a seed: any number of stores, any faults, any settings.
+//!
+//! What a seed draws is part of what makes a failing seed repeatable: a change here gives
+//! every seed another meaning.
+
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use strata_raftstore::StoreOptions;
+
+use crate::faults::FaultKind;
+use crate::scenario::Scenario;
+use crate::workload::Mix;
+
+impl Scenario {
+    /// A row whose parameters are all drawn from its seed.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let faults: Vec<FaultKind> = FaultKind::ALL
+            .into_iter()
+            .filter(|_| rng.random_bool(0.5))
+            .collect();
+        let mix = match rng.random_range(0..4) {
+            0 => Mix::append_and_scan(),
+            1 => Mix {
+                get: 4,
+                put: 2,
+                swap: 4,
+                delete: 1,
+                ..Mix::none()
+            },
+            _ => Mix::all(),
+        };
+        Scenario {
+            stores: [1, 3, 3, 5][rng.random_range(0..4)],
+            regions: rng.random_range(6..14),
+            clients: rng.random_range(1..9),
+            mix,
+            unreliable: rng.random_bool(0.3),
+            partitions: rng.random_bool(0.3),
+            crashes: rng.random_bool(0.4),
+            replica_reads: if rng.random() { 0.3 } else { 0.0 },
+            cancelled: if rng.random_bool(0.3) { 0.1 } else { 0.0 },
+            faults,
+            store: if rng.random_bool(0.3) {
+                tight(&mut rng)
+            } else {
+                StoreOptions::default()
+            },
+            rounds: rng.random_range(1..3),
+            round: Duration::from_millis(rng.random_range(500..3_000)),
+            ..Scenario::new(seed)
+        }
+    }
+}
+
+/// Settings so tight that everything that can be full is full now and then.
+fn tight(rng: &mut ChaCha8Rng) -> StoreOptions {
+    StoreOptions {
+        raft_shards: rng.random_range(1..4),
+        apply_shards: rng.random_range(1..3),
+        log_credits: rng.random_range(1..3),
+        apply_credits: rng.random_range(1..3),
+        shared_entry_commands: rng.random_range(1..4),
+        shared_entry_bytes: rng.random_range(1..200),
+        max_uncommitted_bytes: rng.random_range(100..2_000),
+        max_apply_backlog_bytes: rng.random_range(100..2_000),
+        max_message_bytes: rng.random_range(1..300),
+        max_inflight_messages: rng.random_range(1..4),
+        max_parked_requests: rng.random_range(1..6),
+        ..StoreOptions::default()
+    }
+}
