@@ -150,10 +150,12 @@ async fn bad_input_folder_that_a_node_cannot_use() {
     assert_says(&line, &[&address, "taken by another process"]);
     let (_, port) = address.rsplit_once(':').unwrap();
     let data = tempfile::tempdir().unwrap();
-    let data = data.path().to_str().unwrap();
+    let made = data.path().join("up");
+    let data = made.to_str().unwrap();
     let words = ["up", "--nodes", "1", "--port", port, "--data-dir", data];
     let up = strata(&words, b"").expect(3);
     assert_says(&up.stderr, &[&address, "taken by another process"]);
+    assert!(!made.exists(), "a refused `up` left its folder behind");
     drop(taken);
 
     assert_comes_back(&mut cluster, &acknowledged).await;
