@@ -37,7 +37,8 @@ impl Default for ClusterOptions {
 }
 
 /// A cluster; its processes are killed and its folder is removed when it is dropped. The
-/// folder is kept when the test failed.
+/// folder is kept when the test failed. A test in which a node panicked fails, whatever
+/// else it saw.
 pub struct Cluster {
     specs: Vec<NodeSpec>,
     nodes: Vec<Option<Node>>,
@@ -137,6 +138,13 @@ impl Cluster {
         self.specs.iter().map(|spec| spec.id).collect()
     }
 
+    /// Ids of the nodes that were started and not stopped.
+    pub fn running(&self) -> Vec<u64> {
+        let ids = self.ids().into_iter();
+        ids.filter(|id| self.nodes[Self::place(*id)].is_some())
+            .collect()
+    }
+
     /// How a node is started; may be changed while it is down.
     pub fn spec_mut(&mut self, id: u64) -> &mut NodeSpec {
         &mut self.specs[Self::place(id)]
@@ -194,6 +202,30 @@ impl Cluster {
         if let Some(node) = self.nodes[Self::place(id)].take() {
             node.kill();
         }
+    }
+
+    /// Stops a node as an operator does, with `signal`, and waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time, or not with exit code 0.
+    pub async fn stop(&mut self, id: u64, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.node(id).pid() as i32);
+        nix::sys::signal::kill(pid, signal).expect("the node runs");
+        let status = self.ended(id).await;
+        assert!(status.success(), "node {id} ended with {status}");
+    }
+
+    /// Waits until a node has ended by itself, and counts it as stopped.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn ended(&mut self, id: u64) -> std::process::ExitStatus {
+        let place = Self::place(id);
+        let node = self.nodes[place].as_mut().expect("the node runs");
+        let status =
+            crate::eventually_sync("the node to end", || node.ended().ok_or("it runs")).await;
+        self.nodes[place] = None;
+        status
     }
 
     /// Kills all nodes, as close to each other as can be.
@@ -334,6 +366,14 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         for node in &mut self.nodes {
             *node = None;
+        }
+        if !std::thread::panicking() {
+            for spec in &self.specs {
+                let bytes = std::fs::read(&spec.log).unwrap_or_default();
+                let text = String::from_utf8_lossy(&bytes);
+                let line = text.lines().find(|line| line.contains("panicked at"));
+                assert!(line.is_none(), "node {} panicked: {line:?}", spec.id);
+            }
         }
         if std::thread::panicking() {
             for spec in &self.specs {

@@ -4,7 +4,8 @@
 //! their data in a temporary folder. Tests kill, restart and disconnect them, watch them
 //! through the scheduler's calls and `GET /debug/regions/ID`, and check what clients saw:
 //! a [`Load`] records every operation, [`linearizable`] judges the registers,
-//! [`Acknowledged`] the writes that must be present. A [`SyncShim`] counts the syncs of
+//! [`Acknowledged`] the writes that must be present, and
+//! [`Cluster::assert_replicas_equal`] compares what the replicas hold. A [`SyncShim`] counts the syncs of
 //! each file and remembers how long it was at the last one, so that a power cut can be
 //! played on real files.
 //!
@@ -22,6 +23,7 @@ pub mod linearizable;
 mod load;
 mod power_cut;
 mod process;
+mod replicas;
 mod reserve;
 mod shim;
 mod wait;
@@ -34,6 +36,7 @@ pub use http_get::{HttpAnswer, http_get};
 pub use load::{Load, LoadOptions, Recorded};
 pub use power_cut::cut_to_synced;
 pub use process::{Node, NodeSpec};
+pub use replicas::replicas_equal;
 pub use reserve::{ReservedPort, reserve_consecutive};
 pub use shim::{SyncRecord, SyncShim};
 pub use wait::{DEADLINE, eventually, eventually_sync};

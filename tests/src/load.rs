@@ -4,8 +4,8 @@
 //! works on registers that all share: puts, gets and swaps, recorded with their times for
 //! [`crate::linearizable`]. No request is sent twice, so each recorded operation is one.
 
-use crate::Acknowledged;
 use crate::linearizable::{self, Action, Operation};
+use crate::{Acknowledged, Cluster};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -226,14 +226,21 @@ impl Recorded {
     }
 
     /// All checks that every run ends in: acknowledged writes present, histories
-    /// linearizable.
+    /// linearizable, replicas equal.
     ///
     /// # Panics
     /// When one fails.
-    pub async fn assert_all(mut self, client: &RawClient) {
-        self.acknowledged.assert_present(client).await;
-        self.read_registers(client).await;
+    pub async fn assert_all(mut self, cluster: &Cluster) {
+        let client = cluster.client().await;
+        self.acknowledged.assert_present(&client).await;
+        self.read_registers(&client).await;
         self.assert_linearizable();
+        let pairs = cluster.assert_replicas_equal().await;
+        assert!(
+            pairs >= self.acknowledged.len() as u64,
+            "the replicas hold {pairs} pairs, {} were acknowledged",
+            self.acknowledged.len()
+        );
     }
 }
 

@@ -24,4 +24,5 @@ mod transport;
 
 pub mod node;
 
+pub use listener::serve_port;
 pub use options::{DEFAULT_CLUSTER_TOKEN, NodeError, NodeOptions, REGIONS_MAX, REGIONS_MIN};

@@ -4,6 +4,7 @@
 //! for `transport.handshake-time`: it would hold its place for ever. When the node stops,
 //! connections get some time to finish what they have begun.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,13 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use slog::{Logger, debug, warn};
+use slog::{Logger, debug, o, warn};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tonic::service::Routes;
 
-use crate::config::{ServerConfig, TransportConfig};
+use crate::config::{Config, ServerConfig, TransportConfig};
 use crate::metrics::ServerMetrics;
 use crate::options::NodeError;
 
@@ -42,6 +44,30 @@ pub(crate) async fn bind(address: &str) -> Result<TcpListener, NodeError> {
             _ => format!("cannot listen on {address}: {error}; choose another --addr"),
         })
     })
+}
+
+/// Serves `routes` on a port exactly as a node serves its own, until `shutdown` completes:
+/// the same limits, windows and keep-alives. For servers that are measured against a node.
+pub async fn serve_port(
+    config: &Config,
+    listener: TcpListener,
+    routes: Routes,
+    shutdown: impl Future<Output = ()>,
+) {
+    let (stop, stopping) = watch::channel(false);
+    let server = PortServer {
+        router: routes.into_axum_router(),
+        server: config.server.clone(),
+        transport: config.transport.clone(),
+        metrics: Arc::new(ServerMetrics::new()),
+        logger: Logger::root(slog::Discard, o!()),
+        stopping,
+    };
+    let stopped = async {
+        shutdown.await;
+        stop.send_replace(true);
+    };
+    tokio::join!(server.run(listener), stopped);
 }
 
 /// Accepts connections and serves `router` on each.

@@ -132,7 +132,7 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A state record is damaged: the process stops rather than serve wrong data.
-    #[error("{kind} under key {key} is corrupt: {fault}")]
+    #[error("{kind} under key {key} is corrupt: {fault}; replace the store by a new one")]
     CorruptRecord {
         /// The record.
         kind: RecordKind,
@@ -142,7 +142,7 @@ pub enum Error {
         fault: RecordFault,
     },
     /// An entry of a raft log cannot be read back.
-    #[error("region {region_id}: log entry {index} is corrupt")]
+    #[error("region {region_id}: log entry {index} is corrupt; replace the store by a new one")]
     CorruptEntry {
         /// The region.
         region_id: u64,
@@ -150,7 +150,7 @@ pub enum Error {
         index: u64,
     },
     /// What is on disk contradicts itself (crash rule 8): the process stops.
-    #[error("region {region_id}: start check failed: {fault}")]
+    #[error("region {region_id}: start check failed: {fault}; replace the store by a new one")]
     StartCheck {
         /// The region.
         region_id: u64,

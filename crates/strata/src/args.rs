@@ -163,6 +163,12 @@ pub struct NodeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strata kv put greeting hello
+  strata kv get greeting
+  strata kv scan --hex --limit 10
+
+Each operation has examples of its own: strata kv put --help")]
 pub struct KvArgs {
     /// Keys and values are written as hexadecimal digits, in and out.
     #[arg(long, global = true)]
@@ -264,6 +270,10 @@ pub enum KvCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strata region list
+  strata region show 2
+  strata region transfer-leader 2 --to 3")]
 pub struct RegionArgs {
     #[command(subcommand)]
     pub command: RegionCommand,
@@ -276,9 +286,10 @@ pub enum RegionCommand {
   strata region list
   strata region list --format json")]
     List,
-    /// One region.
+    /// One region, with what each of its stores says of its replica.
     #[command(after_help = "Examples:
-  strata region show 2")]
+  strata region show 2
+  strata region show 2 --format json")]
     Show {
         /// Its id.
         id: u64,
@@ -307,6 +318,9 @@ pub enum RegionCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strata store list
+  strata store show 1 --format json")]
 pub struct StoreArgs {
     #[command(subcommand)]
     pub command: StoreCommand,
@@ -328,6 +342,10 @@ pub enum StoreCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strata bench put --clients 64 --seconds 5
+  strata bench get
+  strata bench noop                  what this machine could do at best")]
 pub struct BenchArgs {
     #[command(subcommand)]
     pub command: BenchCommand,
@@ -387,6 +405,21 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string);
+            assert!(
+                help.is_some_and(|help| help.starts_with("Examples:")),
+                "{} has no examples",
+                command.get_name()
+            );
+            let visible = command.get_subcommands().filter(|of| !of.is_hide_set());
+            visible.for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]

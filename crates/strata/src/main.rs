@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod connect;
 mod exit;
+mod http_get;
 mod kv;
 mod node;
 mod output;

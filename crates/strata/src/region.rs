@@ -1,11 +1,14 @@
 //! `strata region`: look at regions and operate them.
 
+mod replica;
+
 use crate::args::{Global, RegionCommand};
 use crate::connect::connect;
 use crate::exit::{Failure, Outcome};
 use crate::{output, text};
+use replica::Replica;
 use serde_json::{Value, json};
-use strata_client::RegionInfo;
+use strata_client::{RegionInfo, Scheduler};
 
 /// Runs one subcommand.
 pub async fn run(global: &Global, command: RegionCommand) -> Outcome {
@@ -22,10 +25,8 @@ pub async fn run(global: &Global, command: RegionCommand) -> Outcome {
             output::print(global.format, &json, || table(&regions))
         }
         RegionCommand::Show { id } => match client.scheduler().region_by_id(id).await {
-            Ok(region) => print_one(global, &region),
-            Err(strata_client::Error::NotFound(_)) => Err(Failure::No(format!(
-                "region {id} does not exist: see `strata region list`"
-            ))),
+            Ok(region) => show(global, client.scheduler(), &region).await,
+            Err(strata_client::Error::NotFound(_)) => Err(Failure::No(missing(id))),
             Err(error) => Err(error.into()),
         },
         RegionCommand::Find { .. } => {
@@ -33,13 +34,36 @@ pub async fn run(global: &Global, command: RegionCommand) -> Outcome {
             print_one(global, &client.scheduler().region(&key).await?)
         }
         RegionCommand::TransferLeader { id, to } => {
-            client.admin().transfer_leader(id, to).await?;
+            match client.admin().transfer_leader(id, to).await {
+                Err(strata_client::Error::NotFound(_)) => {
+                    return Err(Failure::error(missing(id)));
+                }
+                moved => moved?,
+            }
             let json = json!({ "region_id": id, "leader_store_id": to });
             output::print(global.format, &json, || {
                 format!("region {id} is led by store {to}")
             })
         }
     }
+}
+
+fn missing(id: u64) -> String {
+    format!("region {id} does not exist: see `strata region list`")
+}
+
+/// The row of the list, and what each of the region's stores says of its own replica.
+async fn show(global: &Global, scheduler: &Scheduler, region: &RegionInfo) -> Outcome {
+    let replicas = replica::ask_all(global, scheduler, region).await?;
+    let mut json = to_json(region);
+    json["replicas"] = json!(replicas.iter().map(Replica::to_json).collect::<Vec<_>>());
+    output::print(global.format, &json, || {
+        format!(
+            "{}\n\n{}",
+            table(std::slice::from_ref(region)),
+            replica::table(&replicas)
+        )
+    })
 }
 
 fn print_one(global: &Global, region: &RegionInfo) -> Outcome {

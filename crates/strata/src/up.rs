@@ -1,9 +1,9 @@
 //! `strata up`: a local cluster of real processes in the foreground.
 //!
 //! ```text
-//! folder (token, counts) -> ports free? -> one child a node -> ready? -> wait
-//!                                                               |
-//!     Ctrl-C, SIGTERM: children get SIGTERM, after 8 s SIGKILL <-
+//! token, counts -> ports free? -> folder -> one child a node -> ready? -> wait
+//!                                                                          |
+//!                Ctrl-C, SIGTERM: children get SIGTERM, after 8 s SIGKILL <-
 //! ```
 //! A child that dies is reported and not started again: whoever runs `up` wants to see
 //! what the others do then. When none is left, `up` ends with an error.
@@ -32,6 +32,7 @@ pub fn run(global: &Global, args: UpArgs) -> Outcome {
     for address in &addresses {
         check_port(address)?;
     }
+    folder.keep()?;
     // Children die with the thread that made them (see `children`): this is the main
     // thread, which ends last.
     let children = Children::start(&folder, &addresses)?;

@@ -18,6 +18,9 @@ async fn assert_serves(cluster: &Cluster) {
         .expect("the cluster writes");
     let value = client.get(b"a-probe").await.expect("the cluster reads");
     assert_eq!(value.as_deref(), Some(&b"1"[..]));
+    if cluster.running().len() > 1 {
+        cluster.assert_replicas_equal().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,4 +293,5 @@ async fn bad_input_wiped_store_refused() {
     acknowledged.extend(write(&client, "after", 20).await);
     acknowledged.assert_present(&client).await;
     assert!(cluster.node(1).ended().is_none(), "a healthy node ended");
+    cluster.assert_replicas_equal_on(&[1, 2]).await;
 }

@@ -16,6 +16,7 @@ async fn assert_untouched(cluster: &Cluster, value: Option<&[u8]>) {
         .put(b"a-probe", "1")
         .await
         .expect("the cluster writes");
+    cluster.assert_replicas_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,7 @@ async fn keys_are_read_and_written() {
     shell.run(&["kv", "get"], b"").expect(2);
     shell.run(&["kv", "get", "--hex", "0"], b"").expect(2);
     shell.run(&["kv", "scan", "b", "a"], b"").expect(3);
+    cluster.assert_replicas_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +109,7 @@ async fn scans_cross_regions_in_both_directions() {
     let rest = client.checksum(b"", b"").await.unwrap();
     assert_eq!(rest.pairs, sum.pairs - 250);
     assert_ne!(rest.crc64, sum.crc64);
+    assert_eq!(cluster.assert_replicas_equal().await, rest.pairs);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,6 +137,16 @@ async fn regions_and_stores_are_shown_and_operated() {
         let shown = json(&["region", "show", "2"]);
         assert_eq!(shown["leader"]["store_id"].to_string(), to, "{shown}");
     }
+    // Each store says of its own replica how far it is.
+    let shown = json(&["region", "show", "2"]);
+    let replicas = shown["replicas"].as_array().unwrap();
+    assert_eq!(replicas.len(), 3, "{shown}");
+    for replica in replicas {
+        assert_eq!(replica["role"], "voter", "{shown}");
+        assert!(replica["last_index"].as_u64() > Some(5), "{shown}");
+        assert!(replica["applied_index"].is_u64(), "{shown}");
+    }
+    assert!(shell.ok(&["region", "show", "2"]).contains("committed"));
     shell.run(&["region", "show", "4711"], b"").expect(1);
     shell
         .run(&["region", "transfer-leader", "2", "--to", "9"], b"")
@@ -142,6 +154,7 @@ async fn regions_and_stores_are_shown_and_operated() {
     assert_eq!(json(&["store", "list"]).as_array().unwrap().len(), 3);
     assert_eq!(json(&["store", "show", "3"])["address"], cluster.address(3));
     shell.run(&["store", "show", "9"], b"").expect(1);
+    cluster.assert_replicas_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,4 +185,5 @@ async fn the_load_generator_reports_what_it_did() {
         assert_eq!(report["regions"], 6, "{report}");
     }
     assert_eq!(bench(&["put", "--single-region"])["regions"], 1);
+    cluster.assert_replicas_equal().await;
 }

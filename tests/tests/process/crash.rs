@@ -23,7 +23,7 @@ async fn leader_killed_under_load_loses_nothing() {
     }
     load.wait_for(300).await;
     let recorded = load.stop().await;
-    recorded.assert_all(&cluster.client().await).await;
+    recorded.assert_all(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +41,7 @@ async fn all_nodes_killed_at_once_and_restarted_lose_nothing() {
         load.wait_for(200).await;
         let recorded = load.stop().await;
         cluster.wait_ready().await;
-        recorded.assert_all(&cluster.client().await).await;
+        recorded.assert_all(&cluster).await;
     }
 }
 
@@ -66,7 +66,7 @@ async fn gap_between_acknowledgements_over_ten_leader_kills() {
         gaps.push(recorded.longest_gap);
         cluster.start_node(victim);
         cluster.wait_ready().await;
-        recorded.assert_all(&cluster.client().await).await;
+        recorded.assert_all(&cluster).await;
     }
     assert_eq!(gaps.len(), KILLS);
     gaps.sort();

@@ -5,6 +5,7 @@ mod bad_input_requests;
 mod command_line;
 mod crash;
 mod direct;
+mod operator;
 mod planted;
 mod quorum;
 mod scheduler;

@@ -1,6 +1,13 @@
 //! Planted faults: each of the checkers that process tests end in can fail.
 
+use nix::sys::signal::Signal;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::Duration;
+use strata_proto::stratapb::RawSpace;
+use strata_storage::{
+    Cf, Claim, DataFolder, Durability, Engine, EngineOptions, ReadView, WriteBatch, keys,
+};
 use strata_tests::linearizable::{Action, Operation};
 use strata_tests::{
     Cluster, ClusterOptions, Load, LoadOptions, Recorded, SyncRecord, cut_to_synced,
@@ -85,6 +92,49 @@ async fn planted_fault_process_harness_removed_write_is_found() {
     );
 }
 
+/// One key is dropped from the data of one replica while all nodes are down; clients that
+/// read from leaders may never notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_fault_process_harness_diverged_replica_is_found() {
+    let mut cluster = Cluster::start().await;
+    let recorded = small_run(&cluster).await;
+    let victim = recorded.acknowledged.first().expect("a write").clone();
+    let client = cluster.client().await;
+    let info = cluster.region_of(&client, &victim).await;
+    let leader = info.leader.expect("a leader was waited for").store_id;
+    let follower = cluster.ids().into_iter().find(|id| *id != leader);
+    let follower = follower.expect("there are three nodes");
+    // The run was good, and all is applied everywhere: nothing will be replayed.
+    let before = cluster.assert_replicas_equal().await;
+    for id in cluster.ids() {
+        cluster.stop(id, Signal::SIGTERM).await;
+    }
+    drop_key(&cluster.spec(follower).folder, &victim);
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let verdict = cluster
+        .replicas_equal_within(&cluster.ids(), Duration::from_secs(2))
+        .await;
+    let difference = verdict.expect_err("the checks passed over a diverged replica");
+    let place = format!("region {}: replicas differ", info.region.id);
+    assert!(difference.starts_with(&place), "{difference}");
+    // Put back by a write to all replicas: the checker has nothing to say any more.
+    client.put(&victim, "again").await.unwrap();
+    assert_eq!(cluster.assert_replicas_equal().await, before);
+}
+
+/// Takes a raw key out of the data of a node that is down.
+fn drop_key(folder: &Path, key: &[u8]) {
+    let options = EngineOptions::default();
+    let folder = DataFolder::open(folder, &options, &Claim::default()).unwrap();
+    let kv = &folder.engines().kv;
+    let stored = keys::raw_key(RawSpace::RawV1, key);
+    assert!(kv.get(Cf::Raw, &stored).unwrap().is_some(), "nothing there");
+    let mut batch = WriteBatch::new();
+    batch.delete(Cf::Raw, stored);
+    kv.write(&batch, Durability::Synced).unwrap();
+}
+
 /// A disk that lied: the power cut takes a synced part of the raft logs too. The nodes
 /// refuse to start over the hole, or acknowledged writes are missing; a harness that calls
 /// this run good would be blind.
@@ -107,7 +157,7 @@ async fn planted_fault_process_harness_lying_disk_is_found() {
         cut_to_synced(&cluster.spec(id).folder, &syncs).unwrap();
     }
     cluster.start_all();
-    let good = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+    let good = tokio::time::timeout(Duration::from_secs(20), async {
         let client = cluster.client().await;
         loop {
             if let Ok(missing) = recorded.acknowledged.missing(&client).await {

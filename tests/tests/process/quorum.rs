@@ -40,7 +40,7 @@ async fn five_nodes_two_down_writes_go_on_three_down_none_is_acknowledged() {
     }
     cluster.start_all();
     cluster.wait_ready().await;
-    recorded.assert_all(&cluster.client().await).await;
+    recorded.assert_all(&cluster).await;
 }
 
 /// A key in several of the bootstrap regions; the scheduler cannot be asked without a quorum.

@@ -48,6 +48,7 @@ async fn regions_cover_the_key_space_and_every_node_says_the_same() {
             .collect();
         assert_eq!(stores, cluster.endpoints().into_iter().collect());
     }
+    cluster.assert_replicas_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,6 +68,7 @@ async fn ids_are_never_given_out_twice_also_after_a_restart() {
         cluster.start_all();
         cluster.wait_ready().await;
     }
+    cluster.assert_replicas_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,6 +103,7 @@ async fn timestamps_grow_over_a_change_of_the_schedulers_leader() {
     cluster.start_node(status.scheduler_store_id);
     cluster.wait_ready().await;
     take(&mut timestamps, 1).await;
+    cluster.assert_replicas_equal().await;
 }
 
 async fn eventually_timestamp(timestamps: &mut Timestamps, count: u32) -> strata_client::Timestamp {
@@ -152,6 +155,7 @@ async fn leaders_move_and_heartbeats_and_pages_follow() {
         nowhere,
         Err(strata_client::Error::InvalidArgument(_))
     ));
+    cluster.assert_replicas_equal().await;
 }
 
 /// Waits for the heartbeat of a region that a store leads; its term.
@@ -226,6 +230,7 @@ async fn pages_of_a_node_are_complete() {
             assert!(!answer.body.is_empty(), "{page}");
         }
     }
+    cluster.assert_replicas_equal().await;
 }
 
 /// Idle nodes stay small; printed and bounded, as the bound is a promise.
@@ -243,4 +248,5 @@ async fn idle_nodes_stay_below_100_mb_resident() {
         println!("node {id}: {kib} KiB resident");
         assert!(kib < 100_000, "node {id} takes {kib} KiB");
     }
+    cluster.assert_replicas_equal().await;
 }

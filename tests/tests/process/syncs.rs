@@ -64,6 +64,7 @@ async fn syncs_proven_by_counting_them() {
             count(&leader)
         );
         assert!(all >= 2 * PUTS, "{all} syncs of all nodes for {PUTS} puts");
+        cluster.assert_replicas_equal().await;
         return;
     }
 }
@@ -85,7 +86,7 @@ async fn power_cut_played_on_real_files_loses_nothing_acknowledged() {
     assert!(lost > 0, "nothing was cut, so nothing is shown");
     cluster.start_all();
     cluster.wait_ready().await;
-    recorded.assert_all(&cluster.client().await).await;
+    recorded.assert_all(&cluster).await;
 }
 
 /// The shim is in every node: without it the two tests above would show nothing.
@@ -105,4 +106,5 @@ async fn the_shim_sees_the_files_of_both_engines() {
             );
         }
     }
+    cluster.assert_replicas_equal().await;
 }

@@ -223,5 +223,10 @@ async fn tikv_client_raw_calls_against_strata_up() {
         client.get("long".to_owned()).await.unwrap(),
         Some(b"v".to_vec())
     );
+    let nodes: Vec<_> = (1..).zip(up.endpoints.clone()).collect();
+    let pairs = strata_tests::replicas_equal(&nodes, DEADLINE)
+        .await
+        .unwrap();
+    assert!(pairs > 0, "nothing was compared");
     up.stop();
 }

@@ -35,7 +35,7 @@ pub enum FolderError {
         name: String,
     },
     /// Another process has it open.
-    #[error("{}: in use by another process{}", folder.display(), process_id.map(|id| format!(" (pid {id})")).unwrap_or_default())]
+    #[error("{}: in use by another process{}; stop that one, or choose another folder", folder.display(), process_id.map(|id| format!(" (pid {id})")).unwrap_or_default())]
     InUse {
         /// The folder.
         folder: PathBuf,
@@ -43,7 +43,7 @@ pub enum FolderError {
         process_id: Option<u32>,
     },
     /// It cannot be written.
-    #[error("{}: read-only ({reason}); a node needs to write its folder", folder.display())]
+    #[error("{}: read-only ({reason}); a node needs to write its folder: make it writable, or choose another", folder.display())]
     ReadOnly {
         /// The folder, or the first part of it that forbids writing.
         folder: PathBuf,
@@ -51,13 +51,13 @@ pub enum FolderError {
         reason: String,
     },
     /// The path is not a folder.
-    #[error("{}: not a folder", folder.display())]
+    #[error("{}: not a folder; choose another path", folder.display())]
     NotAFolder {
         /// The path.
         folder: PathBuf,
     },
     /// The folder belongs to another store than the command line names.
-    #[error("{}: belongs to store {found}, not to store {asked}", folder.display())]
+    #[error("{}: belongs to store {found}, not to store {asked}; give the folder of store {asked}, or the id {found}", folder.display())]
     ForeignStore {
         /// The folder.
         folder: PathBuf,
@@ -67,7 +67,7 @@ pub enum FolderError {
         asked: u64,
     },
     /// The folder belongs to a cluster with another token.
-    #[error("{}: belongs to cluster {cluster_id}, which has another cluster token", folder.display())]
+    #[error("{}: belongs to cluster {cluster_id}, which has another cluster token; give that token, or choose another folder", folder.display())]
     ForeignCluster {
         /// The folder.
         folder: PathBuf,
@@ -75,7 +75,7 @@ pub enum FolderError {
         cluster_id: u64,
     },
     /// The folder belongs to a cluster of other initial stores.
-    #[error("{}: belongs to a cluster of the initial stores {found:?}, not {asked:?}", folder.display())]
+    #[error("{}: belongs to a cluster of the initial stores {found:?}, not {asked:?}; name those, or choose another folder", folder.display())]
     ForeignStores {
         /// The folder.
         folder: PathBuf,

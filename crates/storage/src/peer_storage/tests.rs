@@ -524,7 +524,8 @@ fn crash_rule_start_check_of_a_lost_engine() {
     );
     assert_eq!(
         error.to_string(),
-        "region 7: start check failed: apply state is missing, last index is 5"
+        "region 7: start check failed: apply state is missing, last index is 5; \
+         replace the store by a new one"
     );
     assert!(error.is_fatal());
 }

@@ -33,7 +33,9 @@ pub enum OpenError {
     #[error(transparent)]
     Options(#[from] OptionsError),
     /// A write-ahead log is damaged where no torn write can be.
-    #[error("{engine} engine: damaged write-ahead log: {damage}")]
+    #[error(
+        "{engine} engine: damaged write-ahead log: {damage}; restore the file, or replace the store by a new one"
+    )]
     DamagedWal {
         /// The engine.
         engine: EngineKind,

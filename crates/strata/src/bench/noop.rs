@@ -1,8 +1,9 @@
 //! A server that answers PD look-ups, RawPut and RawGet from constants.
 //!
 //! It shows what client, gRPC and this machine can do at best: the same load generator,
-//! the same connections, the same settings of the HTTP/2 server, and no store behind it.
-//! It runs as a child of its own, as nodes do, and ends with its parent.
+//! the same connections, the port served by the same code with the same settings as a
+//! node's, and no store behind it. It runs as a child of its own, as nodes do, and ends
+//! with its parent.
 
 use crate::args::NoopServerArgs;
 use crate::exit::{Failure, Outcome};
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use strata_proto::pdpb::pd_server::{Pd, PdServer};
 use strata_proto::tikvpb::tikv_server::{Tikv, TikvServer};
 use strata_proto::{kvrpcpb, metapb, pdpb};
+use strata_server::config::Config;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Regions that the server claims to have, as a new cluster has.
@@ -74,6 +77,8 @@ impl Drop for Child {
 
 /// Serves until killed; the first line on stdout is the address.
 pub fn run(args: NoopServerArgs) -> Outcome {
+    let (config, _) =
+        Config::load(None, std::env::vars()).map_err(|error| Failure::error(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -86,14 +91,12 @@ pub fn run(args: NoopServerArgs) -> Outcome {
             address: Arc::from(address.as_str()),
             value: constant(args.value_size as usize),
         };
-        let incoming =
-            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        tonic::transport::Server::builder()
-            .add_service(PdServer::new(noop.clone()))
-            .add_service(TikvServer::new(noop))
-            .serve_with_incoming(incoming)
-            .await
-            .map_err(|error| Failure::error(format!("the noop server failed: {error}")))
+        let limit = config.server.max_message_size.bytes();
+        let routes = Routes::new(TikvServer::new(noop.clone()).max_decoding_message_size(limit))
+            .add_service(PdServer::new(noop).max_decoding_message_size(limit));
+        // Until killed.
+        strata_server::serve_port(&config, listener, routes, std::future::pending()).await;
+        Ok(())
     })
 }
 

@@ -37,16 +37,19 @@ pub struct Folder {
     pub regions: u64,
     /// The cluster's token.
     pub token: String,
+    /// The record of a new folder, which is not written yet.
+    new: Option<Record>,
 }
 
 impl Folder {
-    /// Opens the folder, and makes it where it is new.
+    /// Opens the folder; one that is new is made by [`Folder::keep`].
     ///
     /// # Errors
     /// A wrong command line when more replicas than nodes are asked for; an error when the
     /// folder has another number of nodes than was asked for, or cannot be used.
     pub fn open(args: &UpArgs) -> Result<Self, Failure> {
         let file = args.data_dir.join(FILE);
+        let mut new = None;
         let record = match std::fs::read(&file) {
             Ok(text) => serde_json::from_slice::<Record>(&text).map_err(|error| {
                 Failure::error(format!(
@@ -56,12 +59,7 @@ impl Folder {
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let record = new_record(args)?;
-                write(&args.data_dir, &record).map_err(|error| {
-                    Failure::error(format!(
-                        "{} cannot be used ({error}): choose another --data-dir",
-                        args.data_dir.display()
-                    ))
-                })?;
+                new = Some(record.clone());
                 record
             }
             Err(error) => {
@@ -86,6 +84,24 @@ impl Folder {
             replicas: record.replicas,
             regions: record.regions,
             token: record.token,
+            new,
+        })
+    }
+
+    /// Makes a new folder, before the first node starts in it. What is refused before
+    /// that leaves nothing behind, not even the number of nodes.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written.
+    pub fn keep(&self) -> Result<(), Failure> {
+        let Some(record) = &self.new else {
+            return Ok(());
+        };
+        write(&self.root, record).map_err(|error| {
+            Failure::error(format!(
+                "{} cannot be used ({error}): choose another --data-dir",
+                self.root.display()
+            ))
         })
     }
 
@@ -160,6 +176,8 @@ mod tests {
         let root = scratch("remember");
         let first = Folder::open(&args(&root, Some(5), Some(5))).unwrap();
         assert_eq!(first.token.len(), 32);
+        assert!(!root.exists(), "a folder that is not kept is not made");
+        first.keep().unwrap();
         let again = Folder::open(&args(&root, None, None)).unwrap();
         assert_eq!((again.nodes, again.replicas), (5, 5));
         assert_eq!(again.token, first.token);
@@ -180,6 +198,5 @@ mod tests {
         assert!(!root.exists(), "a wrong command line leaves nothing behind");
         let two = Folder::open(&args(&root, Some(2), None)).unwrap();
         assert_eq!(two.replicas, 1);
-        std::fs::remove_dir_all(&root).unwrap();
     }
 }
