@@ -118,10 +118,10 @@ pub struct BeginInstall {
 pub fn begin_install<'a>(
     own: Option<&Region>,
     others: impl IntoIterator<Item = &'a Region>,
-    meta: &SnapshotMeta,
+    meta: &'a SnapshotMeta,
     hard_state: &HardState,
 ) -> Result<BeginInstall, SnapshotError> {
-    let region = meta.region.clone().ok_or(MetaFault::Region)?;
+    let region = meta.region.as_ref().ok_or(MetaFault::Region)?;
     let region_id = region.id;
     if hard_state.term < meta.term {
         return Err(SnapshotError::TermBehind {
@@ -147,11 +147,11 @@ pub fn begin_install<'a>(
     let mut kv = WriteBatch::new();
     if let Some(own) = own.filter(|own| !own.peers.is_empty()) {
         let covered = others.into_iter().filter(|other| other.id != region_id);
-        clear_data(&mut kv, &uncovered(own, covered.chain([&region])));
+        clear_data(&mut kv, &uncovered(own, covered.chain([region])));
     }
     let state = RegionLocalState {
         state: PeerState::Applying.into(),
-        region: Some(region),
+        region: Some(region.clone()),
         ..RegionLocalState::default()
     };
     write_region_state(&mut kv, &state);

@@ -71,7 +71,7 @@ fn session_table_in_snapshot() {
     install(&other, transfer(&snapshot, &open(&MemFiles::new())));
     let (start, end) = keys::session_range(REGION);
     let mut sessions = dump(&other.kv, Cf::Raft);
-    sessions.retain(|(key, _)| start <= key[..] && key[..] < end[..]);
+    sessions.retain(|(key, _)| start[..] <= key[..] && key[..] < end[..]);
     let values: Vec<_> = sessions.into_iter().map(|(_, value)| value).collect();
     assert_eq!(values, ["s1", "s2"]);
     let kept = other.kv.get(Cf::Raft, &session_key(REGION + 1, 5)).unwrap();

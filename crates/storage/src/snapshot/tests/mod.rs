@@ -123,7 +123,7 @@ fn carried(view: &impl ReadView, region: &Region) -> Vec<(Content, Vec<(Bytes, B
     let share = |content: Content| {
         let (start, end) = content.range(region)?;
         let mut all = dump(view, content.cf());
-        all.retain(|(key, _)| start <= key[..] && key[..] < end[..]);
+        all.retain(|(key, _)| start[..] <= key[..] && key[..] < end[..]);
         Some((content, all))
     };
     contents.filter_map(share).collect()
