@@ -52,7 +52,12 @@ pub struct Generator<E: SnapshotEngine> {
 }
 
 enum Phase<W> {
+    /// Between two contents.
     Idle,
+    /// A step is under way, or has failed: a content may be missing.
+    Broken,
+    /// The id of the finished snapshot is known.
+    Done,
     Writing(Writing<W>),
     Summing {
         content: Content,
@@ -127,11 +132,24 @@ impl<E: SnapshotEngine> Generator<E> {
     ///
     /// # Errors
     /// `TooMuch` beyond the manager's limit; `DiskFull`, `File`; errors of the engine.
+    ///
+    /// # Panics
+    /// If it is stepped after an error or after it was done: a snapshot that lacks a part
+    /// must never be named.
     pub fn step(&mut self, budget_bytes: usize) -> Result<Generated<E::Files>, SnapshotError> {
-        match std::mem::replace(&mut self.phase, Phase::Idle) {
+        match std::mem::replace(&mut self.phase, Phase::Broken) {
+            Phase::Broken | Phase::Done => panic!(
+                "region {:?}: generator stepped after its end at index {}",
+                self.meta.region.as_ref().map(|region| region.id),
+                self.meta.index
+            ),
             Phase::Idle => match self.waiting.pop_front() {
                 Some(content) => self.phase = Phase::Writing(self.open(content)),
-                None => return self.name_files().map(Generated::Done),
+                None => {
+                    let named = self.name_files()?;
+                    self.phase = Phase::Done;
+                    return Ok(Generated::Done(named));
+                }
             },
             Phase::Writing(writing) => self.write(writing, budget_bytes)?,
             Phase::Summing {
@@ -204,6 +222,8 @@ impl<E: SnapshotEngine> Generator<E> {
                 length,
                 hasher: Hasher::new(),
             };
+        } else {
+            self.phase = Phase::Idle;
         }
         Ok(())
     }
@@ -233,7 +253,9 @@ impl<E: SnapshotEngine> Generator<E> {
             length,
             crc32: hasher.finalize(),
         });
-        self.making.set_bytes(self.finished_bytes)
+        self.making.set_bytes(self.finished_bytes)?;
+        self.phase = Phase::Idle;
+        Ok(())
     }
 
     fn name_files(&mut self) -> Result<SnapshotRef<E::Files>, SnapshotError> {
@@ -258,7 +280,8 @@ impl<E: SnapshotEngine> Generator<E> {
 
 impl<E: SnapshotEngine> Drop for Generator<E> {
     fn drop(&mut self) {
-        self.phase = Phase::Idle;
+        // The writer closes its file before that is removed.
+        self.phase = Phase::Done;
         for content in Content::ALL {
             let name = temporary(self.making.number, content);
             // What cannot be removed now is removed at the next start.

@@ -339,3 +339,41 @@ fn names_are_read_back_only_in_their_one_form() {
         assert_eq!(SnapshotKey::parse(name, ".sst"), None, "{name}");
     }
 }
+
+#[test]
+#[should_panic(expected = "stepped after its end")]
+fn generator_that_failed_never_names_a_snapshot_without_a_part() {
+    let (kv, _, _) = sender();
+    let files = MemFiles::new();
+    let manager = open(&files);
+    let mut generator = Generator::<MemEngine>::begin(&manager, kv.snapshot(), REGION).unwrap();
+    files.fail_next(FileFault::DiskFull);
+    let error = loop {
+        if let Err(error) = generator.step(1 << 20) {
+            break error;
+        }
+    };
+    assert!(matches!(error, SnapshotError::DiskFull { .. }), "{error}");
+    let _ = generator.step(1);
+}
+
+#[test]
+fn memory_files_lose_what_was_not_synced() {
+    let files = MemFiles::new();
+    files.create("kept").unwrap();
+    files.append("kept", 0, b"synced").unwrap();
+    files.sync("kept").unwrap();
+    files.sync_folder().unwrap();
+    files.append("kept", 6, b" and not").unwrap();
+    files.create("unnamed").unwrap();
+    files.append("unnamed", 0, b"content").unwrap();
+    files.sync("unnamed").unwrap();
+    files.rename("kept", "renamed").unwrap();
+    let found = files.crash_hard();
+    assert_eq!(found.list().unwrap(), [("kept".to_owned(), 6)]);
+    assert_eq!(found.read("kept", 0, 6).unwrap(), "synced");
+    assert_eq!(files.list(), Err(SnapshotError::Crashed));
+    // A killed process loses nothing.
+    found.append("kept", 6, b"!").unwrap();
+    assert_eq!(found.kill().list().unwrap(), [("kept".to_owned(), 7)]);
+}
