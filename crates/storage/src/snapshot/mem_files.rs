@@ -2,8 +2,9 @@
 //!
 //! Names and contents are kept apart, as on a disk: a name leads to a file by number.
 //! Changes of names are listed until the folder is synced; of a file the synced length
-//! is remembered. A crash keeps a random prefix of the listed changes, and of each file
-//! the synced bytes and a random part of the rest, which may have turned to zeros.
+//! is remembered. A crash keeps any of the listed changes, as a disk may write them in any
+//! order, and of each file the synced bytes and a random part of the rest, which may have
+//! turned to zeros.
 //! Handles of before the crash answer `Crashed` from then on.
 
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ struct State {
     unsynced: Vec<Rename>,
     next: u64,
     faults: std::collections::BTreeSet<FileFault>,
+    /// Operations until the node crashes by itself.
+    stop_after: Option<usize>,
     crashed: bool,
 }
 
@@ -129,6 +132,12 @@ impl MemFiles {
         self.state.lock().faults.insert(fault);
     }
 
+    /// Lets `operations` more succeed; all after them answer `Crashed`, as if the node had
+    /// stopped between the two. Then [`MemFiles::crash`] tells what is left.
+    pub fn stop_after(&self, operations: usize) {
+        self.state.lock().stop_after = Some(operations);
+    }
+
     /// Flips one bit of a file, as a disk may do by itself.
     ///
     /// # Panics
@@ -143,9 +152,10 @@ impl MemFiles {
     #[must_use]
     pub fn crash(&self, rng: &mut impl Rng) -> Self {
         let mut state = self.take();
-        let kept = rng.random_range(0..=state.unsynced.len());
-        for change in state.unsynced.iter().take(kept) {
-            change.act(&mut state.durable_names);
+        for change in std::mem::take(&mut state.unsynced) {
+            if rng.random_bool(0.5) {
+                change.act(&mut state.durable_names);
+            }
         }
         for file in state.files.values_mut() {
             let length = rng.random_range(file.synced..=file.data.len());
@@ -186,6 +196,7 @@ impl MemFiles {
     fn reborn(mut state: State) -> Self {
         state.unsynced.clear();
         state.faults.clear();
+        (state.stop_after, state.crashed) = (None, false);
         state.durable_names = state.names.clone();
         for file in state.files.values_mut() {
             file.synced = file.data.len();
@@ -201,6 +212,11 @@ impl MemFiles {
         act: impl FnOnce(&mut State) -> Result<T, SnapshotError>,
     ) -> Result<T, SnapshotError> {
         let mut state = self.state.lock();
+        match &mut state.stop_after {
+            Some(0) => state.crashed = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if state.crashed {
             return Err(SnapshotError::Crashed);
         }

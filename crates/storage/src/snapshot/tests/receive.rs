@@ -415,3 +415,35 @@ fn power_cuts_at_random_never_lose_what_was_synced() {
         );
     }
 }
+
+#[test]
+fn finish_cut_off_after_any_operation_loses_nothing() {
+    let (_, _, snapshot) = sender();
+    let mut cut_off = 0;
+    for stop in 0..60 {
+        for seed in 0..20 {
+            let files = MemFiles::new();
+            let mut first = receiver(&open(&files), snapshot.meta());
+            send(&snapshot, &mut first);
+            first.sync().unwrap();
+            let synced = first.progress();
+            files.stop_after(stop);
+            cut_off += usize::from(first.finish().is_err());
+            let manager = open(&files.crash(&mut rng(seed)));
+            let whole = match manager.receive(snapshot.meta()).unwrap() {
+                Offered::Complete(whole) => whole,
+                Offered::Receive(again) => {
+                    assert_eq!(again.progress(), synced, "stop {stop}, seed {seed}");
+                    again.finish().unwrap()
+                }
+            };
+            for file in 0..6 {
+                whole.verify_file(file).unwrap();
+            }
+        }
+    }
+    assert!(
+        (100..1200).contains(&cut_off),
+        "{cut_off} of 1200 were cut off"
+    );
+}
