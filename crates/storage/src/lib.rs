@@ -5,6 +5,7 @@
 //! Layout     [`keys`], [`memcomparable`], [`raw_value`], [`record`]: every byte on disk.
 //! Replica    [`PeerStorage`] keeps log, hard state, apply state and region state of one
 //!            replica in step, and is what `strata-raft` reads.
+//! Snapshots  [`snapshot`] makes, keeps, receives and installs the files of a region.
 //! Folder     [`DataFolder`] opens a node's folder, or says in one line why not;
 //!            [`bootstrap`] lays out a new cluster.
 //!
@@ -30,6 +31,7 @@ pub mod raw_value;
 pub mod record;
 mod region_records;
 mod rocks;
+pub mod snapshot;
 mod wal;
 
 pub use batch::{Change, WriteBatch};

@@ -38,6 +38,10 @@ pub enum RecordKind {
     Session,
     /// A record of the system region.
     System,
+    /// Description of a snapshot, beside its files.
+    SnapshotMeta,
+    /// How much of a snapshot's files is received, beside them.
+    SnapshotProgress,
 }
 
 impl fmt::Display for RecordKind {
@@ -51,6 +55,8 @@ impl fmt::Display for RecordKind {
             Self::StoreIncarnation => "StoreIncarnation",
             Self::Session => "session",
             Self::System => "system record",
+            Self::SnapshotMeta => "SnapshotMeta",
+            Self::SnapshotProgress => "SnapshotProgress",
         })
     }
 }

@@ -254,8 +254,9 @@ fn cuts(regions: u32) -> Vec<Vec<u8>> {
 }
 
 /// FNV-1a over 64 bits, then the finalizer of MurmurHash3: a fixed function of the bytes
-/// on every machine and in every version. It tells clusters apart; it is no defence.
-fn hash64(bytes: &[u8]) -> u64 {
+/// on every machine and in every version. It tells clusters and snapshots apart; it is no
+/// defence.
+pub(crate) fn hash64(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for byte in bytes {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);

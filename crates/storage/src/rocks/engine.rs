@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, ErrorKind, FlushOptions,
-    ReadOptions, WriteOptions,
+    IngestExternalFileOptions, ReadOptions, WriteOptions,
 };
 
 use super::options::{EngineOptions, OptionsError};
@@ -62,6 +62,20 @@ pub enum OpenError {
         /// What RocksDB reported.
         detail: String,
     },
+}
+
+/// Why a table was not taken in.
+pub(super) enum IngestError {
+    /// It is damaged or none; nothing was changed.
+    Table(String),
+    /// The engine failed.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for IngestError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
 }
 
 /// An engine in RocksDB. Clones are handles of the same database.
@@ -187,6 +201,26 @@ impl RocksEngine {
         let whole = None::<&[u8]>;
         self.inner.db.compact_range_cf(handle, whole, whole);
         Ok(())
+    }
+
+    /// Takes in a sorted table, by moving (its name goes) or by copy. What it holds is on
+    /// disk when this returns. Its keys hide what was written before.
+    pub(super) fn ingest(&self, cf: Cf, path: &Path, by_move: bool) -> Result<(), IngestError> {
+        self.inner.check_writable()?;
+        let handle = self.inner.handle(cf)?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(by_move);
+        let taken = self
+            .inner
+            .db
+            .ingest_external_file_cf_opts(handle, &options, vec![path]);
+        taken.map_err(|error| match error.kind() {
+            // The table is refused before anything is changed.
+            ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotSupported => {
+                IngestError::Table(error.into_string())
+            }
+            _ => IngestError::Engine(self.inner.fail(error)),
+        })
     }
 
     /// Bytes of the engine's data files, without logs.

@@ -1,0 +1,181 @@
+//! Snapshot files in a folder of the disk, as RocksDB's sorted tables.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use strata_proto::stratapb::SnapshotForm;
+
+use super::error::SnapshotError;
+use super::files::FileStore;
+
+/// A folder of snapshot files. Clones are handles of the same folder.
+#[derive(Clone, Debug)]
+pub struct DiskFiles {
+    folder: Arc<Path>,
+}
+
+impl DiskFiles {
+    /// Takes a folder, and makes it if there is none. It must be the caller's alone.
+    ///
+    /// # Errors
+    /// `File`, `DiskFull`, `SyncFailed`.
+    pub fn open(folder: &Path) -> Result<Self, SnapshotError> {
+        let files = Self {
+            folder: folder.into(),
+        };
+        if !folder.is_dir() {
+            fs::create_dir_all(folder).map_err(|e| files.error("", "make the folder", &e))?;
+            let parent = folder.parent().filter(|p| *p != Path::new(""));
+            sync_path(parent.unwrap_or(Path::new("."))).map_err(|e| files.sync_error("", &e))?;
+        }
+        Ok(files)
+    }
+
+    /// The path of a file.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn error(&self, name: &str, action: &'static str, error: &io::Error) -> SnapshotError {
+        let (path, detail) = (self.display(name), error.to_string());
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                SnapshotError::DiskFull { path, detail }
+            }
+            _ => SnapshotError::File {
+                path,
+                action,
+                detail,
+            },
+        }
+    }
+
+    fn sync_error(&self, name: &str, error: &io::Error) -> SnapshotError {
+        SnapshotError::SyncFailed {
+            path: self.display(name),
+            detail: error.to_string(),
+        }
+    }
+
+    fn open_to_write(&self, name: &str) -> Result<File, SnapshotError> {
+        let opened = OpenOptions::new().write(true).open(self.path(name));
+        opened.map_err(|e| self.error(name, "open", &e))
+    }
+
+    fn check_length(&self, name: &str, found: u64, expected: u64) -> Result<(), SnapshotError> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(SnapshotError::FileLength {
+            path: self.display(name),
+            found,
+            expected,
+        })
+    }
+}
+
+fn sync_path(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl FileStore for DiskFiles {
+    const FORM: SnapshotForm = SnapshotForm::Sst;
+    const ENDING: &'static str = ".sst";
+
+    fn create(&self, name: &str) -> Result<(), SnapshotError> {
+        let made = File::create(self.path(name));
+        made.map(drop).map_err(|e| self.error(name, "make", &e))
+    }
+
+    fn append(&self, name: &str, offset: u64, data: &[u8]) -> Result<(), SnapshotError> {
+        let file = self.open_to_write(name)?;
+        let found = file.metadata().map_err(|e| self.error(name, "look at", &e));
+        self.check_length(name, found?.len(), offset)?;
+        file.write_all_at(data, offset).map_err(|error| {
+            // A part may have been written; whoever tries again expects the old end.
+            let _ = file.set_len(offset);
+            self.error(name, "write", &error)
+        })
+    }
+
+    fn truncate(&self, name: &str, length: u64) -> Result<(), SnapshotError> {
+        let file = self.open_to_write(name)?;
+        let found = file.metadata().map_err(|e| self.error(name, "look at", &e));
+        if found?.len() > length {
+            let cut = file.set_len(length);
+            cut.map_err(|e| self.error(name, "cut", &e))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, SnapshotError> {
+        let file = File::open(self.path(name)).map_err(|e| self.error(name, "open", &e))?;
+        let mut data = vec![0; length];
+        match file.read_exact_at(&mut data, offset) {
+            Ok(()) => Ok(data.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(SnapshotError::FileLength {
+                    path: self.display(name),
+                    found: file.metadata().map_or(0, |found| found.len()),
+                    expected: offset + length as u64,
+                })
+            }
+            Err(error) => Err(self.error(name, "read", &error)),
+        }
+    }
+
+    fn length(&self, name: &str) -> Result<Option<u64>, SnapshotError> {
+        match fs::metadata(self.path(name)) {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.error(name, "look at", &error)),
+        }
+    }
+
+    fn sync(&self, name: &str) -> Result<(), SnapshotError> {
+        let file = self.open_to_write(name)?;
+        file.sync_all().map_err(|e| self.sync_error(name, &e))
+    }
+
+    fn sync_folder(&self) -> Result<(), SnapshotError> {
+        sync_path(&self.folder).map_err(|e| self.sync_error("", &e))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), SnapshotError> {
+        let renamed = fs::rename(self.path(from), self.path(to));
+        renamed.map_err(|e| self.error(from, "rename", &e))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), SnapshotError> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.error(name, "remove", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<(String, u64)>, SnapshotError> {
+        let failed = |error: io::Error| self.error("", "list", &error);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&*self.folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let found = entry.metadata().map_err(failed)?;
+            // Names that are not text are none of ours.
+            if let (true, Ok(name)) = (found.is_file(), entry.file_name().into_string()) {
+                names.push((name, found.len()));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn display(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+}

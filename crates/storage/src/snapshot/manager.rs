@@ -1,0 +1,414 @@
+//! Knows all snapshot files of a node: who uses them, how much they take, what is stale.
+//!
+//! Open      What a crash left is sorted out ([`scan`](super::scan)): snapshots that were
+//!           made here go, as nobody sends them any more; received ones stay, complete or
+//!           not.
+//! Use       A [`SnapshotRef`] keeps the files of one snapshot; senders and installers
+//!           hold one each.
+//! Collect   The caller says what it still wants ([`SnapshotManager::retain`]); what is in
+//!           use stays all the same.
+//!
+//! Invariants
+//! * Files in use are not removed, and a snapshot being received has one receiver.
+//! * What is complete, being received (with its full length) and being made takes at
+//!   most `bytes_max` bytes together, when something new is begun.
+//!
+//! The manager is a handle; its state is behind one lock that is never held during a
+//! read or write of a table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use strata_proto::stratapb::SnapshotMeta;
+
+use super::error::SnapshotError;
+use super::files::FileStore;
+use super::meta::{check, contents, total_bytes};
+use super::name::{Origin, Role, SnapshotKey};
+use super::receive::{Offered, Receiver};
+use super::reference::SnapshotRef;
+use super::scan;
+
+/// The snapshot files of one node. Clones are handles of the same manager.
+pub struct SnapshotManager<F: FileStore> {
+    shared: Arc<Shared<F>>,
+}
+
+struct Shared<F> {
+    files: F,
+    bytes_max: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    complete: BTreeMap<SnapshotKey, Complete>,
+    /// By region: one snapshot of each is received at a time.
+    partial: BTreeMap<u64, Partial>,
+    /// Bytes written so far of snapshots being made, by the number of the generation.
+    making: BTreeMap<u64, u64>,
+    /// Number of the next generation.
+    next: u64,
+}
+
+struct Complete {
+    meta: Arc<SnapshotMeta>,
+    /// References that are held.
+    uses: usize,
+}
+
+struct Partial {
+    key: SnapshotKey,
+    meta: Arc<SnapshotMeta>,
+    /// Whether a receiver holds it.
+    active: bool,
+}
+
+/// One snapshot, as [`SnapshotManager::list`] shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its name on this node.
+    pub key: SnapshotKey,
+    /// Bytes of all its files, once complete.
+    pub bytes: u64,
+    /// Who holds it: senders, installers, a receiver.
+    pub uses: usize,
+    /// False while it is being received.
+    pub complete: bool,
+}
+
+impl State {
+    fn used_bytes(&self) -> u64 {
+        let complete = self.complete.values().map(|c| total_bytes(&c.meta));
+        let partial = self.partial.values().map(|p| total_bytes(&p.meta));
+        let making = self.making.values().copied();
+        complete.chain(partial).chain(making).sum()
+    }
+
+    fn check_room(&self, wanted: u64, bytes_max: u64) -> Result<(), SnapshotError> {
+        let used = self.used_bytes();
+        if used.saturating_add(wanted) <= bytes_max {
+            return Ok(());
+        }
+        Err(SnapshotError::TooMuch {
+            used,
+            wanted,
+            bytes_max,
+        })
+    }
+}
+
+impl<F: FileStore> SnapshotManager<F> {
+    /// Takes over a folder as the last run left it. `bytes_max` bounds the files of all
+    /// snapshots together.
+    ///
+    /// # Errors
+    /// `File`, `SyncFailed`.
+    pub fn open(files: F, bytes_max: u64) -> Result<Self, SnapshotError> {
+        let found = scan::scan(&files)?;
+        let mut state = State::default();
+        for (key, meta) in found.complete {
+            let meta = Arc::new(meta);
+            state.complete.insert(key, Complete { meta, uses: 0 });
+        }
+        for (key, meta) in found.partial {
+            let partial = Partial {
+                key,
+                meta: Arc::new(meta),
+                active: false,
+            };
+            state.partial.insert(key.region_id, partial);
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                files,
+                bytes_max,
+                state: Mutex::new(state),
+            }),
+        })
+    }
+
+    /// Answers an offer. The description is checked; parts of another snapshot of the
+    /// region are discarded (crash rule 11).
+    ///
+    /// # Errors
+    /// `BadMeta`; `Busy` if the region has a receiver, whose parts stay; `TooMuch`;
+    /// errors of the files.
+    pub fn receive(&self, meta: &SnapshotMeta) -> Result<Offered<F>, SnapshotError> {
+        check(meta, F::FORM)?;
+        let key = SnapshotKey::new(Origin::Received, meta);
+        if let Some(complete) = self.get(&key) {
+            return Ok(Offered::Complete(complete));
+        }
+        let region_id = key.region_id;
+        let mut other = None;
+        {
+            let mut state = self.shared.state.lock();
+            match state.partial.get(&region_id) {
+                Some(partial) if partial.active => return Err(SnapshotError::Busy { region_id }),
+                Some(partial) if partial.key != key => {
+                    other = Some((partial.key, partial.meta.clone()));
+                    state.partial.remove(&region_id);
+                }
+                _ => {}
+            }
+            if let Some(partial) = state.partial.get_mut(&region_id) {
+                partial.active = true;
+            } else {
+                let room = state.check_room(total_bytes(meta), self.shared.bytes_max);
+                if room.is_ok() {
+                    let partial = Partial {
+                        key,
+                        meta: Arc::new(meta.clone()),
+                        active: true,
+                    };
+                    state.partial.insert(region_id, partial);
+                }
+                if let Err(error) = room {
+                    drop(state);
+                    self.remove_files(other)?;
+                    return Err(error);
+                }
+            }
+        }
+        // Dropping it lets the region go, if anything below fails.
+        let claim = PartialClaim {
+            manager: self.clone(),
+            key,
+        };
+        self.remove_files(other)?;
+        Receiver::open(claim, Arc::new(meta.clone())).map(Offered::Receive)
+    }
+
+    /// A reference to a complete snapshot; `None` if there is none.
+    #[must_use]
+    pub fn get(&self, key: &SnapshotKey) -> Option<SnapshotRef<F>> {
+        let mut state = self.shared.state.lock();
+        let complete = state.complete.get_mut(key)?;
+        complete.uses += 1;
+        Some(SnapshotRef::new(self.clone(), *key, complete.meta.clone()))
+    }
+
+    /// The received snapshot that an interrupted install is repeated from.
+    ///
+    /// # Errors
+    /// `FilesMissing` if there is none at this position, which is fatal.
+    pub fn find_received(
+        &self,
+        region_id: u64,
+        index: u64,
+        term: u64,
+    ) -> Result<SnapshotRef<F>, SnapshotError> {
+        let wanted = |key: &&SnapshotKey| {
+            key.origin == Origin::Received
+                && (key.region_id, key.index, key.term) == (region_id, index, term)
+        };
+        let found = self
+            .shared
+            .state
+            .lock()
+            .complete
+            .keys()
+            .find(wanted)
+            .copied();
+        let missing = SnapshotError::FilesMissing {
+            region_id,
+            index,
+            term,
+        };
+        found.and_then(|key| self.get(&key)).ok_or(missing)
+    }
+
+    /// All snapshots, complete ones first, in the order of their keys.
+    #[must_use]
+    pub fn list(&self) -> Vec<SnapshotInfo> {
+        let state = self.shared.state.lock();
+        let complete = state.complete.iter().map(|(key, complete)| SnapshotInfo {
+            key: *key,
+            bytes: total_bytes(&complete.meta),
+            uses: complete.uses,
+            complete: true,
+        });
+        let partial = state.partial.values().map(|partial| SnapshotInfo {
+            key: partial.key,
+            bytes: total_bytes(&partial.meta),
+            uses: usize::from(partial.active),
+            complete: false,
+        });
+        complete.chain(partial).collect()
+    }
+
+    /// Bytes that count against the limit now.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.state.lock().used_bytes()
+    }
+
+    /// Removes every snapshot that `keep` refuses and that is not in use; returns what
+    /// was removed. A snapshot from which a region in Applying is installed must be
+    /// kept until its Normal is synced (crash rule 3).
+    ///
+    /// # Errors
+    /// Errors of the files; what could not be removed goes at the next start.
+    pub fn retain(
+        &self,
+        mut keep: impl FnMut(&SnapshotInfo) -> bool,
+    ) -> Result<Vec<SnapshotKey>, SnapshotError> {
+        let mut removed = Vec::new();
+        for info in self.list() {
+            if info.uses == 0 && !keep(&info) && self.remove(&info)? {
+                removed.push(info.key);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn remove(&self, info: &SnapshotInfo) -> Result<bool, SnapshotError> {
+        let key = info.key;
+        let gone = {
+            let mut state = self.shared.state.lock();
+            if info.complete {
+                match state.complete.get(&key) {
+                    Some(complete) if complete.uses == 0 => {
+                        state.complete.remove(&key).map(|complete| complete.meta)
+                    }
+                    _ => None,
+                }
+            } else {
+                match state.partial.get(&key.region_id) {
+                    Some(partial) if partial.key == key && !partial.active => {
+                        let gone = state.partial.remove(&key.region_id);
+                        gone.map(|partial| partial.meta)
+                    }
+                    _ => None,
+                }
+            }
+        };
+        let removed = gone.is_some();
+        self.remove_files(gone.map(|meta| (key, meta)))?;
+        Ok(removed)
+    }
+
+    /// Removes all files that a snapshot may have; its descriptions first, so that a
+    /// crash in between leaves what the next start clears away.
+    fn remove_files(
+        &self,
+        gone: Option<(SnapshotKey, Arc<SnapshotMeta>)>,
+    ) -> Result<(), SnapshotError> {
+        let Some((key, meta)) = gone else {
+            return Ok(());
+        };
+        let files = &self.shared.files;
+        for role in [Role::Meta, Role::Offer, Role::Progress] {
+            files.remove(&key.name(role, F::ENDING))?;
+        }
+        for content in contents(&meta) {
+            for role in [Role::Part(content), Role::Table(content)] {
+                files.remove(&key.name(role, F::ENDING))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn files(&self) -> &F {
+        &self.shared.files
+    }
+
+    /// Registers a complete snapshot that was made here, and refers to it. One that is
+    /// there already stays.
+    pub(super) fn complete(&self, key: SnapshotKey, meta: &Arc<SnapshotMeta>) -> SnapshotRef<F> {
+        let mut state = self.shared.state.lock();
+        if key.origin == Origin::Received {
+            state.partial.remove(&key.region_id);
+        }
+        let complete = state.complete.entry(key).or_insert_with(|| Complete {
+            meta: meta.clone(),
+            uses: 0,
+        });
+        complete.uses += 1;
+        SnapshotRef::new(self.clone(), key, complete.meta.clone())
+    }
+
+    pub(super) fn share(&self, key: &SnapshotKey) {
+        let mut state = self.shared.state.lock();
+        let complete = state.complete.get_mut(key);
+        complete.expect("a snapshot in use is known").uses += 1;
+    }
+
+    pub(super) fn release(&self, key: &SnapshotKey) {
+        let mut state = self.shared.state.lock();
+        let complete = state.complete.get_mut(key);
+        complete.expect("a snapshot in use is known").uses -= 1;
+    }
+
+    pub(super) fn begin_making(&self) -> Making<F> {
+        let mut state = self.shared.state.lock();
+        let number = state.next;
+        state.next += 1;
+        state.making.insert(number, 0);
+        Making {
+            manager: self.clone(),
+            number,
+        }
+    }
+}
+
+/// A snapshot that is being made: its bytes count until this is dropped.
+pub(super) struct Making<F: FileStore> {
+    pub(super) manager: SnapshotManager<F>,
+    /// Names its temporary files.
+    pub(super) number: u64,
+}
+
+impl<F: FileStore> Making<F> {
+    /// Sets the bytes written so far.
+    pub(super) fn set_bytes(&self, bytes: u64) -> Result<(), SnapshotError> {
+        let mut state = self.manager.shared.state.lock();
+        state.making.insert(self.number, bytes);
+        state.check_room(0, self.manager.shared.bytes_max)
+    }
+
+    /// They count elsewhere from now on.
+    pub(super) fn forget_bytes(&self) {
+        let mut state = self.manager.shared.state.lock();
+        state.making.insert(self.number, 0);
+    }
+}
+
+impl<F: FileStore> Drop for Making<F> {
+    fn drop(&mut self) {
+        self.manager.shared.state.lock().making.remove(&self.number);
+    }
+}
+
+/// The right to receive a snapshot of a region, until this is dropped.
+pub(super) struct PartialClaim<F: FileStore> {
+    pub(super) manager: SnapshotManager<F>,
+    pub(super) key: SnapshotKey,
+}
+
+impl<F: FileStore> Drop for PartialClaim<F> {
+    fn drop(&mut self) {
+        let mut state = self.manager.shared.state.lock();
+        match state.partial.get_mut(&self.key.region_id) {
+            Some(partial) if partial.key == self.key => partial.active = false,
+            // Complete, and maybe followed by the next one.
+            _ => {}
+        }
+    }
+}
+
+impl<F: FileStore> Clone for SnapshotManager<F> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<F: FileStore> std::fmt::Debug for SnapshotManager<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.list()).finish()
+    }
+}

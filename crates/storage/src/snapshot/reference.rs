@@ -1,0 +1,192 @@
+//! A complete snapshot in use: read in chunks by a sender, whole by an installer.
+
+use std::sync::Arc;
+
+use crc32fast::Hasher;
+use strata_proto::metapb::Region;
+use strata_proto::stratapb::{SnapshotChunk, SnapshotMeta};
+
+use super::content::Content;
+use super::error::SnapshotError;
+use super::files::FileStore;
+use super::manager::SnapshotManager;
+use super::meta::{contents, region_of, total_bytes};
+use super::name::{Role, SnapshotKey};
+
+/// Most bytes of a chunk, and of each read.
+pub const CHUNK_BYTES: usize = 1 << 20;
+
+/// Keeps the files of a complete snapshot. Each clone counts as a use of its own.
+pub struct SnapshotRef<F: FileStore> {
+    manager: SnapshotManager<F>,
+    key: SnapshotKey,
+    meta: Arc<SnapshotMeta>,
+}
+
+impl<F: FileStore> SnapshotRef<F> {
+    /// The use is counted by the caller.
+    pub(super) fn new(
+        manager: SnapshotManager<F>,
+        key: SnapshotKey,
+        meta: Arc<SnapshotMeta>,
+    ) -> Self {
+        Self { manager, key, meta }
+    }
+
+    /// Its name on this node.
+    #[must_use]
+    pub fn key(&self) -> &SnapshotKey {
+        &self.key
+    }
+
+    /// Its description.
+    #[must_use]
+    pub fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Its region, as of its index.
+    #[must_use]
+    pub fn region(&self) -> &Region {
+        region_of(&self.meta)
+    }
+
+    /// Bytes of all its files.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        total_bytes(&self.meta)
+    }
+
+    /// Where its files are, in one line for people.
+    #[must_use]
+    pub fn display_path(&self) -> String {
+        let names = self.key.display(&self.meta, F::ENDING);
+        self.manager.files().display(&names)
+    }
+
+    /// Reads the chunk of file number `file` that begins at `offset`: [`CHUNK_BYTES`], or
+    /// less at the file's end.
+    ///
+    /// # Errors
+    /// `UnknownFile`; `BeyondEnd` if `offset` is not in front of the end; `File`,
+    /// `FileLength`.
+    pub fn read_chunk(&self, file: u32, offset: u64) -> Result<SnapshotChunk, SnapshotError> {
+        let described = self.meta.files.get(file as usize);
+        let length = described.map(|described| described.length);
+        let length = length.ok_or_else(|| unknown_file(&self.meta, file))?;
+        if offset >= length {
+            return Err(SnapshotError::BeyondEnd {
+                file,
+                end: offset,
+                length,
+            });
+        }
+        let bytes = (length - offset).min(CHUNK_BYTES as u64) as usize;
+        let name = &self.tables()[file as usize].1;
+        let data = self.manager.files().read(name, offset, bytes)?;
+        Ok(SnapshotChunk {
+            id: self.key.id,
+            file,
+            offset,
+            crc32: crc32fast::hash(&data),
+            data,
+        })
+    }
+
+    /// Reads file number `file` whole and compares it with its description.
+    ///
+    /// # Errors
+    /// `FileLength`, `FileChecksum`, `File`; `UnknownFile`.
+    pub fn verify_file(&self, file: u32) -> Result<(), SnapshotError> {
+        let tables = self.tables();
+        let (_, name) = tables
+            .get(file as usize)
+            .ok_or_else(|| unknown_file(&self.meta, file))?;
+        let described = &self.meta.files[file as usize];
+        verify(
+            self.manager.files(),
+            name,
+            described.length,
+            described.crc32,
+        )
+    }
+
+    /// Contents and names of its files, in their order.
+    pub(super) fn tables(&self) -> Vec<(Content, String)> {
+        let name = |content| self.key.name(Role::Table(content), F::ENDING);
+        contents(&self.meta).map(|c| (c, name(c))).collect()
+    }
+
+    pub(super) fn files(&self) -> &F {
+        self.manager.files()
+    }
+}
+
+pub(super) fn unknown_file(meta: &SnapshotMeta, file: u32) -> SnapshotError {
+    SnapshotError::UnknownFile {
+        id: meta.id,
+        file,
+        files: meta.files.len(),
+    }
+}
+
+/// The checksum of the first `length` bytes of a file, read in chunks.
+pub(super) fn checksum<F: FileStore>(
+    files: &F,
+    name: &str,
+    length: u64,
+) -> Result<Hasher, SnapshotError> {
+    let mut hasher = Hasher::new();
+    let mut offset = 0;
+    while offset < length {
+        let bytes = (length - offset).min(CHUNK_BYTES as u64) as usize;
+        hasher.update(&files.read(name, offset, bytes)?);
+        offset += bytes as u64;
+    }
+    Ok(hasher)
+}
+
+/// Compares a file with its length and checksum.
+pub(super) fn verify<F: FileStore>(
+    files: &F,
+    name: &str,
+    length: u64,
+    crc32: u32,
+) -> Result<(), SnapshotError> {
+    let here = files.length(name)?.unwrap_or(0);
+    if here != length {
+        return Err(SnapshotError::FileLength {
+            path: files.display(name),
+            found: here,
+            expected: length,
+        });
+    }
+    let found = checksum(files, name, length)?.finalize();
+    if found != crc32 {
+        return Err(SnapshotError::FileChecksum {
+            path: files.display(name),
+            found,
+            expected: crc32,
+        });
+    }
+    Ok(())
+}
+
+impl<F: FileStore> Clone for SnapshotRef<F> {
+    fn clone(&self) -> Self {
+        self.manager.share(&self.key);
+        Self::new(self.manager.clone(), self.key, self.meta.clone())
+    }
+}
+
+impl<F: FileStore> Drop for SnapshotRef<F> {
+    fn drop(&mut self) {
+        self.manager.release(&self.key);
+    }
+}
+
+impl<F: FileStore> std::fmt::Debug for SnapshotRef<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.display_path())
+    }
+}
