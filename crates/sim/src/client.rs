@@ -180,6 +180,7 @@ impl Client {
                 | Error::StoreNotMatch { .. }
                 | Error::MismatchPeerId { .. }
                 | Error::RaftEntryTooLarge { .. }
+                | Error::AnswerTooLarge { .. }
                 | Error::DiskFull { .. }
                 | Error::Undetermined { .. }
                 | Error::Invalid(_)

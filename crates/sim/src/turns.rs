@@ -350,6 +350,7 @@ fn is_surprising(error: &Error) -> bool {
         | Error::StoreNotMatch { .. }
         | Error::MismatchPeerId { .. }
         | Error::RaftEntryTooLarge { .. }
+        | Error::AnswerTooLarge { .. }
         | Error::DiskFull { .. }
         | Error::Invalid(_) => true,
     }
