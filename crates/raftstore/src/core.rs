@@ -29,8 +29,10 @@ use crate::directory::DirectoryCell;
 use crate::error::Error;
 use crate::gate::{Gate, GateAction, ReadOutcome, serve_task};
 use crate::job::{JobDone, RegionJob};
+use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
+use crate::region_worker::RegionWorker;
 use crate::request::{Answer, Reply, Request, RequestToken};
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
 use crate::store_fsm::{LoadError, LoadedStore, StoreFsm};
@@ -169,6 +171,14 @@ impl DataWrite {
     }
 }
 
+/// The workers of a store. The driver hands each its jobs and steps it.
+pub struct Workers<E: SnapshotEngine> {
+    /// Takes all jobs but `GcLog`.
+    pub region: RegionWorker<E>,
+    /// Takes `GcLog`.
+    pub log_gc: LogGcWorker<E>,
+}
+
 /// A store without threads.
 pub struct StoreCore<E: SnapshotEngine> {
     engines: Engines<E>,
@@ -231,6 +241,15 @@ impl<E: SnapshotEngine> StoreCore<E> {
     /// The engines.
     pub fn engines(&self) -> &Engines<E> {
         &self.engines
+    }
+
+    /// Workers for this life of the store, without jobs.
+    pub fn workers(&self, options: &StoreOptions) -> Workers<E> {
+        let (kv, snapshots) = (self.engines.kv.clone(), self.snapshots.clone());
+        Workers {
+            region: RegionWorker::new(options, kv, snapshots, self.directory().clone()),
+            log_gc: LogGcWorker::new(self.engines.clone()),
+        }
     }
 
     /// The snapshot files.
