@@ -36,6 +36,7 @@ mod request;
 mod runtime;
 mod serve;
 mod shard;
+mod snapshot_transfer;
 mod store_fsm;
 mod system;
 mod task;
@@ -65,6 +66,10 @@ pub use runtime::{
 };
 pub use serve::{ReadFault, Served, serve};
 pub use shard::{LogBatch, Shard, ShardAction, ShardEvent, apply_shard_of, shard_of};
+pub use snapshot_transfer::{
+    RateLimit, ReceiveSlots, Received, SendFault, SendRetry, SlotRefused, SnapshotReceiver,
+    SnapshotSender, TransferOptions, WINDOW_CHUNKS, refusal,
+};
 pub use store_fsm::{LoadError, LoadedStore, StoreFsm};
 pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
 pub use task::{Expiry, PendingRequest, ReadBody, ReadTask};
