@@ -44,6 +44,7 @@ mod serve;
 mod shard;
 mod snapshot_install;
 mod snapshot_send;
+mod snapshot_transfer;
 mod store_fsm;
 mod store_request;
 mod system;
@@ -80,6 +81,10 @@ pub use runtime::{
 };
 pub use serve::{ReadFault, Served, serve};
 pub use shard::{LogBatch, Shard, ShardAction, ShardEvent, apply_shard_of, shard_of};
+pub use snapshot_transfer::{
+    RateLimit, ReceiveSlots, Received, SendFault, SendRetry, SlotRefused, SnapshotReceiver,
+    SnapshotSender, TransferOptions, WINDOW_CHUNKS, refusal,
+};
 pub use store_fsm::{LoadError, LoadedStore, StoreFsm};
 pub use store_request::{StoreAnswer, StoreRequest};
 pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
