@@ -151,7 +151,7 @@ impl<E: Engine> Peer<E> {
             lost_leadership_at: None,
             reported_at: None,
             clock_proposed_at: None,
-            log_gc: LogGc::default(),
+            log_gc: LogGc::new(apply_state.truncated_index),
             snapshots: SnapshotSends::default(),
             install,
             claim_pending: false,
