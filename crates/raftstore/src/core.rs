@@ -12,21 +12,30 @@
 //! | `WriteData` | writes to the kv engine, in order per apply shard | `DataWritten` |
 //! | `Read` | nothing yet | `Serve` with the same task |
 //! | `Reply` | delivers the result | none |
+//! | `Job` | lets the worker of its kind get to it, jobs in order | `JobDone` |
+//! | `SendSnapshot` | takes files and message to a store, or loses them | `SnapshotSent`, always |
 //! | `Report` | takes the reports to the scheduler, or loses them | none |
 //! | `Fatal` | ends the process | none |
 
 use std::sync::Arc;
 
+use strata_proto::metapb;
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::{Durability, Engine, Engines, WriteBatch};
+use strata_proto::stratapb::SnapshotMeta;
+use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
+use strata_storage::{Durability, Engines, WriteBatch};
 
 use crate::apply::{ApplyOutput, ApplyShard, ApplyTask};
+use crate::claim::check_offer;
 use crate::directory::DirectoryCell;
 use crate::error::Error;
 use crate::gate::{Gate, GateAction, ReadOutcome, serve_task};
+use crate::job::{JobDone, RegionJob};
+use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
+use crate::region_worker::RegionWorker;
 use crate::request::{Answer, Reply, Request, RequestToken};
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
 use crate::store_fsm::{LoadError, LoadedStore, StoreFsm};
@@ -74,6 +83,17 @@ pub enum StoreEvent {
     Admitted(bool),
     /// Report every region that is led here.
     ReportAll,
+    /// Answer to [`StoreEffect::Job`].
+    JobDone(JobDone),
+    /// Answer to [`StoreEffect::SendSnapshot`].
+    SnapshotSent {
+        /// The region.
+        region_id: u64,
+        /// The peer to which it was sent.
+        to_peer_id: u64,
+        /// True: the peer's store has all of it.
+        ok: bool,
+    },
 }
 
 /// Everything that a store asks its driver to do, in the order given.
@@ -108,6 +128,15 @@ pub enum StoreEffect {
     },
     /// Hand reports to the scheduler.
     Report(Vec<RegionHeartbeatRequest>),
+    /// Hand a job to the worker of its kind.
+    Job(RegionJob),
+    /// Send a snapshot to a store, with its files.
+    SendSnapshot {
+        /// The store.
+        to_store_id: u64,
+        /// The raft message, whose snapshot describes the files.
+        message: Box<RaftMessage>,
+    },
     /// End the process: the line to log.
     Fatal(String),
 }
@@ -145,17 +174,27 @@ impl DataWrite {
     }
 }
 
+/// The workers of a store. The driver hands each its jobs and steps it.
+pub struct Workers<E: SnapshotEngine> {
+    /// Takes all jobs but `GcLog`.
+    pub region: RegionWorker<E>,
+    /// Takes `GcLog`.
+    pub log_gc: LogGcWorker<E>,
+}
+
 /// A store without threads.
-pub struct StoreCore<E: Engine> {
+pub struct StoreCore<E: SnapshotEngine> {
     engines: Engines<E>,
+    snapshots: SnapshotManager<E::Files>,
+    fsm: StoreFsm<E>,
     gate: Gate<E>,
     shards: Vec<Shard<E>>,
     apply_shards: Vec<ApplyShard>,
     metrics: Arc<StoreMetrics>,
 }
 
-impl<E: Engine> StoreCore<E> {
-    /// Loads a store from its engines.
+impl<E: SnapshotEngine> StoreCore<E> {
+    /// Loads a store from its engines and its snapshot files.
     ///
     /// # Errors
     /// See [`LoadError`]; the store must not start.
@@ -163,16 +202,17 @@ impl<E: Engine> StoreCore<E> {
         store_id: u64,
         options: &StoreOptions,
         engines: Engines<E>,
+        snapshots: SnapshotManager<E::Files>,
         system: &Arc<dyn SystemStateMachine>,
         now: Now,
     ) -> Result<Self, LoadError> {
         let metrics = Arc::new(StoreMetrics::default());
+        let mut fsm = StoreFsm::new(store_id, snapshots.clone());
         let LoadedStore {
             shards,
             apply_shards,
             directory,
-        } = StoreFsm::new(store_id).load(options, &engines, system, &metrics, now)?;
-        let directory = Arc::new(DirectoryCell::new(directory));
+        } = fsm.load(options, &engines, system, &metrics, now)?;
         let gate = Gate::new(
             store_id,
             options.clone(),
@@ -182,6 +222,8 @@ impl<E: Engine> StoreCore<E> {
         );
         Ok(StoreCore {
             engines,
+            snapshots,
+            fsm,
             gate,
             shards,
             apply_shards,
@@ -202,6 +244,33 @@ impl<E: Engine> StoreCore<E> {
     /// The engines.
     pub fn engines(&self) -> &Engines<E> {
         &self.engines
+    }
+
+    /// Workers for this life of the store, without jobs.
+    pub fn workers(&self, options: &StoreOptions) -> Workers<E> {
+        let (kv, snapshots) = (self.engines.kv.clone(), self.snapshots.clone());
+        Workers {
+            region: RegionWorker::new(options, kv, snapshots, self.directory().clone()),
+            log_gc: LogGcWorker::new(self.engines.clone()),
+        }
+    }
+
+    /// Whether a snapshot that is offered for a peer of this store can be of use; see
+    /// [`StoreHandle::check_snapshot`](crate::StoreHandle::check_snapshot).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_snapshot(
+        &self,
+        meta: &SnapshotMeta,
+        to_peer: &metapb::Peer,
+    ) -> Result<(), SnapshotError> {
+        check_offer(&self.directory().load(), meta, to_peer)
+    }
+
+    /// The snapshot files.
+    pub fn snapshots(&self) -> &SnapshotManager<E::Files> {
+        &self.snapshots
     }
 
     /// The raft shards, for inspection.
@@ -267,7 +336,27 @@ impl<E: Engine> StoreCore<E> {
                 self.each_shard(now, || ShardEvent::Admitted(admitted));
             }
             StoreEvent::ReportAll => self.each_shard(now, || ShardEvent::ReportAll),
+            StoreEvent::JobDone(done) => {
+                self.to_shard_of(now, done.region_id(), ShardEvent::JobDone(done));
+            }
+            StoreEvent::SnapshotSent {
+                region_id,
+                to_peer_id,
+                ok,
+            } => {
+                let event = ShardEvent::SnapshotSent {
+                    region_id,
+                    to_peer_id,
+                    ok,
+                };
+                self.to_shard_of(now, region_id, event);
+            }
         }
+    }
+
+    fn to_shard_of(&mut self, now: Now, region_id: u64, event: ShardEvent) {
+        let shard = shard_of(region_id, self.shards.len());
+        self.shards[shard].handle(now, event);
     }
 
     fn each_shard(&mut self, now: Now, event: impl Fn() -> ShardEvent) {
@@ -359,19 +448,27 @@ impl<E: Engine> StoreCore<E> {
     }
 
     fn flush(&mut self, now: Now, effects: &mut Vec<StoreEffect>) {
-        for (shard, machine) in self.shards.iter_mut().enumerate() {
-            effects.extend(
-                machine
-                    .flush(now)
-                    .into_iter()
-                    .map(|action| to_effect(shard, action)),
-            );
+        // The store FSM answers at once; what follows from that joins this step.
+        let mut answered = true;
+        while std::mem::take(&mut answered) {
+            for shard in 0..self.shards.len() {
+                for action in self.shards[shard].flush(now) {
+                    if let ShardAction::Store(request) = action {
+                        for answer in self.fsm.handle(request) {
+                            self.shards[answer.shard].handle(now, answer.event);
+                            answered = true;
+                        }
+                    } else {
+                        effects.extend(to_effect(shard, action));
+                    }
+                }
+            }
         }
     }
 }
 
-fn to_effect(shard: usize, action: ShardAction) -> StoreEffect {
-    match action {
+fn to_effect(shard: usize, action: ShardAction) -> Option<StoreEffect> {
+    Some(match action {
         ShardAction::Send {
             to_store_id,
             messages,
@@ -388,5 +485,15 @@ fn to_effect(shard: usize, action: ShardAction) -> StoreEffect {
         ShardAction::Read(task) => StoreEffect::Read(task),
         ShardAction::Reply { reply, result } => StoreEffect::Reply { reply, result },
         ShardAction::Report(reports) => StoreEffect::Report(reports),
-    }
+        ShardAction::Job(job) => StoreEffect::Job(job),
+        ShardAction::SendSnapshot {
+            to_store_id,
+            message,
+        } => StoreEffect::SendSnapshot {
+            to_store_id,
+            message,
+        },
+        // Answered within the core.
+        ShardAction::Store(_) => return None,
+    })
 }

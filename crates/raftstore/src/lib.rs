@@ -17,34 +17,47 @@
 //! * Every request is answered exactly once.
 
 mod apply;
+mod apply_admin;
 mod apply_command;
 mod check;
+mod claim;
+mod compact_log;
 mod core;
 mod directory;
 mod error;
 mod expiry;
 mod gate;
 mod heartbeat;
+mod job;
+mod log_gc_worker;
 mod metrics;
 mod options;
 mod overlay;
 mod peer;
 mod propose;
 mod read_index;
+mod region_worker;
 mod replicate;
 mod request;
 mod runtime;
 mod serve;
 mod shard;
+mod snapshot_install;
+mod snapshot_send;
+mod snapshot_transfer;
 mod store_fsm;
+mod store_request;
 mod system;
 mod task;
 mod time;
 mod transfer;
 mod write_queue;
 
-pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent};
-pub use apply::{Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, Proposal, Waiting};
+pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent, Workers};
+pub use apply::{
+    Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, EntriesTask, Proposal, RegionChange,
+    Waiting,
+};
 pub use directory::{
     Directory, DirectoryCell, DirectoryEntry, PeerNumbers, PeerView, SYSTEM_REGION_ID, find_peer,
     find_peer_on,
@@ -52,9 +65,12 @@ pub use directory::{
 pub use error::{Error, InvalidRequest};
 pub use expiry::RegionClocks;
 pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
+pub use job::{JobDone, RegionJob};
+pub use log_gc_worker::LogGcWorker;
 pub use metrics::{Counter, StoreMetrics};
 pub use options::StoreOptions;
 pub use peer::Peer;
+pub use region_worker::{RegionWorker, WorkerFault};
 pub use request::{
     Answer, Cancellation, CommandOutcome, ReadCommand, Reply, ReplyFn, Request, RequestBody,
     RequestHeader, RequestToken,
@@ -65,7 +81,12 @@ pub use runtime::{
 };
 pub use serve::{ReadFault, Served, serve};
 pub use shard::{LogBatch, Shard, ShardAction, ShardEvent, apply_shard_of, shard_of};
+pub use snapshot_transfer::{
+    RateLimit, ReceiveSlots, Received, SendFault, SendRetry, SlotRefused, SnapshotReceiver,
+    SnapshotSender, TransferOptions, WINDOW_CHUNKS, refusal,
+};
 pub use store_fsm::{LoadError, LoadedStore, StoreFsm};
+pub use store_request::{StoreAnswer, StoreRequest};
 pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
 pub use task::{Expiry, PendingRequest, ReadBody, ReadTask};
 pub use time::Now;

@@ -226,6 +226,8 @@ impl<E: Engine> Peer<E> {
             answer_bytes_max: context.options.max_answer_bytes,
             deadline: header.deadline,
             cancellation: pending.cancellation,
+            view: self.view.clone(),
+            data_epoch: self.view.data_epoch(),
             reply: pending.reply,
         }
     }

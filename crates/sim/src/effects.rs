@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_raftstore::{StoreEffect, StoreEvent};
+use strata_raftstore::{ApplyTask, StoreEffect, StoreEvent};
 use strata_storage::{Durability, Engine, EngineError};
 
 use crate::cluster::{Cluster, Event};
@@ -117,6 +117,11 @@ impl Cluster {
                     self.trace
                         .note(now, "report", [id, reports.len() as u64, 0, 0]);
                 }
+                StoreEffect::Job(job) => self.take_job(id, job),
+                StoreEffect::SendSnapshot {
+                    to_store_id,
+                    message,
+                } => self.send_snapshot(id, to_store_id, *message),
                 StoreEffect::Fatal(reason) => self.store_failed(id, reason),
             }
         }
@@ -124,7 +129,7 @@ impl Cluster {
     }
 
     /// A store has found something that it must not go on with.
-    fn store_failed(&mut self, store_id: u64, reason: String) {
+    pub(crate) fn store_failed(&mut self, store_id: u64, reason: String) {
         self.watch
             .report(Violation::StoreStopped { store_id, reason });
         self.crash_store(store_id, Crash::Kill);
@@ -251,7 +256,11 @@ impl Cluster {
             skipped = empty_one_entry(&mut work, behind);
         }
         let local = store.clock.now(now);
-        let entries: usize = work.tasks.iter().map(|task| task.entries.len()).sum();
+        let entries = |task: &ApplyTask| match task {
+            ApplyTask::Entries(task) => task.entries.len(),
+            _ => 0,
+        };
+        let entries: usize = work.tasks.iter().map(entries).sum();
         let core = store.core.as_mut().expect("the store is live");
         let effects = core.handle(local, StoreEvent::Apply(work));
         if skipped {
@@ -283,7 +292,7 @@ impl Cluster {
     }
 
     /// An engine refused a write: the process ends and is not asked again (crash rule 9).
-    fn engine_failed(&mut self, id: u64, error: &EngineError) {
+    pub(crate) fn engine_failed(&mut self, id: u64, error: &EngineError) {
         assert!(
             error.is_fatal(),
             "store {id}: a write failed in an unknown way: {error}"
@@ -308,14 +317,20 @@ impl Cluster {
             .unwrap_or_else(|| panic!("no store {id}"));
         assert!(store.is_up(), "store {id} crashes while it is down");
         let engines = crate::disk::after_crash(&store.engines, crash, &store.disk, &mut self.rng);
+        let files = match crash {
+            Crash::Kill => store.files.kill(),
+            Crash::Power => store.files.crash(&mut self.rng),
+        };
         store.stop();
         store.engines = engines;
+        store.files = files;
         if crash == Crash::Power {
             self.watch.on_crash(id, &store.engines);
         }
         self.trace
             .note(now, "crash", [id, store.life, crash as u64, 0]);
         self.stores.insert(id, store);
+        self.break_streams_of(id);
         self.lose_calls(id);
     }
 
@@ -332,6 +347,9 @@ fn empty_one_entry(work: &mut strata_raftstore::ApplyWork, behind: u64) -> bool 
     use prost::Message as _;
     use strata_proto::stratapb::EntryCommand;
     for task in &mut work.tasks {
+        let ApplyTask::Entries(task) = task else {
+            continue;
+        };
         if task.region_id == strata_raftstore::SYSTEM_REGION_ID || !task.proposals.is_empty() {
             continue;
         }

@@ -10,32 +10,43 @@ use parking_lot::Mutex;
 use slog::{Logger, error, info};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::{Engine, Engines};
+use strata_proto::stratapb::SnapshotMeta;
+use strata_storage::Engines;
+use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 
 use super::threads::{
     ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
-    request_weight, run_expiry, run_log_writer, run_reader, send_read, stop_process,
+    request_weight, run_expiry, run_log_gc_worker, run_log_writer, run_reader, run_region_worker,
+    send_read, stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
-use crate::directory::{DirectoryCell, DirectoryEntry, find_peer};
+use crate::claim::check_offer;
+use crate::directory::{DirectoryEntry, find_peer};
 use crate::error::Error;
 use crate::gate::{Gate, GateAction};
+use crate::job::RegionJob;
+use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
+use crate::region_worker::RegionWorker;
 use crate::request::{Reply, Request, RequestToken};
 use crate::shard::{LogBatch, ShardEvent, shard_of};
 use crate::store_fsm::{LoadedStore, StoreFsm};
+use crate::store_request::StoreRequest;
 
 /// Reads that may wait for a reader thread.
 const READ_QUEUE_CAPACITY: usize = 16 << 10;
 
 /// A store and its threads.
-pub(super) struct Running<E: Engine> {
+pub(super) struct Running<E: SnapshotEngine> {
     options: StoreOptions,
     engines: Engines<E>,
     gate: Gate<E>,
     inboxes: Vec<Inbox>,
     readers: Sender<ReadMail<E::Snapshot>>,
+    snapshots: SnapshotManager<E::Files>,
+    /// Until the shards have them.
+    ways: Mutex<Option<Ways>>,
     metrics: Arc<StoreMetrics>,
     logger: Logger,
     /// Ends the expiry thread when it is dropped.
@@ -49,17 +60,30 @@ struct Ends<S> {
     mails: Vec<Receiver<ShardMail>>,
     works: Vec<(Sender<ApplyMail>, Receiver<ApplyMail>)>,
     reads: Receiver<ReadMail<S>>,
+    requests: Receiver<StoreRequest>,
+    region_jobs: Receiver<RegionJob>,
+    log_gc: Receiver<RegionJob>,
 }
 
-impl<E: Engine> Running<E> {
+/// The ways from the shards to what runs beside them.
+#[derive(Clone)]
+struct Ways {
+    store: Sender<StoreRequest>,
+    region_jobs: Sender<RegionJob>,
+    log_gc: Sender<RegionJob>,
+}
+
+impl<E: SnapshotEngine> Running<E> {
     pub fn start(
         store_id: u64,
         options: StoreOptions,
         engines: Engines<E>,
+        snapshots: SnapshotManager<E::Files>,
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(StoreMetrics::default());
-        let loaded = StoreFsm::new(store_id).load(
+        let mut fsm = StoreFsm::new(store_id, snapshots.clone());
+        let loaded = fsm.load(
             &options,
             &engines,
             &surroundings.system,
@@ -72,8 +96,7 @@ impl<E: Engine> Running<E> {
             directory,
         } = loaded;
         info!(surroundings.logger, "regions are loaded";
-            "store" => store_id, "regions" => directory.iter().count());
-        let directory = Arc::new(DirectoryCell::new(directory));
+            "store" => store_id, "regions" => directory.load().iter().count());
         let gate = Gate::new(
             store_id,
             options.clone(),
@@ -83,6 +106,14 @@ impl<E: Engine> Running<E> {
         );
         let (inboxes, mails) = (0..options.raft_shards).map(|_| inbox(&options)).unzip();
         let (readers, reads) = bounded(READ_QUEUE_CAPACITY);
+        let (store, requests) = unbounded();
+        let (region_jobs_in, region_jobs) = unbounded();
+        let (log_gc_in, log_gc) = unbounded();
+        let ways = Ways {
+            store,
+            region_jobs: region_jobs_in,
+            log_gc: log_gc_in,
+        };
         let works = (0..options.apply_shards).map(|_| unbounded()).collect();
         let logger = surroundings.logger.clone();
         let (expiry_stop, threads) = (Mutex::default(), Mutex::default());
@@ -92,6 +123,8 @@ impl<E: Engine> Running<E> {
             gate,
             inboxes,
             readers,
+            snapshots,
+            ways: Mutex::new(Some(ways)),
             metrics,
             logger,
             expiry_stop,
@@ -101,8 +134,11 @@ impl<E: Engine> Running<E> {
             mails,
             works,
             reads,
+            requests,
+            region_jobs,
+            log_gc,
         };
-        let started = running.start_threads(shards, apply_shards, ends, &surroundings);
+        let started = running.start_threads(shards, apply_shards, fsm, ends, &surroundings);
         if let Err(error) = started {
             running.stop();
             return Err(error.into());
@@ -114,9 +150,11 @@ impl<E: Engine> Running<E> {
         &self,
         shards: Vec<crate::shard::Shard<E>>,
         apply_shards: Vec<crate::apply::ApplyShard>,
+        fsm: StoreFsm<E>,
         ends: Ends<E::Snapshot>,
         surroundings: &Surroundings,
     ) -> std::io::Result<()> {
+        let ways = self.ways.lock().take().expect("threads are started once");
         let apply: Vec<Sender<ApplyMail>> = ends
             .works
             .iter()
@@ -133,6 +171,9 @@ impl<E: Engine> Running<E> {
                 log,
                 apply: apply.clone(),
                 readers: self.readers.clone(),
+                store: ways.store.clone(),
+                region_jobs: ways.region_jobs.clone(),
+                log_gc: ways.log_gc.clone(),
                 transport: surroundings.transport.clone(),
                 heartbeats: surroundings.heartbeats.clone(),
                 metrics: self.metrics.clone(),
@@ -152,6 +193,8 @@ impl<E: Engine> Running<E> {
             };
             self.spawn(format!("apply-{index}"), move || thread.run())?;
         }
+        self.start_store_fsm(fsm, ends.requests)?;
+        self.start_workers(ends.region_jobs, ends.log_gc)?;
         for index in 0..self.options.read_threads {
             let (kv, reads) = (self.engines.kv.clone(), ends.reads.clone());
             let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
@@ -160,6 +203,45 @@ impl<E: Engine> Running<E> {
             })?;
         }
         self.start_expiry()
+    }
+
+    /// They end when the last shard has.
+    fn start_workers(
+        &self,
+        region_jobs: Receiver<RegionJob>,
+        log_gc_jobs: Receiver<RegionJob>,
+    ) -> std::io::Result<()> {
+        let region = RegionWorker::new(
+            &self.options,
+            self.engines.kv.clone(),
+            self.snapshots.clone(),
+            self.gate.directory().clone(),
+        );
+        let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
+        self.spawn("region-worker".to_owned(), move || {
+            run_region_worker(region, &region_jobs, &inboxes, &logger);
+        })?;
+        let log_gc = LogGcWorker::new(self.engines.clone());
+        let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
+        self.spawn("log-gc".to_owned(), move || {
+            run_log_gc_worker(log_gc, &log_gc_jobs, &inboxes, &logger);
+        })
+    }
+
+    /// Ends when the last shard has.
+    fn start_store_fsm(
+        &self,
+        mut fsm: StoreFsm<E>,
+        requests: Receiver<StoreRequest>,
+    ) -> std::io::Result<()> {
+        let inboxes = self.inboxes.clone();
+        self.spawn("store".to_owned(), move || {
+            while let Ok(request) = requests.recv() {
+                for answer in fsm.handle(request) {
+                    inboxes[answer.shard].event(answer.event);
+                }
+            }
+        })
     }
 
     fn start_expiry(&self) -> std::io::Result<()> {
@@ -243,7 +325,7 @@ fn inbox(options: &StoreOptions) -> (Inbox, Receiver<ShardMail>) {
     )
 }
 
-impl<E: Engine> StoreApi for Running<E> {
+impl<E: SnapshotEngine> StoreApi for Running<E> {
     fn execute(&self, request: Request, reply: Reply) -> RequestToken {
         let (token, action) = self.gate.admit(clock::now(), request, reply);
         match action {
@@ -278,6 +360,19 @@ impl<E: Engine> StoreApi for Running<E> {
 
     fn report_unreachable(&self, store_id: u64) {
         self.to_all_shards(|| ShardEvent::Unreachable { store_id });
+    }
+
+    fn report_snapshot(&self, region_id: u64, to_peer_id: u64, ok: bool) {
+        let shard = shard_of(region_id, self.inboxes.len());
+        self.inboxes[shard].event(ShardEvent::SnapshotSent {
+            region_id,
+            to_peer_id,
+            ok,
+        });
+    }
+
+    fn check_snapshot(&self, meta: &SnapshotMeta, to_peer: &Peer) -> Result<(), SnapshotError> {
+        check_offer(&self.gate.directory().load(), meta, to_peer)
     }
 
     fn leader_of(&self, region_id: u64) -> Option<Peer> {

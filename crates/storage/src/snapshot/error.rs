@@ -164,6 +164,36 @@ pub enum SnapshotError {
         /// The region.
         region_id: u64,
     },
+    /// As many snapshots are being received as the limit allows. Try again later.
+    #[error("{slots} snapshots are being received already")]
+    TooMany {
+        /// The limit.
+        slots: usize,
+    },
+    /// A frame came where another one belongs.
+    #[error("{found} where {expected} belongs")]
+    OutOfTurn {
+        /// What belongs there.
+        expected: &'static str,
+        /// What came.
+        found: &'static str,
+    },
+    /// The sender has said nothing for too long. What is held stays, and can be resumed.
+    #[error("the sender has said nothing for {silent_ms} ms")]
+    Stalled {
+        /// Milliseconds since its last frame.
+        silent_ms: u64,
+    },
+    /// A raft message that carries no snapshot, or is not between these two stores.
+    #[error("region {region_id}: the offer is no snapshot from store {from} to store {to}")]
+    NotForHere {
+        /// The region that it names.
+        region_id: u64,
+        /// The store that sends it.
+        from: u64,
+        /// The store that receives it.
+        to: u64,
+    },
     /// A chunk of another snapshot.
     #[error("chunk of snapshot {found:016x} in the stream of {expected:016x}")]
     ForeignId {
@@ -321,6 +351,10 @@ impl SnapshotError {
             | Self::BadMeta(_)
             | Self::TooMuch { .. }
             | Self::Busy { .. }
+            | Self::TooMany { .. }
+            | Self::OutOfTurn { .. }
+            | Self::Stalled { .. }
+            | Self::NotForHere { .. }
             | Self::ForeignId { .. }
             | Self::UnknownFile { .. }
             | Self::Gap { .. }

@@ -190,6 +190,14 @@ impl<F: FileStore> SnapshotManager<F> {
         Some(SnapshotRef::new(self.clone(), *key, complete.meta.clone()))
     }
 
+    /// A reference to the snapshot of this description that was made here; `None` if it is
+    /// gone, or is another one.
+    #[must_use]
+    pub fn find_generated(&self, meta: &SnapshotMeta) -> Option<SnapshotRef<F>> {
+        check(meta, F::FORM).ok()?;
+        self.get(&SnapshotKey::new(Origin::Generated, meta))
+    }
+
     /// The received snapshot that an interrupted install is repeated from.
     ///
     /// # Errors

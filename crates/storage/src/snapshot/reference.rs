@@ -71,6 +71,20 @@ impl<F: FileStore> SnapshotRef<F> {
     /// `UnknownFile`; `BeyondEnd` if `offset` is not in front of the end; `File`,
     /// `FileLength`.
     pub fn read_chunk(&self, file: u32, offset: u64) -> Result<SnapshotChunk, SnapshotError> {
+        self.read_chunk_of(file, offset, CHUNK_BYTES)
+    }
+
+    /// As [`SnapshotRef::read_chunk`], with at most `bytes_max` bytes, between 1 and
+    /// [`CHUNK_BYTES`].
+    ///
+    /// # Errors
+    /// As those of `read_chunk`.
+    pub fn read_chunk_of(
+        &self,
+        file: u32,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<SnapshotChunk, SnapshotError> {
         let described = self.meta.files.get(file as usize);
         let length = described.map(|described| described.length);
         let length = length.ok_or_else(|| unknown_file(&self.meta, file))?;
@@ -81,7 +95,8 @@ impl<F: FileStore> SnapshotRef<F> {
                 length,
             });
         }
-        let bytes = (length - offset).min(CHUNK_BYTES as u64) as usize;
+        let bytes_max = bytes_max.clamp(1, CHUNK_BYTES) as u64;
+        let bytes = (length - offset).min(bytes_max) as usize;
         let name = &self.tables()[file as usize].1;
         let data = self.manager.files().read(name, offset, bytes)?;
         Ok(SnapshotChunk {

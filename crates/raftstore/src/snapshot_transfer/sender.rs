@@ -1,0 +1,305 @@
+//! The sending side of one stream.
+//!
+//! Offered   The offer is out; its answer says how much of each file is synced there.
+//! Sending   Files in order, each from there on, at most a window ahead of what was taken.
+//! Ended     All is sent; the receiver reads everything back.
+//! Done      It said that the snapshot is complete.
+//!
+//! A sender lives as long as its stream. The next stream has a new one.
+
+use std::time::Duration;
+
+use strata_proto::raft_serverpb::RaftMessage;
+use strata_proto::stratapb::{
+    SnapshotEnd, SnapshotFrame, SnapshotOffer, SnapshotProgress, SnapshotRefusal,
+    SnapshotRefusalKind, SnapshotReply, snapshot_frame::Frame, snapshot_reply::Reply,
+};
+use strata_storage::snapshot::{FileStore, SnapshotError, SnapshotRef};
+
+use super::{TransferOptions, WINDOW_CHUNKS};
+
+/// Why a stream ended without the snapshot being complete.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendFault {
+    /// The receiver ended it.
+    #[error("refused ({}): {reason}", kind.as_str_name())]
+    Refused {
+        /// What can be done about it.
+        kind: SnapshotRefusalKind,
+        /// One line for people.
+        reason: String,
+    },
+    /// The receiver answered what does not fit.
+    #[error("the receiver's answer does not fit: {0}")]
+    Unexpected(String),
+    /// The receiver has answered nothing for too long.
+    #[error("the receiver has answered nothing for {silent_ms} ms")]
+    Stalled {
+        /// Milliseconds since its last answer.
+        silent_ms: u64,
+    },
+    /// The connection broke or could not be made; said by the host.
+    #[error("{0}")]
+    Broken(String),
+    /// The own files cannot be read, or are damaged.
+    #[error(transparent)]
+    Files(#[from] SnapshotError),
+    /// The snapshot is of no use any more: this store does not lead the region in the
+    /// message's term; said by the host.
+    #[error("this store no longer leads the region in term {term}")]
+    Outdated {
+        /// Term of the message.
+        term: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The offer is to be sent.
+    New,
+    Offered,
+    Sending,
+    Ended,
+    Done,
+}
+
+/// Sends one snapshot over one stream.
+#[derive(Debug)]
+pub struct SnapshotSender<F: FileStore> {
+    snapshot: SnapshotRef<F>,
+    message: RaftMessage,
+    chunk_bytes: usize,
+    stall_time: Duration,
+    phase: Phase,
+    /// Of each file, how much was sent or is there already.
+    sent: Vec<u64>,
+    /// Bytes of all files that the receiver holds.
+    /// Invariant: at most the sum of `sent`; never decreases.
+    held_bytes: u64,
+    /// When the receiver was last heard of, or had last nothing to say.
+    heard: Duration,
+    chunks_sent: u64,
+}
+
+impl<F: FileStore> SnapshotSender<F> {
+    /// A sender for a new stream that was opened at `now`. `message` carries the
+    /// description of `snapshot`.
+    #[must_use]
+    pub fn new(
+        snapshot: SnapshotRef<F>,
+        message: RaftMessage,
+        options: &TransferOptions,
+        now: Duration,
+    ) -> Self {
+        SnapshotSender {
+            sent: vec![0; snapshot.meta().files.len()],
+            snapshot,
+            message,
+            chunk_bytes: options.chunk_bytes,
+            stall_time: options.stall_time,
+            phase: Phase::New,
+            held_bytes: 0,
+            heard: now,
+            chunks_sent: 0,
+        }
+    }
+
+    /// Takes one answer of the receiver.
+    ///
+    /// # Errors
+    /// `Refused`, `Unexpected`. The stream is of no use then.
+    pub fn handle(&mut self, now: Duration, reply: SnapshotReply) -> Result<(), SendFault> {
+        self.heard = self.heard.max(now);
+        match (reply.reply, self.phase) {
+            (Some(Reply::Refused(refusal)), _) => Err(refused(refusal)),
+            (Some(Reply::Progress(progress)), Phase::Offered) => self.on_progress(&progress),
+            (Some(Reply::Taken(taken)), Phase::Sending | Phase::Ended) => {
+                self.check_id(taken.id)?;
+                self.on_taken(taken.held_bytes)
+            }
+            (Some(Reply::Done(done)), Phase::Offered | Phase::Ended) => {
+                self.check_id(done.id)?;
+                self.held_bytes = self.snapshot.total_bytes();
+                self.phase = Phase::Done;
+                Ok(())
+            }
+            (reply, phase) => Err(SendFault::Unexpected(format!(
+                "{} while {phase:?}",
+                name_of(reply.as_ref())
+            ))),
+        }
+    }
+
+    /// The next frame, if one may be sent now: a chunk is read when it is asked for.
+    ///
+    /// # Errors
+    /// `Files`.
+    pub fn next_frame(&mut self) -> Result<Option<SnapshotFrame>, SendFault> {
+        let frame = match self.phase {
+            Phase::New => {
+                self.phase = Phase::Offered;
+                Frame::Offer(SnapshotOffer {
+                    message: Some(self.message.clone()),
+                })
+            }
+            Phase::Sending => match self.next_file() {
+                Some(_) if !self.has_room() => return Ok(None),
+                Some(file) => {
+                    let offset = self.sent[file as usize];
+                    let chunk = self
+                        .snapshot
+                        .read_chunk_of(file, offset, self.chunk_bytes)?;
+                    self.sent[file as usize] += chunk.data.len() as u64;
+                    self.chunks_sent += 1;
+                    Frame::Chunk(chunk)
+                }
+                None => {
+                    self.phase = Phase::Ended;
+                    Frame::End(SnapshotEnd {
+                        id: self.snapshot.meta().id,
+                    })
+                }
+            },
+            Phase::Offered | Phase::Ended | Phase::Done => return Ok(None),
+        };
+        Ok(Some(SnapshotFrame { frame: Some(frame) }))
+    }
+
+    /// Bytes of the chunk that [`SnapshotSender::next_frame`] gives next; 0 if that is no
+    /// chunk. For the rate limit.
+    #[must_use]
+    pub fn next_chunk_bytes(&self) -> u64 {
+        let sending = self.phase == Phase::Sending && self.has_room();
+        let file = if sending { self.next_file() } else { None };
+        file.map_or(0, |file| {
+            let left = self.length(file) - self.sent[file as usize];
+            left.min(self.chunk_bytes as u64)
+        })
+    }
+
+    /// The host waited by its own will until `now` (for the rate limit): that time does
+    /// not count as the receiver's silence.
+    pub fn forgive(&mut self, now: Duration) {
+        self.heard = self.heard.max(now);
+    }
+
+    /// Ends a stream whose receiver is silent while it owes an answer.
+    ///
+    /// # Errors
+    /// `Stalled`.
+    pub fn check_stall(&self, now: Duration) -> Result<(), SendFault> {
+        let silent = now.saturating_sub(self.heard);
+        if self.phase == Phase::Done || silent < self.stall_time {
+            return Ok(());
+        }
+        Err(SendFault::Stalled {
+            silent_ms: silent.as_millis() as u64,
+        })
+    }
+
+    /// When [`SnapshotSender::check_stall`] refuses if nothing is heard until then.
+    #[must_use]
+    pub fn stalls_at(&self) -> Duration {
+        self.heard + self.stall_time
+    }
+
+    /// True once the receiver has the whole snapshot.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// Bytes of all files that the receiver holds, as far as it has said.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// Chunks that this stream has carried.
+    #[must_use]
+    pub fn chunks_sent(&self) -> u64 {
+        self.chunks_sent
+    }
+
+    /// The answer to the offer; a receiver may hold no more than the files have.
+    fn on_progress(&mut self, progress: &SnapshotProgress) -> Result<(), SendFault> {
+        self.check_id(progress.id)?;
+        let files = &self.snapshot.meta().files;
+        if progress.parts.len() != files.len() {
+            return Err(SendFault::Unexpected(format!(
+                "progress of {} files, there are {}",
+                progress.parts.len(),
+                files.len()
+            )));
+        }
+        for (part, file) in progress.parts.iter().zip(files) {
+            if part.synced > file.length {
+                return Err(SendFault::Unexpected(format!(
+                    "{} bytes of {} held, there are {}",
+                    part.synced, file.name, file.length
+                )));
+            }
+        }
+        self.sent = progress.parts.iter().map(|part| part.synced).collect();
+        self.held_bytes = self.sent_bytes();
+        self.phase = Phase::Sending;
+        Ok(())
+    }
+
+    fn on_taken(&mut self, held_bytes: u64) -> Result<(), SendFault> {
+        if held_bytes < self.held_bytes || held_bytes > self.sent_bytes() {
+            return Err(SendFault::Unexpected(format!(
+                "{held_bytes} bytes held, between {} and {} can be",
+                self.held_bytes,
+                self.sent_bytes()
+            )));
+        }
+        self.held_bytes = held_bytes;
+        Ok(())
+    }
+
+    fn check_id(&self, found: u64) -> Result<(), SendFault> {
+        let expected = self.snapshot.meta().id;
+        if found == expected {
+            return Ok(());
+        }
+        Err(SendFault::Unexpected(format!(
+            "snapshot {found:016x}, this is {expected:016x}"
+        )))
+    }
+
+    /// The first file that is not sent whole.
+    fn next_file(&self) -> Option<u32> {
+        (0..self.sent.len() as u32).find(|file| self.sent[*file as usize] < self.length(*file))
+    }
+
+    fn length(&self, file: u32) -> u64 {
+        self.snapshot.meta().files[file as usize].length
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.sent.iter().sum()
+    }
+
+    fn has_room(&self) -> bool {
+        self.sent_bytes() - self.held_bytes < WINDOW_CHUNKS * self.chunk_bytes as u64
+    }
+}
+
+fn refused(refusal: SnapshotRefusal) -> SendFault {
+    SendFault::Refused {
+        kind: refusal.kind(),
+        reason: refusal.reason,
+    }
+}
+
+fn name_of(reply: Option<&Reply>) -> &'static str {
+    match reply {
+        None => "an empty answer",
+        Some(Reply::Hello(_)) => "an answer to a hello",
+        Some(Reply::Progress(_)) => "progress",
+        Some(Reply::Taken(_)) => "a chunk's answer",
+        Some(Reply::Done(_)) => "done",
+        Some(Reply::Refused(_)) => "a refusal",
+    }
+}
