@@ -7,8 +7,10 @@ use prost::Message;
 use protobuf::Message as _;
 
 fn main() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
-    println!("cargo:rerun-if-changed={}", folder.display());
+    // Asked for at run time: one target folder may serve several checkouts.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the package's folder");
+    let folder = std::path::PathBuf::from(package).join("proto");
+    println!("cargo:rerun-if-changed=proto");
     let mut files: Vec<_> = std::fs::read_dir(&folder)
         .expect("the folder of .proto files can be read")
         .map(|entry| entry.expect("a folder entry can be read").path())

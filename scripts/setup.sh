@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings a Debian machine to where StrataKV builds, and does nothing where it already is.
 #
-#   1. system packages: a C and C++ compiler, make, libclang (for RocksDB's bindings)
+#   1. system packages: a C and C++ compiler, make, git; libclang (for RocksDB's bindings);
+#      pkg-config and OpenSSL's headers (the published TiKV client of the tests links it)
 #   2. a Rust toolchain, checked only
 #   3. RocksDB, compiled once (about 12 minutes on two cores) and kept as
 #      $HOME/.cache/strata/rocksdb/librocksdb.a, which every later build links
@@ -26,6 +27,8 @@ ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 ||
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
     compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
     missing+=(libclang-dev)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+ls /usr/include/openssl/ssl.h >/dev/null 2>&1 || missing+=(libssl-dev)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then
         as_root=()

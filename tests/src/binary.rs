@@ -43,7 +43,9 @@ pub(crate) fn target_folder() -> PathBuf {
 }
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    // Asked for at run time: one target folder may serve several checkouts.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo");
+    Path::new(&package).join("..")
 }
 
 /// Refuses a binary that is missing, or older than a source file of `repository`.

@@ -254,6 +254,10 @@ impl Core {
                 }
             }
             Verdict::Wait(at_least) => pause = Some(at_least),
+            // The protocol has one error for commands and answers that are too large.
+            Verdict::Fail(Error::EntryTooLarge { size }) if kind == Kind::Read => {
+                return Err(Error::AnswerTooLarge { limit: size });
+            }
             Verdict::Fail(error) => return Err(budget.close_with(error)),
             Verdict::Unknown { message, leader } => {
                 match leader {
@@ -296,6 +300,10 @@ impl Core {
             budget.note(met);
             budget.pause(Duration::ZERO).await;
             return Ok(());
+        }
+        if kind == Kind::Read && status.code() == tonic::Code::OutOfRange {
+            let limit = channels::MESSAGE_BYTES_MAX as u64;
+            return Err(Error::AnswerTooLarge { limit });
         }
         if is_final(status) {
             return Err(budget.close_with(Error::Refused {

@@ -56,6 +56,13 @@ pub enum Error {
         /// Size of the entry in bytes.
         size: u64,
     },
+    /// What was asked for is more than one answer may hold. Scans and batch gets ask for
+    /// less by themselves; this is left where a single pair is too large.
+    #[error("the answer is larger than {limit} bytes: ask for fewer rows or keys at once")]
+    AnswerTooLarge {
+        /// Most bytes of an answer.
+        limit: u64,
+    },
     /// The scheduler refused the call.
     #[error("the scheduler refused: {message}")]
     Scheduler {

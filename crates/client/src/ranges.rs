@@ -4,7 +4,8 @@
 //! region just below the bound it has reached, so descending order holds over regions too
 //! (a walk upwards would hand out each region's part in the wrong place). Each request is
 //! clipped to its region. A page is sized by the rows seen so far, and the walk goes on
-//! after its last key, so no answer has to be large.
+//! after its last key, so no answer has to be large. A page that outgrows what a store or
+//! this client allows for one answer is asked for again with half its rows.
 
 use crate::attempt::{Call, Kind};
 use crate::budget::Budget;
@@ -102,9 +103,10 @@ impl RawClient {
         let mut left = scan.limit.unwrap_or(usize::MAX);
         let (mut start, mut end) = (scan.start, scan.end);
         let (mut rows, mut bytes) = (0, 0);
+        let mut rows_max = PAGE_ROWS_MAX;
         while left > 0 && (end.is_empty() || start < end) {
             let mut budget = self.scheduler().budget();
-            let limit = page_rows(rows, bytes).min(left);
+            let mut limit = page_rows(rows, bytes).min(rows_max).min(left);
             let (route, page) = loop {
                 let route = if scan.reverse {
                     self.core.route_below(&end, &mut budget).await?
@@ -116,10 +118,18 @@ impl RawClient {
                     key_only: scan.keys_only,
                     ..request
                 };
-                if let Some(page) = self.page(&route, request, &mut budget).await? {
-                    break (route, page);
+                match self.page(&route, request, &mut budget).await {
+                    Ok(Some(page)) => break (route, page),
+                    Ok(None) => {}
+                    Err(Error::AnswerTooLarge { .. }) if limit > 1 => {
+                        limit /= 2;
+                        rows_max = limit;
+                    }
+                    Err(error) => return Err(error),
                 }
             };
+            // Large rows may be few: the limit is lifted again step by step.
+            rows_max = (2 * rows_max).min(PAGE_ROWS_MAX);
             let full = page.len() >= limit;
             let edge = page.last().map(|pair| pair.key.clone());
             for pair in page {

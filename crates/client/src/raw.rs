@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::scheduler::timed;
 use crate::{Admin, Error, Options, Result, Scheduler};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -339,12 +339,12 @@ impl RawClient {
         while !waiting.is_empty() {
             let parts = self.cut(waiting, key_and_size, &mut budget).await?;
             waiting = Vec::new();
-            let mut queue = parts.into_iter();
+            let mut queue = VecDeque::from(parts);
             let mut running = JoinSet::new();
             let mut failure = None;
             loop {
                 while failure.is_none() && running.len() < PARTS_AT_ONCE {
-                    let Some((route, part)) = queue.next() else {
+                    let Some((route, part)) = queue.pop_front() else {
                         break;
                     };
                     let core = self.core.clone();
@@ -355,13 +355,13 @@ impl RawClient {
                         let sent = core
                             .attempt(&route, kind, &mut budget, |call| send(call, items))
                             .await;
-                        (part, sent, budget)
+                        (route, part, sent, budget)
                     });
                 }
                 let Some(ended) = running.join_next().await else {
                     break;
                 };
-                let (part, sent, part_budget): (Vec<I>, Result<Option<T>>, Budget) = match ended {
+                let (route, mut part, sent, part_budget) = match ended {
                     Ok(ended) => ended,
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 };
@@ -369,6 +369,11 @@ impl RawClient {
                 match sent {
                     Ok(Some(answer)) => answers.push(answer),
                     Ok(None) => waiting.extend(part),
+                    Err(Error::AnswerTooLarge { .. }) if part.len() > 1 => {
+                        let second = part.split_off(part.len() / 2);
+                        queue.push_front((route.clone(), second));
+                        queue.push_front((route, part));
+                    }
                     Err(error) => failure = Some(error),
                 }
             }

@@ -28,6 +28,8 @@ struct State {
     pairs: BTreeMap<Bytes, Bytes>,
     faults: VecDeque<Fault>,
     requests: usize,
+    /// Most bytes of keys and values in an answer, beyond one pair.
+    answer_bytes_max: Option<usize>,
     look_ups: usize,
     version: u64,
 }
@@ -158,6 +160,23 @@ impl Scripted {
             std::future::pending::<()>().await;
         }
         ok(answer)
+    }
+}
+
+/// As a store judges it: a single pair always goes.
+fn exceeds(pairs: &[kvrpcpb::KvPair], bytes_max: Option<usize>) -> bool {
+    let bytes: usize = pairs.iter().map(|p| p.key.len() + p.value.len()).sum();
+    pairs.len() > 1 && bytes_max.is_some_and(|max| bytes > max)
+}
+
+fn too_large() -> errorpb::Error {
+    errorpb::Error {
+        message: "the answer is too large".into(),
+        raft_entry_too_large: Some(errorpb::RaftEntryTooLarge {
+            region_id: 2,
+            entry_size: 100,
+        }),
+        ..Default::default()
     }
 }
 
@@ -308,6 +327,7 @@ impl Tikv for Scripted {
             (&request.start_key, &request.end_key)
         };
         assert!(low >= BOUNDS[place], "below the region");
+        let answer_bytes_max = self.state.lock().unwrap().answer_bytes_max;
         assert!(BOUNDS[place + 1].is_empty() || (!high.is_empty() && high <= BOUNDS[place + 1]));
         self.execute(
             request.context,
@@ -325,12 +345,53 @@ impl Tikv for Scripted {
                     rows.reverse();
                 }
                 rows.truncate(request.limit as usize);
+                if exceeds(&rows, answer_bytes_max) {
+                    return kvrpcpb::RawScanResponse {
+                        region_error: Some(too_large()),
+                        ..Default::default()
+                    };
+                }
                 kvrpcpb::RawScanResponse {
                     kvs: rows,
                     ..Default::default()
                 }
             },
             refusing!(RawScanResponse),
+        )
+        .await
+    }
+
+    async fn raw_batch_get(
+        &self,
+        request: Request<kvrpcpb::RawBatchGetRequest>,
+    ) -> Answer<kvrpcpb::RawBatchGetResponse> {
+        let request = request.into_inner();
+        let answer_bytes_max = self.state.lock().unwrap().answer_bytes_max;
+        self.execute(
+            request.context,
+            |pairs| {
+                let found: Vec<kvrpcpb::KvPair> = request
+                    .keys
+                    .iter()
+                    .filter_map(|key| pairs.get_key_value(key))
+                    .map(|(key, value)| kvrpcpb::KvPair {
+                        key: key.clone(),
+                        value: value.clone(),
+                        ..Default::default()
+                    })
+                    .collect();
+                if exceeds(&found, answer_bytes_max) {
+                    return kvrpcpb::RawBatchGetResponse {
+                        region_error: Some(too_large()),
+                        ..Default::default()
+                    };
+                }
+                kvrpcpb::RawBatchGetResponse {
+                    pairs: found,
+                    ..Default::default()
+                }
+            },
+            refusing!(RawBatchGetResponse),
         )
         .await
     }
@@ -380,7 +441,6 @@ impl Tikv for Scripted {
     }
 
     not_scripted!(
-        raw_batch_get RawBatchGetRequest RawBatchGetResponse,
         raw_get_key_ttl RawGetKeyTtlRequest RawGetKeyTtlResponse,
         raw_delete RawDeleteRequest RawDeleteResponse,
         raw_batch_delete RawBatchDeleteRequest RawBatchDeleteResponse,
@@ -536,4 +596,27 @@ async fn a_server_that_never_answers_ends_in_time_and_typed() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_asked_for_in_halves() {
+    let store = Scripted::start().await;
+    let client = store.client(|_| {}).await;
+    let keys: Vec<Bytes> = (b'a'..=b'z').map(|c| Bytes::from(vec![c])).collect();
+    for (at, key) in keys.iter().enumerate() {
+        let value = vec![b'v'; if at % 5 == 0 { 90 } else { 9 }];
+        client.put(&key[..], value).await.unwrap();
+    }
+    let everything = client.scan(Scan::default()).await.unwrap();
+    assert_eq!(everything.len(), 26);
+    store.state.lock().unwrap().answer_bytes_max = Some(100);
+    let reverse = Scan {
+        reverse: true,
+        ..Scan::default()
+    };
+    assert_eq!(client.scan(Scan::default()).await.unwrap(), everything);
+    let mut backwards = client.scan(reverse).await.unwrap();
+    backwards.reverse();
+    assert_eq!(backwards, everything);
+    assert_eq!(client.batch_get(keys).await.unwrap(), everything);
 }

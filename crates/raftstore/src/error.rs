@@ -86,6 +86,19 @@ pub enum Error {
         /// Largest size that is allowed.
         limit_bytes: u64,
     },
+    /// The pairs that a read asks for are more than an answer may hold. The client asks for
+    /// fewer rows or keys. The protocol has no region error of its own for it: on the wire
+    /// it is RaftEntryTooLarge, which published clients report at once and do not repeat.
+    #[error(
+        "region {region_id}: the answer is larger than {limit_bytes} bytes \
+         (store.max-answer-size): ask for fewer rows or keys at once"
+    )]
+    AnswerTooLarge {
+        /// Region that was addressed.
+        region_id: u64,
+        /// Largest answer that is allowed.
+        limit_bytes: u64,
+    },
     /// The leader is new and has not committed an entry of its term yet.
     #[error("region {region_id}: no read index yet")]
     ReadIndexNotReady {

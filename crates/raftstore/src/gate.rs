@@ -74,6 +74,7 @@ enum LeaseRead<S> {
     Answer(Answer),
     Snapshot(S),
     ClockBehind,
+    TooLarge,
     /// The peer changed meanwhile: the shard has to look.
     Moved,
 }
@@ -192,12 +193,19 @@ impl<E: Engine> Gate<E> {
             }
             Ok(LeaseRead::Snapshot(snapshot)) => {
                 self.metrics.reads_lease.increment();
-                let task = read_task(now, entry, body, pending);
+                let task = self.read_task(now, entry, body, pending);
                 GateAction::Read { snapshot, task }
             }
             Ok(LeaseRead::ClockBehind) => {
-                GateAction::ClockWanted(read_task(now, entry, body, pending))
+                GateAction::ClockWanted(self.read_task(now, entry, body, pending))
             }
+            Ok(LeaseRead::TooLarge) => GateAction::Reply {
+                reply: pending.reply,
+                result: Err(answer_too_large(
+                    &entry.region,
+                    self.options.max_answer_bytes,
+                )),
+            },
         }
     }
 
@@ -234,10 +242,40 @@ impl<E: Engine> Gate<E> {
         let expiry = Expiry::Leader {
             wall_ms: now.wall_ms,
         };
-        Ok(match serve::<E>(&snapshot, &entry.region, body, expiry)? {
-            Served::Answer(answer) => LeaseRead::Answer(answer),
-            Served::ClockBehind => LeaseRead::ClockBehind,
-        })
+        Ok(
+            match serve::<E>(
+                &snapshot,
+                &entry.region,
+                body,
+                expiry,
+                self.options.max_answer_bytes,
+            )? {
+                Served::Answer(answer) => LeaseRead::Answer(answer),
+                Served::ClockBehind => LeaseRead::ClockBehind,
+                Served::TooLarge => LeaseRead::TooLarge,
+            },
+        )
+    }
+
+    fn read_task(
+        &self,
+        now: Now,
+        entry: &DirectoryEntry,
+        body: ReadBody,
+        pending: PendingRequest,
+    ) -> ReadTask {
+        ReadTask {
+            region: entry.region.clone(),
+            shard: entry.shard,
+            body,
+            expiry: Expiry::Leader {
+                wall_ms: now.wall_ms,
+            },
+            answer_bytes_max: self.options.max_answer_bytes,
+            deadline: pending.request.header.deadline,
+            cancellation: pending.cancellation,
+            reply: pending.reply,
+        }
     }
 
     /// The fast path: a single key that is absent or never expires needs no snapshot, for
@@ -273,22 +311,10 @@ fn is_small(body: &ReadBody) -> bool {
     }
 }
 
-fn read_task(
-    now: Now,
-    entry: &DirectoryEntry,
-    body: ReadBody,
-    pending: PendingRequest,
-) -> ReadTask {
-    ReadTask {
-        region: entry.region.clone(),
-        shard: entry.shard,
-        body,
-        expiry: Expiry::Leader {
-            wall_ms: now.wall_ms,
-        },
-        deadline: pending.request.header.deadline,
-        cancellation: pending.cancellation,
-        reply: pending.reply,
+fn answer_too_large(region: &Region, bytes_max: usize) -> Error {
+    Error::AnswerTooLarge {
+        region_id: region.id,
+        limit_bytes: bytes_max as u64,
     }
 }
 
@@ -316,12 +342,17 @@ pub fn serve_task<E: Engine>(now: Now, snapshot: &E::Snapshot, task: ReadTask) -
             result: Err(error),
         };
     }
-    match serve::<E>(snapshot, &task.region, &task.body, task.expiry) {
+    let bytes_max = task.answer_bytes_max;
+    match serve::<E>(snapshot, &task.region, &task.body, task.expiry, bytes_max) {
         Ok(Served::Answer(answer)) => ReadOutcome::Reply {
             reply: task.reply,
             result: Ok(answer),
         },
         Ok(Served::ClockBehind) => ReadOutcome::ClockWanted(task),
+        Ok(Served::TooLarge) => ReadOutcome::Reply {
+            reply: task.reply,
+            result: Err(answer_too_large(&task.region, bytes_max)),
+        },
         Err(fault) => ReadOutcome::Fatal(fault),
     }
 }

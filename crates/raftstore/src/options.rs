@@ -51,6 +51,9 @@ pub struct StoreOptions {
     pub max_parked_requests: usize,
     /// Writes of a region that may wait to be proposed, by size; one always may. 32 MiB.
     pub max_queued_write_bytes: usize,
+    /// Keys and values in the answer of a scan, a batch scan or a batch get; one pair
+    /// always goes. A larger answer is refused, never shortened. 32 MiB.
+    pub max_answer_bytes: usize,
     /// How often a leader reports its region to the scheduler. 5 s.
     pub heartbeat_interval: Duration,
     /// How often the kv engine learns which values have expired, if a region's clock has
@@ -93,6 +96,7 @@ impl Default for StoreOptions {
             apply_credits: 4,
             max_parked_requests: 4096,
             max_queued_write_bytes: 32 << 20,
+            max_answer_bytes: 32 << 20,
             heartbeat_interval: Duration::from_secs(5),
             expiry_interval: Duration::from_secs(60),
             session_ttl: Duration::from_secs(600),

@@ -223,6 +223,7 @@ impl<E: Engine> Peer<E> {
             shard: context.shard,
             body,
             expiry,
+            answer_bytes_max: context.options.max_answer_bytes,
             deadline: header.deadline,
             cancellation: pending.cancellation,
             reply: pending.reply,

@@ -31,6 +31,9 @@ pub enum Served {
     /// A value has expired by the wall clock and not by the region's: a clock entry has to
     /// be applied first.
     ClockBehind,
+    /// The pairs are more than an answer may hold. A shorter answer would be taken for a
+    /// complete one, so there is none.
+    TooLarge,
 }
 
 /// A read met what must not be on disk, or the engine failed. The store stops.
@@ -55,7 +58,8 @@ impl From<strata_storage::EngineError> for ReadFault {
     }
 }
 
-/// Serves a read.
+/// Serves a read. Keys and values of its answer come to at most `bytes_max`, beyond one
+/// pair.
 ///
 /// # Errors
 /// The engine failed or holds damaged data: the process must not go on.
@@ -64,13 +68,14 @@ pub fn serve<E: Engine>(
     region: &Region,
     body: &ReadBody,
     expiry: Expiry,
+    bytes_max: usize,
 ) -> Result<Served, ReadFault> {
     match body {
         ReadBody::System => {
             let view = SnapshotSystemView::new(snapshot.clone());
             Ok(Served::Answer(Answer::System(std::sync::Arc::new(view))))
         }
-        ReadBody::Raw(command) => serve_raw(snapshot, region, command, expiry),
+        ReadBody::Raw(command) => serve_raw(snapshot, region, command, expiry, bytes_max),
     }
 }
 
@@ -79,6 +84,7 @@ fn serve_raw(
     region: &Region,
     command: &ReadCommand,
     expiry: Expiry,
+    bytes_max: usize,
 ) -> Result<Served, ReadFault> {
     let reader = Reader {
         view,
@@ -86,12 +92,13 @@ fn serve_raw(
         expiry,
         clock_ms: Cell::new(None),
         behind: Cell::new(false),
+        bytes_max,
     };
     let answer = reader.answer(command)?;
-    Ok(if reader.behind.get() {
-        Served::ClockBehind
-    } else {
-        Served::Answer(answer)
+    Ok(match answer {
+        _ if reader.behind.get() => Served::ClockBehind,
+        Some(answer) => Served::Answer(answer),
+        None => Served::TooLarge,
     })
 }
 
@@ -109,26 +116,53 @@ struct Reader<'a, V> {
     clock_ms: Cell<Option<u64>>,
     /// Set when a value asked for a clock entry.
     behind: Cell<bool>,
+    /// Most bytes of keys and values in an answer.
+    bytes_max: usize,
+}
+
+/// Pairs of an answer, as long as they are within its limit.
+#[derive(Default)]
+struct Pairs {
+    found: Vec<(Bytes, Bytes)>,
+    bytes: usize,
+    /// A pair did not fit: there is no answer.
+    overflowed: bool,
+}
+
+impl Pairs {
+    /// Takes a pair. The first always fits: a value that was written can be read.
+    fn push(&mut self, key: Bytes, value: Bytes, bytes_max: usize) -> ControlFlow<()> {
+        self.bytes += key.len() + value.len();
+        self.overflowed = self.bytes > bytes_max && !self.found.is_empty();
+        if self.overflowed {
+            return ControlFlow::Break(());
+        }
+        self.found.push((key, value));
+        ControlFlow::Continue(())
+    }
+
+    fn into_answer(self) -> Option<Answer> {
+        (!self.overflowed).then_some(Answer::Pairs(self.found))
+    }
 }
 
 impl<V: ReadView> Reader<'_, V> {
-    fn answer(&self, command: &ReadCommand) -> Result<Answer, ReadFault> {
+    /// `None`: the answer is too large.
+    fn answer(&self, command: &ReadCommand) -> Result<Option<Answer>, ReadFault> {
+        let mut pairs = Pairs::default();
         match command {
-            ReadCommand::Get { space, key } => Ok(Answer::Value(
-                self.get(*space, key)?.map(|(value, _)| value),
-            )),
+            ReadCommand::Get { space, key } => {
+                let value = self.get(*space, key)?.map(|(value, _)| value);
+                return Ok(Some(Answer::Value(value)));
+            }
             ReadCommand::Ttl { space, key } => {
-                Ok(Answer::Ttl(self.get(*space, key)?.map(|(_, ttl)| ttl)))
+                let ttl = self.get(*space, key)?.map(|(_, ttl)| ttl);
+                return Ok(Some(Answer::Ttl(ttl)));
             }
-            ReadCommand::BatchGet { space, keys } => {
-                let mut pairs = Vec::new();
-                for key in keys {
-                    if let Some((value, _)) = self.get(*space, key)? {
-                        pairs.push((key.clone(), value));
-                    }
-                }
-                Ok(Answer::Pairs(pairs))
+            ReadCommand::Checksum { space, ranges } => {
+                return self.checksum(*space, ranges).map(Some);
             }
+            ReadCommand::BatchGet { space, keys } => self.batch_get(*space, keys, &mut pairs)?,
             ReadCommand::Scan {
                 space,
                 start,
@@ -137,14 +171,12 @@ impl<V: ReadView> Reader<'_, V> {
                 key_only,
                 reverse,
             } => {
-                let mut pairs = Vec::new();
                 let scan = RawScan {
                     space: *space,
                     limit: *limit,
                     key_only: *key_only,
                 };
                 self.scan(&scan, start, end, *reverse, &mut pairs)?;
-                Ok(Answer::Pairs(pairs))
             }
             ReadCommand::BatchScan {
                 space,
@@ -153,7 +185,6 @@ impl<V: ReadView> Reader<'_, V> {
                 key_only,
                 reverse,
             } => {
-                let mut pairs = Vec::new();
                 let scan = RawScan {
                     space: *space,
                     limit: *each_limit,
@@ -161,11 +192,29 @@ impl<V: ReadView> Reader<'_, V> {
                 };
                 for (start, end) in ranges {
                     self.scan(&scan, start, end, *reverse, &mut pairs)?;
+                    if pairs.overflowed {
+                        break;
+                    }
                 }
-                Ok(Answer::Pairs(pairs))
             }
-            ReadCommand::Checksum { space, ranges } => self.checksum(*space, ranges),
         }
+        Ok(pairs.into_answer())
+    }
+
+    fn batch_get(
+        &self,
+        space: RawSpace,
+        keys: &[Bytes],
+        pairs: &mut Pairs,
+    ) -> Result<(), ReadFault> {
+        for key in keys {
+            if let Some((value, _)) = self.get(space, key)?
+                && pairs.push(key.clone(), value, self.bytes_max).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn get(&self, space: RawSpace, key: &[u8]) -> Result<Option<(Bytes, u64)>, ReadFault> {
@@ -188,7 +237,7 @@ impl<V: ReadView> Reader<'_, V> {
         start: &[u8],
         end: &[u8],
         reverse: bool,
-        pairs: &mut Vec<(Bytes, Bytes)>,
+        pairs: &mut Pairs,
     ) -> Result<(), ReadFault> {
         let (lower, upper) = if reverse { (end, start) } else { (start, end) };
         let Some((lower, upper)) = clip(self.region, scan.space, lower, upper) else {
@@ -209,12 +258,12 @@ impl<V: ReadView> Reader<'_, V> {
             } else {
                 Bytes::copy_from_slice(value)
             };
-            pairs.push((key, value));
             left -= 1;
+            let room = pairs.push(key, value, self.bytes_max);
             if left == 0 {
                 ControlFlow::Break(())
             } else {
-                ControlFlow::Continue(())
+                room
             }
         })
     }

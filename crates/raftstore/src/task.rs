@@ -67,6 +67,8 @@ pub struct ReadTask {
     pub body: ReadBody,
     /// How expiry is judged.
     pub expiry: Expiry,
+    /// Most bytes of keys and values in the answer, beyond one pair.
+    pub answer_bytes_max: usize,
     /// When it is no longer wanted.
     pub deadline: Duration,
     /// Tells whether the sender still wants it.

@@ -288,6 +288,80 @@ fn entry_over_the_limit_is_refused() {
     assert_eq!(cluster.get("a"), Some(fits));
 }
 
+/// Three pairs of 11 bytes against a limit of 22: scans, batch scans and batch gets, served
+/// at the gate and by a reader, are whole or refused.
+#[test]
+fn answer_over_the_limit_is_refused_and_never_shortened() {
+    let options = StoreOptions {
+        max_answer_bytes: 22,
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(1, options);
+    cluster.elect_all();
+    for key in ["a", "b", "c"] {
+        written(cluster.put(key, "0123456789"));
+    }
+    let region_id = cluster.region_of(b"a");
+    let scan = |limit, reverse| {
+        let (start, end) = if reverse { ("c0", "a") } else { ("a", "c0") };
+        ReadCommand::Scan {
+            space: RawSpace::RawV1,
+            start: bytes(start),
+            end: bytes(end),
+            limit,
+            key_only: false,
+            reverse,
+        }
+    };
+    let batch_scan = |each_limit, key_only| ReadCommand::BatchScan {
+        space: RawSpace::RawV1,
+        ranges: vec![(bytes("a"), bytes("b")), (bytes("b"), bytes("d"))],
+        each_limit,
+        key_only,
+        reverse: false,
+    };
+    let batch_get = |keys: &[&str]| ReadCommand::BatchGet {
+        space: RawSpace::RawV1,
+        keys: keys.iter().map(|key| bytes(key)).collect(),
+    };
+    let many = ["ax"; 100].into_iter().chain(["a", "b", "c"]);
+    let many: Vec<&str> = many.collect();
+    let rows = [
+        (scan(2, false), Some(2)),
+        (scan(3, false), None),
+        (scan(3, true), None),
+        (batch_scan(1, false), Some(2)),
+        (batch_scan(2, false), None),
+        (batch_scan(2, true), Some(3)),
+        (batch_get(&["a", "ax", "c"]), Some(2)),
+        (batch_get(&["a", "b", "c"]), None),
+        (batch_get(&many), None),
+    ];
+    for (read, expected) in rows {
+        let shown = format!("{read:?}");
+        match (cluster.call(region_id, RequestBody::Read(read)), expected) {
+            (Ok(Answer::Pairs(pairs)), Some(count)) => assert_eq!(pairs.len(), count, "{shown}"),
+            (Err(error), None) => assert_eq!(
+                error,
+                Error::AnswerTooLarge {
+                    region_id,
+                    limit_bytes: 22
+                },
+                "{shown}"
+            ),
+            (answer, _) => panic!("{shown}: {answer:?}"),
+        }
+    }
+    // What could be written can be read: one pair always goes.
+    let long = "v".repeat(100);
+    written(cluster.put("b", &long));
+    let one = cluster.call(region_id, RequestBody::Read(batch_get(&["b"])));
+    let Ok(Answer::Pairs(pairs)) = one else {
+        panic!("{one:?}");
+    };
+    assert_eq!(pairs, [(bytes("b"), bytes(&long))]);
+}
+
 /// Without a quorum nothing is proposed once the leader has noticed: requests park, and
 /// are told that there is no leader.
 #[test]

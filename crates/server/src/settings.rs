@@ -33,6 +33,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         apply_credits: store.apply_credits as usize,
         max_parked_requests: store.max_parked_requests as usize,
         max_queued_write_bytes: store.max_queued_write_size.bytes(),
+        max_answer_bytes: store.max_answer_size.bytes(),
         expiry_interval: store.expiry_interval,
         heartbeat_interval: config.scheduler.report_interval,
         session_ttl: config.session.ttl,

@@ -190,6 +190,7 @@ impl Client {
                 | Error::StoreNotMatch { .. }
                 | Error::MismatchPeerId { .. }
                 | Error::RaftEntryTooLarge { .. }
+                | Error::AnswerTooLarge { .. }
                 | Error::DiskFull { .. }
                 | Error::Undetermined { .. }
                 | Error::Invalid(_)

@@ -369,6 +369,7 @@ pub(crate) fn is_surprising(error: &Error) -> bool {
         | Error::StoreNotMatch { .. }
         | Error::MismatchPeerId { .. }
         | Error::RaftEntryTooLarge { .. }
+        | Error::AnswerTooLarge { .. }
         | Error::DiskFull { .. }
         | Error::Invalid(_) => true,
     }

@@ -27,9 +27,9 @@ use world::World;
 
 /// Runs all scripts of one subject and compares or rewrites their output.
 fn run_folder(subject: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata")
-        .join(subject);
+    // Asked for at run time: one target folder may serve several checkouts.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo");
+    let folder = Path::new(&package).join("testdata").join(subject);
     let listing = std::fs::read_dir(&folder).expect("the folder of scripts exists");
     let mut paths: Vec<PathBuf> = listing
         .map(|entry| entry.expect("an entry").path())

@@ -115,6 +115,15 @@ fn refuse_for_capacity(error: Error, message: String, own_store_id: u64) -> Refu
                 entry_size: entry_bytes,
             });
         }),
+        Error::AnswerTooLarge {
+            region_id,
+            limit_bytes,
+        } => region(message, |e| {
+            e.raft_entry_too_large = Some(errorpb::RaftEntryTooLarge {
+                region_id,
+                entry_size: limit_bytes,
+            });
+        }),
         Error::ReadIndexNotReady { region_id } => region(message.clone(), |e| {
             e.read_index_not_ready = Some(errorpb::ReadIndexNotReady {
                 reason: message,
@@ -247,6 +256,10 @@ mod tests {
                 region_id: 2,
                 entry_bytes: 9 << 20,
                 limit_bytes: 8 << 20,
+            },
+            Error::AnswerTooLarge {
+                region_id: 2,
+                limit_bytes: 32 << 20,
             },
             Error::ReadIndexNotReady { region_id: 2 },
             Error::DiskFull { store_id: 1 },
