@@ -123,3 +123,59 @@ fn sessions_survive_a_restart() {
     }
     assert_eq!(cluster.get("a").as_deref(), Some("123455"));
 }
+
+fn single(cluster: &mut Cluster) -> (u64, Bytes) {
+    cluster.elect_all();
+    let region_id = cluster.region_of(b"a");
+    let session = opened(cluster.call(region_id, open()));
+    (region_id, session)
+}
+
+#[test]
+fn bad_input_unknown_session() {
+    let mut cluster = Cluster::new(1, StoreOptions::default());
+    let (region_id, session) = single(&mut cluster);
+    let other = cluster.region_of(b"z");
+    assert_ne!(region_id, other);
+    let elsewhere = opened(cluster.call(other, open()));
+    for unknown in [
+        Bytes::from(vec![0; 20]),
+        Bytes::from(vec![0xff; 20]),
+        elsewhere,
+    ] {
+        let outcomes = written(cluster.call(region_id, append(&unknown, 1, "x")));
+        assert_eq!(outcomes, [CommandOutcome::SessionExpired]);
+    }
+    assert_eq!(cluster.get("a"), None);
+    written(cluster.call(region_id, append(&session, 1, "y")));
+    assert_eq!(cluster.get("a").as_deref(), Some("y"));
+}
+
+#[test]
+fn bad_input_expired_session() {
+    let options = StoreOptions {
+        session_ttl: Duration::from_secs(2),
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(1, options);
+    let (region_id, session) = single(&mut cluster);
+    written(cluster.call(region_id, append(&session, 1, "x")));
+    cluster.run(Duration::from_secs(3));
+    for sequence in [1, 2] {
+        let outcomes = written(cluster.call(region_id, append(&session, sequence, "x")));
+        assert_eq!(outcomes, [CommandOutcome::SessionExpired]);
+    }
+    assert_eq!(cluster.get("a").as_deref(), Some("x"));
+}
+
+#[test]
+fn bad_input_replayed_session() {
+    let mut cluster = Cluster::new(1, StoreOptions::default());
+    let (region_id, session) = single(&mut cluster);
+    for value in ["x", "y", "z"] {
+        // Whatever the repetition asks for, it is the operation that was executed.
+        let outcomes = written(cluster.call(region_id, append(&session, 1, value)));
+        assert_eq!(outcomes, [CommandOutcome::Done]);
+    }
+    assert_eq!(cluster.get("a").as_deref(), Some("x"));
+}
