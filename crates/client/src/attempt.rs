@@ -17,7 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_proto::tikvpb::tikv_client::TikvClient;
-use strata_proto::{errorpb, kvrpcpb, metapb};
+use strata_proto::{errorpb, kvrpcpb, metapb, stratapb};
 use tonic::transport::Channel;
 
 /// How much longer than its `grpc-timeout` a request is waited for, so that the store's
@@ -48,8 +48,8 @@ pub(crate) trait StoreAnswer {
 }
 
 macro_rules! store_answers {
-    ($($name:ident),*) => {
-        $(impl StoreAnswer for kvrpcpb::$name {
+    ($($name:path),*) => {
+        $(impl StoreAnswer for $name {
             fn take_region_error(&mut self) -> Option<errorpb::Error> {
                 self.region_error.take()
             }
@@ -74,15 +74,17 @@ macro_rules! store_answers_without_refusal {
 }
 
 store_answers!(
-    RawGetResponse,
-    RawGetKeyTtlResponse,
-    RawPutResponse,
-    RawBatchPutResponse,
-    RawDeleteResponse,
-    RawBatchDeleteResponse,
-    RawDeleteRangeResponse,
-    RawCompareAndSwapResponse,
-    RawChecksumResponse
+    kvrpcpb::RawGetResponse,
+    kvrpcpb::RawGetKeyTtlResponse,
+    kvrpcpb::RawPutResponse,
+    kvrpcpb::RawBatchPutResponse,
+    kvrpcpb::RawDeleteResponse,
+    kvrpcpb::RawBatchDeleteResponse,
+    kvrpcpb::RawDeleteRangeResponse,
+    kvrpcpb::RawCompareAndSwapResponse,
+    kvrpcpb::RawChecksumResponse,
+    stratapb::OpenSessionResponse,
+    stratapb::ExecuteResponse
 );
 store_answers_without_refusal!(RawBatchGetResponse, RawScanResponse);
 
@@ -96,6 +98,8 @@ pub(crate) struct Core {
 pub(crate) struct Call {
     /// The store's service.
     pub(crate) client: TikvClient<Channel>,
+    /// The connection under it, for services of our own.
+    pub(crate) channel: Channel,
     /// Region, epoch and peer.
     pub(crate) context: kvrpcpb::Context,
     /// Time limit, to be sent along.
@@ -179,11 +183,13 @@ impl Core {
         let address = self.address(route.leader.store_id, budget).await;
         let address = address.map_err(|error| budget.close_with(error))?;
         let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
-        let client = TikvClient::new(self.scheduler.channels().to(&address)?)
+        let channel = self.scheduler.channels().to(&address)?;
+        let client = TikvClient::new(channel.clone())
             .max_decoding_message_size(channels::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(channels::MESSAGE_BYTES_MAX);
         let call = Call {
             client,
+            channel,
             context: context(route),
             time,
         };

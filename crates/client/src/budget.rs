@@ -68,6 +68,11 @@ impl Budget {
         self.last = what;
     }
 
+    /// True once an attempt may have been executed.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.unknown.is_some()
+    }
+
     /// True for the first `most` times: such a step needs no pause.
     pub(crate) fn take_free_step(&mut self, most: u32) -> bool {
         self.free_steps += 1;

@@ -15,13 +15,14 @@
 //!   limit counts over all of them.
 //! * Waiting times are jittered by a generator whose seed is part of the options.
 //!
-//! Not here: exactly-once sessions and transactions.
+//! [`clerk`] runs writes exactly once. Not here: transactions.
 
 mod admin;
 mod attempt;
 mod budget;
 mod cache;
 mod channels;
+pub mod clerk;
 mod error;
 mod options;
 mod ranges;

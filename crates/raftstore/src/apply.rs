@@ -15,7 +15,8 @@
 //! * Entries of a region come without a gap; a gap stops the process.
 //! * A command that is refused changes nothing and does not stop those after it.
 //!
-//! Elsewhere: what each command does (`apply_command`), reading the batch (`overlay`).
+//! Elsewhere: what each command does (`apply_command`), reading the batch (`overlay`), what
+//! runs only once (`session_table`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::metrics::StoreMetrics;
 use crate::overlay::Overlay;
 use crate::request::{Answer, CommandOutcome, Reply};
 use crate::serve::ReadFault;
+use crate::session_table::SessionTable;
 use crate::system::SystemStateMachine;
 use crate::task::ReadTask;
 
@@ -241,6 +243,14 @@ pub enum ApplyFault {
     /// The system region's records cannot be read.
     #[error(transparent)]
     System(#[from] crate::system::SystemViewError),
+    /// A session's record is not one that this version writes.
+    #[error("region {region_id}: the record of a client session is damaged: {detail}")]
+    CorruptSession {
+        /// The region.
+        region_id: u64,
+        /// What is wrong with it.
+        detail: &'static str,
+    },
     /// An entry cannot be decoded.
     #[error("region {region_id}: entry {index} cannot be decoded")]
     CorruptEntry {
@@ -264,6 +274,7 @@ pub enum ApplyFault {
 struct ApplyPeer {
     region: Arc<Region>,
     state: RaftApplyState,
+    sessions: SessionTable,
 }
 
 /// Applies the entries of the regions that belong to it.
@@ -285,7 +296,12 @@ impl ApplyShard {
 
     /// Adds a region with the state that is on disk.
     pub fn add_region(&mut self, region: Arc<Region>, state: RaftApplyState) {
-        self.peers.insert(region.id, ApplyPeer { region, state });
+        let peer = ApplyPeer {
+            region,
+            state,
+            sessions: SessionTable::default(),
+        };
+        self.peers.insert(peer.region.id, peer);
     }
 
     /// Executes all tasks into one batch.
@@ -481,7 +497,7 @@ impl<E: Engine> Round<'_, E> {
             self.refuse(waiting, &Error::EpochNotMatch { region_id, current });
             return Ok(());
         }
-        let outcomes = self.execute_all(peer, &command.commands)?;
+        let outcomes = self.execute_all(peer, entry.index, &command.commands)?;
         self.answer(waiting, outcomes);
         Ok(())
     }
@@ -511,19 +527,23 @@ impl<E: Engine> Round<'_, E> {
 
     fn execute_all(
         &mut self,
-        peer: &ApplyPeer,
+        peer: &mut ApplyPeer,
+        index: u64,
         commands: &[DataCommand],
     ) -> Result<Vec<CommandOutcome>, ApplyFault> {
         let mut context = CommandContext {
             kv: self.kv,
             system: self.system,
             overlay: &mut self.overlay,
+            sessions: &mut peer.sessions,
+            metrics: self.metrics,
             region: &peer.region,
             clock_ms: peer.state.region_clock_ms,
+            index,
         };
-        commands
-            .iter()
-            .map(|command| execute(&mut context, command))
+        (0..)
+            .zip(commands)
+            .map(|(place, command)| execute(&mut context, place, command))
             .collect()
     }
 

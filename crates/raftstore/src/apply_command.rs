@@ -3,20 +3,26 @@
 //! A command reads through the overlay of the batch under construction and adds its
 //! changes to it. Its outcome is the same on every replica: expiry is judged by the
 //! region's clock alone, which the entry has already moved.
+//!
+//! A command of a session goes through the session table: it is executed once, and its
+//! repetitions get the answer of that one time.
 
 use bytes::{Bytes, BytesMut};
 use strata_proto::metapb::Region;
 use strata_proto::stratapb::{
-    AppendCommand, CompareAndSwapCommand, DataCommand, DeleteRangeCommand, Mutation, RawSpace,
-    SystemCommand, WriteCommand, data_command::Body,
+    AppendCommand, CompareAndSwapCommand, DataCommand, DeleteRangeCommand, Mutation,
+    OpenSessionCommand, RawSpace, SessionOperation, SystemCommand, WriteCommand,
+    data_command::Body,
 };
 use strata_storage::{Engine, keys, raw_value};
 
 use crate::apply::ApplyFault;
 use crate::directory::SYSTEM_REGION_ID;
+use crate::metrics::StoreMetrics;
 use crate::overlay::Overlay;
 use crate::request::CommandOutcome;
 use crate::serve::{ReadFault, clip};
+use crate::session_table::{Admission, SessionTable, Surroundings, session_id};
 use crate::system::{SystemStateMachine, SystemWrites};
 
 /// Where a command is executed.
@@ -24,9 +30,13 @@ pub(crate) struct CommandContext<'a, E> {
     pub kv: &'a E,
     pub system: &'a dyn SystemStateMachine,
     pub overlay: &'a mut Overlay,
+    pub sessions: &'a mut SessionTable,
+    pub metrics: &'a StoreMetrics,
     pub region: &'a Region,
     /// The region's clock as of this entry.
     pub clock_ms: u64,
+    /// Index of the entry.
+    pub index: u64,
 }
 
 /// A value that is alive by the region's clock.
@@ -35,27 +45,73 @@ struct LiveValue {
     expires_at_ms: Option<u64>,
 }
 
-/// Executes one command.
+/// Executes the command at `place` of the entry, once if it belongs to a session.
 pub(crate) fn execute<E: Engine>(
     context: &mut CommandContext<'_, E>,
+    place: u32,
     command: &DataCommand,
 ) -> Result<CommandOutcome, ApplyFault> {
-    if command.session.is_some() {
-        return Ok(CommandOutcome::Refused);
-    }
     let of_system = context.region.id == SYSTEM_REGION_ID;
-    match &command.body {
-        Some(Body::System(system)) if of_system => context.system(system),
+    match (&command.session, &command.body) {
+        (None, Some(Body::System(system))) if of_system => context.system(system),
         _ if of_system => Ok(CommandOutcome::Refused),
-        Some(Body::Write(write)) => Ok(context.write(write)),
-        Some(Body::DeleteRange(range)) => Ok(context.delete_range(range)),
-        Some(Body::CompareAndSwap(cas)) => context.compare_and_swap(cas),
-        Some(Body::Append(append)) => context.append(append),
-        Some(Body::OpenSession(_) | Body::System(_)) | None => Ok(CommandOutcome::Refused),
+        (None, Some(Body::OpenSession(open))) => context.open_session(place, open),
+        (None, body) => context.change_data(body.as_ref()),
+        (Some(operation), body) => context.execute_once(operation, body.as_ref()),
     }
 }
 
 impl<E: Engine> CommandContext<'_, E> {
+    fn open_session(
+        &mut self,
+        place: u32,
+        open: &OpenSessionCommand,
+    ) -> Result<CommandOutcome, ApplyFault> {
+        let id = session_id(self.region.id, self.index, place);
+        let (sessions, mut surroundings) = self.sessions();
+        sessions.open(&mut surroundings, id, open)?;
+        Ok(CommandOutcome::SessionOpened(Bytes::copy_from_slice(&id)))
+    }
+
+    /// Executes an operation of a session, or repeats its answer.
+    fn execute_once(
+        &mut self,
+        operation: &SessionOperation,
+        body: Option<&Body>,
+    ) -> Result<CommandOutcome, ApplyFault> {
+        let (sessions, mut surroundings) = self.sessions();
+        match sessions.admit(&mut surroundings, operation)? {
+            Admission::Settled(outcome) => Ok(outcome),
+            Admission::Execute(admitted) => {
+                let outcome = self.change_data(body)?;
+                let (sessions, mut surroundings) = self.sessions();
+                sessions.settle(&mut surroundings, admitted, &outcome);
+                Ok(outcome)
+            }
+        }
+    }
+
+    fn sessions(&mut self) -> (&mut SessionTable, Surroundings<'_, E>) {
+        let surroundings = Surroundings {
+            kv: self.kv,
+            overlay: self.overlay,
+            metrics: self.metrics,
+            region_id: self.region.id,
+            clock_ms: self.clock_ms,
+        };
+        (self.sessions, surroundings)
+    }
+
+    fn change_data(&mut self, body: Option<&Body>) -> Result<CommandOutcome, ApplyFault> {
+        match body {
+            Some(Body::Write(write)) => Ok(self.write(write)),
+            Some(Body::DeleteRange(range)) => Ok(self.delete_range(range)),
+            Some(Body::CompareAndSwap(cas)) => self.compare_and_swap(cas),
+            Some(Body::Append(append)) => self.append(append),
+            Some(Body::OpenSession(_) | Body::System(_)) | None => Ok(CommandOutcome::Refused),
+        }
+    }
+
     /// All mutations or none: a key outside the region refuses the command.
     fn write(&mut self, write: &WriteCommand) -> CommandOutcome {
         let space = write.space();
@@ -117,7 +173,14 @@ impl<E: Engine> CommandContext<'_, E> {
         if let Some(refusal) = self.outside(space, &append.key) {
             return Ok(refusal);
         }
-        let (value, expiry) = match self.live(space, &append.key)? {
+        let live = self.live(space, &append.key)?;
+        let old_bytes = live.as_ref().map_or(0, |live| live.value.len());
+        let bytes = (old_bytes + append.value.len()) as u64;
+        let limit_bytes = append.max_value_bytes;
+        if limit_bytes > 0 && bytes > limit_bytes {
+            return Ok(CommandOutcome::ValueTooLarge { bytes, limit_bytes });
+        }
+        let (value, expiry) = match live {
             None => (append.value.clone(), None),
             Some(live) => {
                 let mut whole = BytesMut::with_capacity(live.value.len() + append.value.len());

@@ -10,13 +10,14 @@
 use bytes::Bytes;
 use prost::Message as _;
 use strata_proto::metapb::{Peer, Region};
-use strata_proto::stratapb::{DataCommand, RawSpace, data_command::Body};
-use strata_storage::keys;
+use strata_proto::stratapb::{DataCommand, RawSpace, SessionOperation, data_command::Body};
+use strata_storage::{keys, raw_value};
 
 use crate::directory::SYSTEM_REGION_ID;
 use crate::error::{Error, InvalidRequest};
 use crate::options::StoreOptions;
 use crate::request::{ReadCommand, RequestBody, RequestHeader};
+use crate::stamp::stamp_bytes;
 
 /// Bytes of an entry beside its commands: clock, epoch and field headers.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
@@ -130,9 +131,9 @@ fn check_write(
     Ok(bytes)
 }
 
-/// Size of a command within an entry.
+/// Size of a command within an entry, with what its leader adds.
 pub(crate) fn command_bytes(command: &DataCommand) -> usize {
-    let length = command.encoded_len();
+    let length = command.encoded_len() + stamp_bytes(command);
     length + 1 + prost::length_delimiter_len(length)
 }
 
@@ -149,21 +150,52 @@ fn check_entry_size(options: &StoreOptions, region_id: u64, bytes: usize) -> Res
 }
 
 fn check_command(options: &StoreOptions, command: &DataCommand) -> Result<(), InvalidRequest> {
-    if command.session.is_some() {
-        return Err(InvalidRequest::SessionsUnsupported);
+    if let Some(operation) = &command.session {
+        check_session(operation, command)?;
     }
     match &command.body {
         None => Err(InvalidRequest::NoCommand),
-        Some(Body::Write(write)) => write
-            .mutations
-            .iter()
-            .try_for_each(|mutation| check_key(options, write.space(), &mutation.key)),
+        Some(Body::Write(write)) => write.mutations.iter().try_for_each(|mutation| {
+            check_key(options, write.space(), &mutation.key)?;
+            check_ttl(mutation.ttl_seconds)
+        }),
         Some(Body::DeleteRange(range)) => check_range(&range.start_key, &range.end_key, false),
-        Some(Body::CompareAndSwap(cas)) => check_key(options, cas.space(), &cas.key),
+        Some(Body::CompareAndSwap(cas)) => {
+            check_key(options, cas.space(), &cas.key)?;
+            check_ttl(cas.ttl_seconds)
+        }
         Some(Body::Append(append)) => check_key(options, append.space(), &append.key),
-        Some(Body::OpenSession(_)) => Err(InvalidRequest::SessionsUnsupported),
+        Some(Body::OpenSession(_)) => Ok(()),
         Some(Body::System(_)) => Err(InvalidRequest::WrongKindOfRegion),
     }
+}
+
+/// The form of a session's operation; only the log knows whether the session is open.
+fn check_session(
+    operation: &SessionOperation,
+    command: &DataCommand,
+) -> Result<(), InvalidRequest> {
+    let bytes = operation.session_id.len();
+    if bytes != keys::SESSION_ID_BYTES {
+        return Err(InvalidRequest::MalformedSession { bytes });
+    }
+    if operation.sequence == 0 {
+        return Err(InvalidRequest::SequenceZero);
+    }
+    if matches!(command.body, Some(Body::OpenSession(_))) {
+        return Err(InvalidRequest::NotForSessions);
+    }
+    Ok(())
+}
+
+fn check_ttl(seconds: u64) -> Result<(), InvalidRequest> {
+    if seconds > raw_value::TTL_SECONDS_MAX {
+        return Err(InvalidRequest::TtlTooLong {
+            seconds,
+            limit_seconds: raw_value::TTL_SECONDS_MAX,
+        });
+    }
+    Ok(())
 }
 
 fn check_key(options: &StoreOptions, space: RawSpace, key: &Bytes) -> Result<(), InvalidRequest> {

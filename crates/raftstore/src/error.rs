@@ -155,9 +155,26 @@ pub enum InvalidRequest {
     /// A key of API v2 is shorter than mode and keyspace, or of another mode.
     #[error("the key is not of the form that API v2 demands")]
     NotAVersion2Key,
-    /// The command asks for a session; sessions do not exist yet.
-    #[error("client sessions are not supported")]
-    SessionsUnsupported,
+    /// A session's id is 20 bytes.
+    #[error("a session id of {bytes} bytes, it has 20")]
+    MalformedSession {
+        /// Length of what was given.
+        bytes: usize,
+    },
+    /// Sequence numbers begin with 1.
+    #[error("sequence number 0, they begin with 1")]
+    SequenceZero,
+    /// A session cannot be opened within a session.
+    #[error("the command cannot belong to a session")]
+    NotForSessions,
+    /// The time to live ends beyond all clocks.
+    #[error("a time to live of {seconds} s is above the limit of {limit_seconds} s")]
+    TtlTooLong {
+        /// What was asked for.
+        seconds: u64,
+        /// Longest that is allowed.
+        limit_seconds: u64,
+    },
     /// A write without any command, or a command without a body.
     #[error("the request holds no command")]
     NoCommand,

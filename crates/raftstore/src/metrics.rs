@@ -54,6 +54,12 @@ store_metrics! {
     clock_proposals,
     /// Entries applied.
     applied_entries,
+    /// Client sessions opened, on all replicas of this store.
+    sessions_opened,
+    /// Client sessions that expired or went because there were too many.
+    sessions_expired,
+    /// Operations of sessions that were answered from the table: repeated by a client.
+    session_repeats,
     /// Batches written to the kv engine by apply.
     apply_batches,
     /// Batches written to the raft engine.

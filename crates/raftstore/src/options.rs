@@ -75,6 +75,11 @@ pub struct StoreOptions {
     pub snapshot_keep_time: Duration,
     /// How often snapshot files that nobody wants are removed. 1 min.
     pub snapshot_gc_interval: Duration,
+    /// A session that a leader of this store opens expires when the region's clock is so
+    /// far behind its last use. 10 min.
+    pub session_ttl: Duration,
+    /// Most sessions of a region; the oldest go. 4096.
+    pub max_sessions_per_region: u32,
     /// Seed of the election timeouts. Different at every start.
     pub seed: u64,
     /// False: the store drops all raft messages both ways and never campaigns, until
@@ -117,6 +122,8 @@ impl Default for StoreOptions {
             snapshot_send_timeout: Duration::from_secs(600),
             snapshot_keep_time: Duration::from_secs(1800),
             snapshot_gc_interval: Duration::from_secs(60),
+            session_ttl: Duration::from_secs(600),
+            max_sessions_per_region: 4096,
             seed: 0,
             admitted: true,
         }
@@ -180,6 +187,14 @@ impl StoreOptions {
             ),
             (self.log_credits > 0, "log_credits must be at least 1"),
             (self.apply_credits > 0, "apply_credits must be at least 1"),
+            (
+                self.session_ttl >= Duration::from_millis(1),
+                "session_ttl must be at least 1 ms",
+            ),
+            (
+                self.max_sessions_per_region > 0,
+                "max_sessions_per_region must be at least 1",
+            ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, line)) => Err((*line).to_owned()),

@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::peer::{Peer, refuse_expired};
 use crate::request::RequestBody;
 use crate::shard::StepContext;
+use crate::stamp::stamp_limits;
 use crate::task::{Expiry, PendingRequest, ReadTask};
 
 /// Shortest time between two entries that only move a region's clock.
@@ -110,6 +111,7 @@ impl<E: Engine> Peer<E> {
             .map(|pending| take_commands(pending, &mut commands))
             .collect();
         let total = commands.len() as u64;
+        stamp_limits(&mut commands, context.options);
         let entry = self.entry(context, commands);
         match self
             .raft

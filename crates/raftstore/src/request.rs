@@ -201,6 +201,27 @@ pub enum CommandOutcome {
     },
     /// The response of the system region's state machine.
     System(Bytes),
+    /// A session was opened; its id, 20 bytes.
+    SessionOpened(Bytes),
+    /// The session of the command is not known: it expired, or never was. The command was
+    /// not executed.
+    SessionExpired,
+    /// The sequence number is neither that of the session's last operation nor the next
+    /// one. The command was not executed.
+    SequenceMismatch {
+        /// The command's number.
+        sequence: u64,
+        /// That of the session's last operation; 0: there was none.
+        last_sequence: u64,
+    },
+    /// The value would have become longer than an entry may be; the command changed
+    /// nothing.
+    ValueTooLarge {
+        /// Length that the value would have had.
+        bytes: u64,
+        /// Largest length that is allowed.
+        limit_bytes: u64,
+    },
     /// The command has no body that this version knows, or a key that cannot exist; it
     /// changed nothing.
     Refused,

@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use strata_proto::metapb::{Peer, RegionEpoch};
-use strata_proto::stratapb::{DataCommand, RawSpace, SessionOperation};
+use strata_proto::stratapb::{
+    DataCommand, OpenSessionCommand, RawSpace, SessionOperation, data_command::Body,
+};
 use strata_raftstore::{
     Answer, Error, InvalidRequest, ReadCommand, Reply, Request, RequestBody, StoreEvent,
     StoreOptions,
@@ -238,8 +240,22 @@ fn malformed_requests_are_refused_at_the_edge() {
     let mut session = write_command(&[("a", Some("1"), 0)]);
     session.session = Some(SessionOperation::default());
     assert_eq!(
+        refuse(RequestBody::Write(vec![session.clone()])),
+        InvalidRequest::MalformedSession { bytes: 0 }
+    );
+    session.session = Some(SessionOperation {
+        session_id: vec![0; 20].into(),
+        sequence: 0,
+    });
+    assert_eq!(
+        refuse(RequestBody::Write(vec![session.clone()])),
+        InvalidRequest::SequenceZero
+    );
+    session.session.as_mut().unwrap().sequence = 1;
+    session.body = Some(Body::OpenSession(OpenSessionCommand::default()));
+    assert_eq!(
         refuse(RequestBody::Write(vec![session])),
-        InvalidRequest::SessionsUnsupported
+        InvalidRequest::NotForSessions
     );
 }
 
@@ -593,4 +609,35 @@ fn overwritten_proposal_is_undetermined_and_may_be_executed() {
         cluster.leader(region_id) == Some(keeper)
     });
     assert_eq!(cluster.get("a").as_deref(), Some("3"));
+}
+
+/// Clock and time to live must have a sum.
+#[test]
+fn bad_input_ttl_overflow() {
+    let mut cluster = cluster(1);
+    let region_id = cluster.region_of(b"a");
+    let longest = i64::MAX as u64 / 1000;
+    for seconds in [u64::MAX, u64::MAX / 1000, longest + 1] {
+        let mut swap = cas("a", None, Some("1"));
+        if let Some(Body::CompareAndSwap(cas)) = &mut swap.body {
+            cas.ttl_seconds = seconds;
+        }
+        let put = write(&[("a", Some("1"), seconds)]);
+        for body in [put, RequestBody::Write(vec![swap])] {
+            match refused(cluster.call(region_id, body)) {
+                Error::Invalid(reason) => assert_eq!(
+                    reason,
+                    InvalidRequest::TtlTooLong {
+                        seconds,
+                        limit_seconds: longest
+                    }
+                ),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(cluster.get("a"), None);
+    // The longest that is allowed is a very long life, not none.
+    written(cluster.call(region_id, write(&[("a", Some("1"), longest)])));
+    assert_eq!(cluster.get("a").as_deref(), Some("1"));
 }

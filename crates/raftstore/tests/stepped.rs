@@ -212,12 +212,47 @@ fn append_keeps_what_was_there() {
             space: RawSpace::RawV1.into(),
             key: bytes("a"),
             value: bytes(value),
+            max_value_bytes: 0,
         }))])
     };
     let region_id = cluster.region_of(b"a");
     written(cluster.call(region_id, append("x")));
     written(cluster.call(region_id, append("yz")));
     assert_eq!(cluster.get("a").as_deref(), Some("xyz"));
+}
+
+/// The limit is the leader's, and stands in the entry.
+#[test]
+fn append_keeps_the_expiry_and_stays_below_the_entry_limit() {
+    let options = StoreOptions {
+        max_entry_bytes: 1000,
+        ..StoreOptions::default()
+    };
+    let mut cluster = Cluster::new(1, options);
+    cluster.elect_all();
+    let append = |value: &str| {
+        RequestBody::Write(vec![command(Body::Append(AppendCommand {
+            space: RawSpace::RawV1.into(),
+            key: bytes("a"),
+            value: bytes(value),
+            max_value_bytes: 0,
+        }))])
+    };
+    let region_id = cluster.region_of(b"a");
+    written(cluster.call(region_id, write(&[("a", Some("x"), 2)])));
+    let long = "y".repeat(600);
+    assert_eq!(
+        written(cluster.call(region_id, append(&long))),
+        [CommandOutcome::Done]
+    );
+    let refused = CommandOutcome::ValueTooLarge {
+        bytes: 1201,
+        limit_bytes: 1000,
+    };
+    assert_eq!(written(cluster.call(region_id, append(&long))), [refused]);
+    assert_eq!(cluster.get("a").map(|value| value.len()), Some(601));
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.get("a"), None);
 }
 
 /// A value is gone when the log says so: the read that finds it expired by the leader's

@@ -5,6 +5,7 @@
 //! or of the scheduler, waits within the deadline, and turns the result into the answer
 //! that published clients expect.
 
+mod clerk_service;
 mod cluster;
 pub mod config;
 mod deadline;

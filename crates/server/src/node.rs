@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use slog::{Logger, info, warn};
 use strata_proto::pdpb::pd_server::PdServer;
 use strata_proto::stratapb::StoreIdent;
+use strata_proto::stratapb::clerk_server::ClerkServer;
 use strata_proto::stratapb::store_transport_server::StoreTransportServer;
 use strata_proto::stratapb::strata_server::StrataServer;
 use strata_proto::tikvpb::tikv_server::TikvServer;
@@ -27,6 +28,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tonic::service::Routes;
 
+use crate::clerk_service::ClerkService;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::disk::DiskSpace;
@@ -231,6 +233,12 @@ impl Node {
             self.config.store.max_key_size.bytes(),
             self.metrics.clone(),
         );
+        let clerk = ClerkService {
+            store: store.clone(),
+            store_id: self.cluster.store_id,
+            config: self.config.server.clone(),
+            metrics: self.metrics.clone(),
+        };
         let pd = PdService::new(self.locator.clone(), self.logger.clone());
         let tools = ToolService {
             locator: self.locator.clone(),
@@ -270,6 +278,7 @@ impl Node {
             .add_service(PdServer::new(pd).max_decoding_message_size(limit))
             .add_service(StoreTransportServer::new(transport).max_decoding_message_size(limit))
             .add_service(StrataServer::new(tools).max_decoding_message_size(limit))
+            .add_service(ClerkServer::new(clerk).max_decoding_message_size(limit))
             .into_axum_router()
             .fallback(http::unknown)
             .merge(http::routes(plain))

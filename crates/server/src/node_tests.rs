@@ -7,8 +7,13 @@ use bytes::Bytes;
 use strata_proto::kvrpcpb::*;
 use strata_proto::pdpb::pd_client::PdClient;
 use strata_proto::pdpb::*;
+use strata_proto::stratapb::clerk_client::ClerkClient;
 use strata_proto::stratapb::strata_client::StrataClient;
-use strata_proto::stratapb::{StatusRequest, WatchRegionsRequest};
+use strata_proto::stratapb::{
+    AppendCommand, DataCommand, ExecuteRequest, Executed, OpenSessionRequest, SequenceMismatch,
+    SessionAnswer, SessionExpired, SessionOperation, StatusRequest, WatchRegionsRequest,
+    data_command::Body, execute_response, session_answer,
+};
 use strata_proto::tikvpb::tikv_client::TikvClient;
 use strata_storage::MemEngine;
 use strata_storage::bootstrap::ClusterSpec;
@@ -201,6 +206,96 @@ async fn one_node_serves_raw_calls_over_a_socket() {
     };
     let answer = tikv.raw_scan(scan).await.unwrap().into_inner();
     assert_eq!(answer, RawScanResponse::default());
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_runs_the_writes_of_a_session_once() {
+    let served = Served::start().await;
+    let channel = served.channel().await;
+    let mut pd = PdClient::new(channel.clone());
+    let mut tikv = TikvClient::new(channel.clone());
+    let mut clerk = ClerkClient::new(channel);
+    let context = context(&mut pd, b"k").await;
+    let opening = OpenSessionRequest {
+        context: Some(context.clone()),
+    };
+    let opened = clerk.open_session(opening.clone()).await.unwrap();
+    let opened = opened.into_inner();
+    assert!(opened.region_error.is_none() && opened.error.is_empty());
+    assert_eq!(opened.session_id.len(), 20);
+    let mut request = ExecuteRequest {
+        context: Some(context.clone()),
+        command: Some(DataCommand {
+            session: Some(SessionOperation {
+                session_id: opened.session_id,
+                sequence: 1,
+            }),
+            body: Some(Body::Append(AppendCommand {
+                key: Bytes::from_static(b"k"),
+                value: Bytes::from_static(b"v"),
+                ..Default::default()
+            })),
+        }),
+    };
+    // Sent again, it is answered again and not executed again.
+    for _ in 0..2 {
+        let answer = clerk.execute(request.clone()).await.unwrap().into_inner();
+        let executed = SessionAnswer {
+            outcome: Some(session_answer::Outcome::Executed(Executed {})),
+        };
+        assert_eq!(
+            answer.outcome,
+            Some(execute_response::Outcome::Answer(executed))
+        );
+    }
+    let get = RawGetRequest {
+        context: Some(context.clone()),
+        key: Bytes::from_static(b"k"),
+        ..Default::default()
+    };
+    let answer = tikv.raw_get(get).await.unwrap().into_inner();
+    assert_eq!(&answer.value[..], b"v");
+    // Refusals say what a client needs to go on.
+    let session = |request: &mut ExecuteRequest, change: &dyn Fn(&mut SessionOperation)| {
+        let command = request.command.as_mut().unwrap();
+        change(command.session.as_mut().unwrap());
+    };
+    session(&mut request, &|session| session.sequence = 7);
+    let answer = clerk.execute(request.clone()).await.unwrap().into_inner();
+    let mismatch = SequenceMismatch {
+        sequence: 7,
+        last_sequence: 1,
+    };
+    assert_eq!(
+        answer.outcome,
+        Some(execute_response::Outcome::SequenceMismatch(mismatch))
+    );
+    session(&mut request, &|session| {
+        session.session_id = vec![9; 20].into();
+    });
+    let answer = clerk.execute(request.clone()).await.unwrap().into_inner();
+    assert_eq!(
+        answer.outcome,
+        Some(execute_response::Outcome::SessionExpired(SessionExpired {}))
+    );
+    session(&mut request, &|session| session.session_id = Bytes::new());
+    let answer = clerk.execute(request.clone()).await.unwrap().into_inner();
+    assert!(answer.error.contains("20"), "{answer:?}");
+    request.command.as_mut().unwrap().session = None;
+    let answer = clerk.execute(request.clone()).await.unwrap().into_inner();
+    assert!(answer.error.contains("session"), "{answer:?}");
+    request.context.as_mut().unwrap().region_id = 1;
+    request.command.as_mut().unwrap().session = Some(SessionOperation {
+        session_id: vec![9; 20].into(),
+        sequence: 1,
+    });
+    let answer = clerk.execute(request).await.unwrap().into_inner();
+    assert!(answer.region_error.unwrap().region_not_found.is_some());
+    let mut elsewhere = opening;
+    elsewhere.context.as_mut().unwrap().region_id = 4711;
+    let answer = clerk.open_session(elsewhere).await.unwrap().into_inner();
+    assert!(answer.region_error.unwrap().region_not_found.is_some());
     served.stop().await;
 }
 

@@ -36,6 +36,8 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         max_answer_bytes: store.max_answer_size.bytes(),
         expiry_interval: store.expiry_interval,
         heartbeat_interval: config.scheduler.report_interval,
+        session_ttl: config.session.ttl,
+        max_sessions_per_region: u32::try_from(config.session.max_per_region).unwrap_or(u32::MAX),
         seed,
         admitted,
     }

@@ -4,7 +4,7 @@
 //! leader that a refusal names, tries the next store where none is named, waits where it
 //! is told that the server is busy, and gives an attempt up when no answer comes. Every
 //! attempt is a new operation in the history, for without a session nothing ties two
-//! attempts together.
+//! attempts together. A clerk's attempts in a session are one ([`clerk`](crate::clerk)).
 //!
 //! The decisions are here and touch nothing else; the cluster sends, waits and records.
 
@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use strata_client::clerk::course::{Sessions, Step};
 use strata_proto::metapb::Region;
 use strata_raftstore::{Answer, Error};
 
+use crate::clerk::Entered;
 use crate::history::OperationId;
 use crate::operation::ClientOperation;
 use crate::workload::Workload;
@@ -70,6 +72,8 @@ pub(crate) struct Attempt {
     /// Entries of the history.
     pub entries: Vec<OperationId>,
     pub keys: Vec<bytes::Bytes>,
+    /// What a clerk sent for it in a session.
+    pub step: Option<Step>,
 }
 
 /// A client and what it is at.
@@ -94,6 +98,10 @@ pub(crate) struct Client {
     /// True: half of the operations whose outcome is not known are given up. False: they
     /// are tried until they are acknowledged.
     pub gives_up: bool,
+    /// A clerk's sessions; `None`: each attempt is an operation of its own.
+    pub clerk: Option<Sessions>,
+    /// A clerk's operation in the history, between two attempts.
+    pub entered: Option<Entered>,
 }
 
 impl Client {
@@ -110,6 +118,8 @@ impl Client {
             acknowledged: 0,
             last_answer: None,
             gives_up: workload_given,
+            clerk: None,
+            entered: None,
         }
     }
 

@@ -18,6 +18,7 @@
 mod acknowledged;
 mod calls;
 mod checks;
+mod clerk;
 mod client;
 mod clock;
 mod cluster;

@@ -123,6 +123,7 @@ impl ClientOperation {
                 space: space.into(),
                 key,
                 value,
+                max_value_bytes: 0,
             })),
             Self::CompareAndSwap { key, expected, new } => {
                 command(Body::CompareAndSwap(CompareAndSwapCommand {

@@ -35,6 +35,8 @@ pub struct Scenario {
     pub clients: u64,
     /// What clients do.
     pub mix: Mix,
+    /// True: the clients are clerks, whose writes are executed once.
+    pub clerks: bool,
     /// Messages, requests and answers get lost, doubled, late and overtaken.
     pub unreliable: bool,
     /// The stores fall into two groups again and again.
@@ -65,6 +67,7 @@ impl Scenario {
             regions: 6,
             clients: 5,
             mix: Mix::append_and_scan(),
+            clerks: false,
             unreliable: false,
             partitions: false,
             crashes: false,
@@ -108,7 +111,11 @@ impl Scenario {
         for round in 0..self.rounds {
             for client in 0..self.clients {
                 let workload = self.workload(&spread, client, round);
-                cluster.add_client(workload);
+                if self.clerks {
+                    cluster.add_clerk(Some(workload));
+                } else {
+                    cluster.add_client(workload);
+                }
             }
             if self.unreliable {
                 cluster.network.set_weather(Weather::unreliable());

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::Rng;
+use strata_client::clerk::course::Step;
 use strata_proto::metapb::Region;
-use strata_raftstore::{Answer, Error, Request, RequestHeader, SYSTEM_REGION_ID};
+use strata_raftstore::{Answer, Error, Request, RequestBody, RequestHeader, SYSTEM_REGION_ID};
 
+use crate::clerk::{Entered, needs_session};
 use crate::client::{Attempt, AttemptResult, Client, ClientId, Next};
 use crate::cluster::{Cluster, Event};
-use crate::history::OperationId;
 use crate::network::between;
 use crate::operation::ClientOperation;
 use crate::violation::Violation;
@@ -159,8 +160,7 @@ impl Cluster {
         let replica_read =
             operation.reads() && replica_reads > 0.0 && self.rng.random_bool(replica_reads);
         let store = client.target(&region, replica_read, &mut self.rng);
-        let space = self.options.space;
-        let (keys, entries) = self.enter_into_history(client.id, &operation, &region);
+        let (step, body, (keys, entries)) = self.prepare_attempt(client, &operation, &region);
         let header = RequestHeader {
             region_id: region.id,
             peer: region
@@ -172,10 +172,7 @@ impl Cluster {
             replica_read,
             ..RequestHeader::default()
         };
-        let request = Request {
-            header,
-            body: operation.body(space),
-        };
+        let request = Request { header, body };
         let allowed = self.options.attempt_time;
         let record = match &operation {
             ClientOperation::SystemGet(record) => Some(record.clone()),
@@ -186,6 +183,7 @@ impl Cluster {
             call,
             entries,
             keys,
+            step,
         });
         let cancelled = client.workload.as_ref().map_or(0.0, |w| w.cancelled);
         if cancelled > 0.0 && self.rng.random_bool(cancelled) {
@@ -194,13 +192,28 @@ impl Cluster {
         }
     }
 
+    /// What is sent, with the operation's keys and entries of the history.
+    fn prepare_attempt(
+        &mut self,
+        client: &mut Client,
+        operation: &ClientOperation,
+        region: &Region,
+    ) -> (Option<Step>, RequestBody, Entered) {
+        if client.clerk.is_some() && needs_session(operation) {
+            let (step, body, entered) = self.prepare_clerk_attempt(client, operation);
+            return (Some(step), body, entered);
+        }
+        let entered = self.enter_into_history(client.id, operation, region);
+        (None, operation.body(self.options.space), entered)
+    }
+
     /// Enters an attempt into the history; its keys with their entries.
-    fn enter_into_history(
+    pub(crate) fn enter_into_history(
         &mut self,
         client: ClientId,
         operation: &ClientOperation,
         region: &Region,
-    ) -> (Vec<Bytes>, Vec<OperationId>) {
+    ) -> Entered {
         let now = self.queue.now().as_micros() as u64;
         operation
             .actions(self.options.space, region, &self.universe)
@@ -212,7 +225,7 @@ impl Cluster {
             .unzip()
     }
 
-    fn region_for(&self, operation: &ClientOperation) -> &Region {
+    pub(crate) fn region_for(&self, operation: &ClientOperation) -> &Region {
         match operation.anchor() {
             Some(key) => self.region_of(key),
             None => self
@@ -242,9 +255,13 @@ impl Cluster {
             && let Some(attempt) = client.attempt.take()
             && let Some(operation) = client.operation.clone()
         {
-            self.record(&client, &operation, &attempt, result);
-            let region = self.region_for(&operation).clone();
-            let next = client.decide(&region, store, result, &mut self.rng);
+            let next = if attempt.step.is_some() {
+                self.finish_clerk_attempt(&mut client, &operation, attempt, store, result)
+            } else {
+                self.record(&client, &operation, &attempt, result);
+                let region = self.region_for(&operation).clone();
+                client.decide(&region, store, result, &mut self.rng)
+            };
             self.go_on(&mut client, &operation, next, result);
         }
         self.clients.insert(id, client);
@@ -261,7 +278,9 @@ impl Cluster {
             Next::Again(delay) => delay,
             Next::Done | Next::GiveUp => {
                 client.operation = None;
-                if let AttemptResult::Answered(answer) = result {
+                if next == Next::Done
+                    && let AttemptResult::Answered(answer) = result
+                {
                     client.acknowledged += 1;
                     client.last_answer = Some(answer.clone());
                 }
@@ -281,7 +300,7 @@ impl Cluster {
     }
 
     /// Enters what an attempt came to into the history.
-    fn record(
+    pub(crate) fn record(
         &mut self,
         client: &Client,
         operation: &ClientOperation,
@@ -334,7 +353,7 @@ impl Cluster {
 }
 
 /// True for refusals that a client with the right layout never gets.
-fn is_surprising(error: &Error) -> bool {
+pub(crate) fn is_surprising(error: &Error) -> bool {
     match error {
         Error::NotLeader { .. }
         | Error::StaleCommand { .. }

@@ -17,6 +17,10 @@ const FLAGS_EXPIRY: u8 = 1;
 const EXPIRY_BYTES: usize = 8;
 const MILLISECONDS_PER_SECOND: u64 = 1000;
 
+/// Longest time to live in seconds. Half of what 64 bits of milliseconds can count: the
+/// other half is left to the clock, so that no expiry ever overflows.
+pub const TTL_SECONDS_MAX: u64 = i64::MAX as u64 / MILLISECONDS_PER_SECOND;
+
 /// Why an engine value is not a raw value. Such a value was damaged or not written by us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RawValueError {

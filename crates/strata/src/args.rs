@@ -209,6 +209,24 @@ pub enum KvCommand {
         #[arg(long, default_value_t = 0)]
         ttl: u64,
     },
+    /// Append to the value of a key, once; an absent key is written. Keeps its expiry.
+    #[command(
+        override_usage = "strata kv append [OPTIONS] <KEY> <VALUE|-|--file FILE>",
+        group = ArgGroup::new("appended").required(true).args(["value", "file"]),
+        after_help = "Examples:
+  strata kv append journal 'one more line'
+  date | strata kv append journal -
+  strata kv append --hex 00ff 0a"
+    )]
+    Append {
+        /// The key, as text or with --hex.
+        key: String,
+        /// What is appended; `-` reads it from stdin, as it is.
+        value: Option<String>,
+        /// Read what is appended from a file, as it is.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
     /// Remove a key.
     #[command(after_help = "Examples:
   strata kv delete greeting")]

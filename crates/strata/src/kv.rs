@@ -9,6 +9,7 @@ use serde_json::json;
 use std::io::Read;
 use std::path::Path;
 use strata_client::Scan;
+use strata_client::clerk::Clerk;
 
 /// Runs one operation.
 pub async fn run(global: &Global, args: KvArgs) -> Outcome {
@@ -23,15 +24,18 @@ pub async fn run(global: &Global, args: KvArgs) -> Outcome {
         } => {
             let key = checked(&key, hex)?;
             let value = read_value(value.as_deref(), file.as_deref(), hex)?;
-            connect(global)
-                .await?
-                .put_with_ttl(&key, value, ttl)
-                .await?;
+            clerk(global).await?.put_with_ttl(&key, value, ttl).await?;
+            done(global)
+        }
+        KvCommand::Append { key, value, file } => {
+            let key = checked(&key, hex)?;
+            let value = read_value(value.as_deref(), file.as_deref(), hex)?;
+            clerk(global).await?.append(&key, value).await?;
             done(global)
         }
         KvCommand::Delete { key } => {
             let key = checked(&key, hex)?;
-            connect(global).await?.delete(&key).await?;
+            clerk(global).await?.delete(&key).await?;
             done(global)
         }
         KvCommand::Scan {
@@ -69,6 +73,11 @@ pub async fn run(global: &Global, args: KvArgs) -> Outcome {
             cas(global, &key, old, new, hex).await
         }
     }
+}
+
+/// Writes of single keys are executed once, however often they have to be sent.
+async fn clerk(global: &Global) -> Result<Clerk, Failure> {
+    Ok(Clerk::new(connect(global).await?))
 }
 
 async fn get(global: &Global, key: &[u8], hex: bool) -> Outcome {
@@ -129,10 +138,7 @@ async fn print_scan(global: &Global, scan: Scan, hex: bool) -> Outcome {
 }
 
 async fn cas(global: &Global, key: &[u8], old: Option<Bytes>, new: Bytes, hex: bool) -> Outcome {
-    let swapped = connect(global)
-        .await?
-        .compare_and_swap(key, old, new)
-        .await?;
+    let swapped = clerk(global).await?.compare_and_swap(key, old, new).await?;
     let previous = swapped.previous.as_ref();
     let line = json!({
         "succeeded": swapped.succeeded,

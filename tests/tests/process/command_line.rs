@@ -55,6 +55,17 @@ async fn keys_are_read_and_written() {
     shell.ok(&["kv", "cas", "lock", "--old", "a", "--new", "b"]);
     assert_eq!(shell.ok(&["kv", "get", "lock"]), "b\n");
 
+    shell.ok(&["kv", "append", "journal", "one"]);
+    shell
+        .run(&["kv", "append", "journal", "-"], b"\ntwo\n")
+        .expect(0);
+    assert_eq!(shell.ok(&["kv", "get", "journal"]), "one\ntwo\n\n");
+
+    shell.run(&["kv", "append", "journal"], b"").expect(2);
+    shell.run(&["kv", "append", "", "x"], b"").expect(3);
+    let done = shell.ok(&["kv", "append", "journal", "x", "--format", "json"]);
+    assert_eq!(done.trim(), r#"{"ok":true}"#);
+
     shell.run(&["kv", "get"], b"").expect(2);
     shell.run(&["kv", "get", "--hex", "0"], b"").expect(2);
     shell.run(&["kv", "scan", "b", "a"], b"").expect(3);

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_input_requests;
+mod clerk;
 mod command_line;
 mod crash;
 mod direct;

@@ -168,6 +168,14 @@ settings! {
         /// Largest key, in the form that clients send.
         max_key_size: Size = "store.max-key-size", "8KiB", "16B" ..= "64KiB";
     }
+    /// Client sessions, within which a repeated write is executed once.
+    session SessionConfig {
+        /// A session that was not used for so long expires; the clock of its region counts,
+        /// which moves with the region's writes. Taken by sessions that are opened later.
+        ttl: Duration = "session.ttl", "10m", "1s" ..= "720h";
+        /// Most sessions of one region; when one more is opened, the oldest goes.
+        max_per_region: u64 = "session.max-per-region", "4096", "1" ..= "1048576";
+    }
     /// The port: requests, deadlines and connections between stores.
     server ServerConfig {
         /// How long a request without a leader or without room waits before it is refused.

@@ -6,8 +6,8 @@
 //!
 //! Elsewhere: messages to requests (`convert`), errors to answers (`refusal`).
 
-mod convert;
-mod refusal;
+pub(crate) mod convert;
+pub(crate) mod refusal;
 
 use std::sync::Arc;
 

@@ -178,8 +178,16 @@ pub(crate) fn refuse_outcome(outcome: CommandOutcome, region_id: u64) -> Option<
         CommandOutcome::Refused => {
             Some(Refusal::text("the command was refused when it was applied"))
         }
+        CommandOutcome::ValueTooLarge { bytes, limit_bytes } => Some(Refusal::text(format!(
+            "the value would grow to {bytes} bytes, above the limit of {limit_bytes}"
+        ))),
+        // Raw requests carry no session.
+        CommandOutcome::SessionExpired | CommandOutcome::SequenceMismatch { .. } => {
+            Some(Refusal::text("the session does not take the command"))
+        }
         CommandOutcome::Done
         | CommandOutcome::CompareAndSwap { .. }
+        | CommandOutcome::SessionOpened(_)
         | CommandOutcome::System(_) => None,
     }
 }
