@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use strata_proto::eraftpb::{Entry, EntryType};
+use strata_proto::eraftpb::{ConfChangeV2, Entry, EntryType};
 use strata_proto::metapb::Region;
 use strata_proto::stratapb::{DataCommand, EntryCommand, RaftApplyState};
 use strata_raft::EntryId;
@@ -38,9 +38,66 @@ use crate::serve::ReadFault;
 use crate::system::SystemStateMachine;
 use crate::task::ReadTask;
 
+/// Work for an apply shard; tasks of one region are done in order.
+#[derive(Debug)]
+pub enum ApplyTask {
+    /// Apply entries.
+    Entries(EntriesTask),
+    /// A peer was created here, or takes the place of an earlier one: the apply shard takes
+    /// the region over. Nothing is written.
+    AddRegion {
+        /// The region.
+        region: Arc<Region>,
+        /// Its state on disk.
+        state: RaftApplyState,
+    },
+    /// The first batch of an install (crash rule 3), behind the region's entries. Yields
+    /// [`RegionChange::InstallBegun`].
+    BeginInstall {
+        /// The region as the snapshot has it.
+        region: Arc<Region>,
+        /// Its state as the batch writes it.
+        state: RaftApplyState,
+        /// To be written, synced.
+        batch: WriteBatch,
+    },
+    /// The region's tombstone (crash rule 5), after which it is forgotten. Yields
+    /// [`RegionChange::Destroyed`].
+    Destroy {
+        /// The region.
+        region_id: u64,
+        /// To be written, synced.
+        batch: WriteBatch,
+    },
+}
+
+impl ApplyTask {
+    /// The region that the task is about.
+    pub fn region_id(&self) -> u64 {
+        match self {
+            ApplyTask::Entries(task) => task.region_id,
+            ApplyTask::AddRegion { region, .. } | ApplyTask::BeginInstall { region, .. } => {
+                region.id
+            }
+            ApplyTask::Destroy { region_id, .. } => *region_id,
+        }
+    }
+
+    /// Bytes of entries, or of the batch, that the task carries.
+    pub fn bytes(&self) -> usize {
+        match self {
+            ApplyTask::Entries(task) => task.entries.iter().map(|entry| entry.data.len()).sum(),
+            ApplyTask::AddRegion { .. } => 0,
+            ApplyTask::BeginInstall { batch, .. } | ApplyTask::Destroy { batch, .. } => {
+                batch.approximate_bytes()
+            }
+        }
+    }
+}
+
 /// Entries of one region to be applied, in order, with what waits for them.
 #[derive(Debug)]
-pub struct ApplyTask {
+pub struct EntriesTask {
     /// The region.
     pub region_id: u64,
     /// Committed entries that are synced in the raft engine, without a gap.
@@ -108,6 +165,30 @@ impl Waiting {
     }
 }
 
+/// A change of a region itself. The batch that holds it is synced before it is told
+/// (crash rule 2).
+#[derive(Clone, Debug, PartialEq)]
+pub enum RegionChange {
+    /// A conf change entry was applied, or refused.
+    Conf {
+        /// Index of the entry.
+        index: u64,
+        /// The change of the membership.
+        change: ConfChangeV2,
+        /// The region with the new membership; `None`: refused, nothing changed.
+        region: Option<Arc<Region>>,
+    },
+    /// This store's peer is no member any more; its tombstone is synced.
+    Removed {
+        /// The region without it.
+        region: Arc<Region>,
+    },
+    /// [`ApplyTask::BeginInstall`] is synced.
+    InstallBegun,
+    /// [`ApplyTask::Destroy`] is synced.
+    Destroyed,
+}
+
 /// How far a region is applied; told to its shard once the batch is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Applied {
@@ -117,6 +198,18 @@ pub struct Applied {
     pub state: RaftApplyState,
     /// Encoded bytes of the applied entries.
     pub entry_bytes: usize,
+    /// Changes of the region, in the order of the log.
+    pub changes: Vec<RegionChange>,
+}
+
+/// What a round did to one region.
+#[derive(Debug, Default)]
+struct Touched {
+    state: RaftApplyState,
+    entry_bytes: usize,
+    changes: Vec<RegionChange>,
+    /// The region was destroyed: no apply state is written.
+    gone: bool,
 }
 
 /// What one round of applying yields.
@@ -212,35 +305,36 @@ impl ApplyShard {
             reads: Vec::new(),
             applied: Vec::new(),
         };
+        let system = self.system.clone();
         let mut round = Round {
             kv,
-            system: &*self.system,
+            system: &*system,
             overlay: Overlay::default(),
+            changes: Vec::new(),
             output,
         };
-        let mut touched: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut touched: BTreeMap<u64, Touched> = BTreeMap::new();
         for task in tasks {
-            let peer = self
-                .peers
-                .get_mut(&task.region_id)
-                .unwrap_or_else(|| panic!("region {}: apply does not know it", task.region_id));
-            let bytes: usize = task.entries.iter().map(|entry| entry.data.len()).sum();
-            *touched.entry(task.region_id).or_default() += bytes;
-            self.metrics.applied_entries.add(task.entries.len() as u64);
-            round.apply_task(peer, task)?;
+            self.do_task(&mut round, &mut touched, task)?;
         }
-        for (region_id, entry_bytes) in touched {
-            let state = self.peers[&region_id].state;
-            record::put(
-                round.overlay.batch_mut(),
-                Cf::Raft,
-                keys::apply_state(region_id),
-                &state,
-            );
+        for (region_id, touched) in touched {
+            if !touched.gone {
+                record::put(
+                    round.overlay.batch_mut(),
+                    Cf::Raft,
+                    keys::apply_state(region_id),
+                    &touched.state,
+                );
+            }
+            if !touched.changes.is_empty() {
+                // Crash rule 2: a change of a region is synced before anyone learns of it.
+                round.output.durability = Durability::Synced;
+            }
             round.output.applied.push(Applied {
                 region_id,
-                state,
-                entry_bytes,
+                state: touched.state,
+                entry_bytes: touched.entry_bytes,
+                changes: touched.changes,
             });
         }
         self.metrics.apply_batches.increment();
@@ -252,6 +346,50 @@ impl ApplyShard {
         output.batch = overlay.into_batch();
         Ok(output)
     }
+
+    fn do_task<E: Engine>(
+        &mut self,
+        round: &mut Round<'_, E>,
+        touched: &mut BTreeMap<u64, Touched>,
+        task: ApplyTask,
+    ) -> Result<(), ApplyFault> {
+        let (region_id, bytes) = (task.region_id(), task.bytes());
+        match task {
+            ApplyTask::Entries(task) => {
+                let peer = self
+                    .peers
+                    .get_mut(&region_id)
+                    .unwrap_or_else(|| panic!("region {region_id}: apply does not know it"));
+                self.metrics.applied_entries.add(task.entries.len() as u64);
+                round.apply_task(peer, task)?;
+                let touched = touched.entry(region_id).or_default();
+                touched.entry_bytes += bytes;
+                touched.state = peer.state;
+                touched.changes.append(&mut round.changes);
+            }
+            ApplyTask::AddRegion { region, state } => self.add_region(region, state),
+            ApplyTask::BeginInstall {
+                region,
+                state,
+                batch,
+            } => {
+                self.add_region(region, state);
+                round.overlay.batch_mut().append(batch);
+                let touched = touched.entry(region_id).or_default();
+                touched.state = state;
+                touched.changes.push(RegionChange::InstallBegun);
+            }
+            ApplyTask::Destroy { batch, .. } => {
+                let gone = self.peers.remove(&region_id);
+                round.overlay.batch_mut().append(batch);
+                let touched = touched.entry(region_id).or_default();
+                touched.state = gone.map(|peer| peer.state).unwrap_or_default();
+                touched.changes.push(RegionChange::Destroyed);
+                touched.gone = true;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One batch under construction.
@@ -259,11 +397,13 @@ struct Round<'a, E> {
     kv: &'a E,
     system: &'a dyn SystemStateMachine,
     overlay: Overlay,
+    /// Changes of the region whose task is being done.
+    changes: Vec<RegionChange>,
     output: ApplyOutput,
 }
 
 impl<E: Engine> Round<'_, E> {
-    fn apply_task(&mut self, peer: &mut ApplyPeer, task: ApplyTask) -> Result<(), ApplyFault> {
+    fn apply_task(&mut self, peer: &mut ApplyPeer, task: EntriesTask) -> Result<(), ApplyFault> {
         let mut proposals = task.proposals.into_iter().peekable();
         for entry in task.entries {
             let mut waiting = Vec::new();

@@ -124,11 +124,11 @@ fn drive(
     entries: Vec<Entry>,
     proposals: Vec<Proposal>,
 ) -> Vec<Applied> {
-    let task = ApplyTask {
+    let task = ApplyTask::Entries(EntriesTask {
         region_id: REGION,
         entries,
         proposals,
-    };
+    });
     let output = shard.apply(kv, vec![task]).unwrap();
     kv.write(&output.batch, output.durability).unwrap();
     for (reply, result) in output.replies {
@@ -323,11 +323,11 @@ fn unknown_entries_stop_the_store() {
     ];
     for (entry, newer) in cases {
         let (mut shard, kv) = shard();
-        let task = ApplyTask {
+        let task = ApplyTask::Entries(EntriesTask {
             region_id: REGION,
             entries: vec![entry],
             proposals: vec![],
-        };
+        });
         let expected = if newer {
             ApplyFault::UnknownEntry {
                 region_id: REGION,

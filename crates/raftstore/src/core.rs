@@ -12,6 +12,8 @@
 //! | `WriteData` | writes to the kv engine, in order per apply shard | `DataWritten` |
 //! | `Read` | nothing yet | `Serve` with the same task |
 //! | `Reply` | delivers the result | none |
+//! | `Job` | lets the worker of its kind get to it, jobs in order | `JobDone` |
+//! | `SendSnapshot` | takes files and message to a store, or loses them | `SnapshotSent`, always |
 //! | `Report` | takes the reports to the scheduler, or loses them | none |
 //! | `Fatal` | ends the process | none |
 
@@ -19,12 +21,14 @@ use std::sync::Arc;
 
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::{Durability, Engine, Engines, WriteBatch};
+use strata_storage::snapshot::{SnapshotEngine, SnapshotManager};
+use strata_storage::{Durability, Engines, WriteBatch};
 
 use crate::apply::{ApplyOutput, ApplyShard, ApplyTask};
 use crate::directory::DirectoryCell;
 use crate::error::Error;
 use crate::gate::{Gate, GateAction, ReadOutcome, serve_task};
+use crate::job::{JobDone, RegionJob};
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::request::{Answer, Reply, Request, RequestToken};
@@ -74,6 +78,17 @@ pub enum StoreEvent {
     Admitted(bool),
     /// Report every region that is led here.
     ReportAll,
+    /// Answer to [`StoreEffect::Job`].
+    JobDone(JobDone),
+    /// Answer to [`StoreEffect::SendSnapshot`].
+    SnapshotSent {
+        /// The region.
+        region_id: u64,
+        /// The peer to which it was sent.
+        to_peer_id: u64,
+        /// True: the peer's store has all of it.
+        ok: bool,
+    },
 }
 
 /// Everything that a store asks its driver to do, in the order given.
@@ -108,6 +123,15 @@ pub enum StoreEffect {
     },
     /// Hand reports to the scheduler.
     Report(Vec<RegionHeartbeatRequest>),
+    /// Hand a job to the worker of its kind.
+    Job(RegionJob),
+    /// Send a snapshot to a store, with its files.
+    SendSnapshot {
+        /// The store.
+        to_store_id: u64,
+        /// The raft message, whose snapshot describes the files.
+        message: Box<RaftMessage>,
+    },
     /// End the process: the line to log.
     Fatal(String),
 }
@@ -146,16 +170,18 @@ impl DataWrite {
 }
 
 /// A store without threads.
-pub struct StoreCore<E: Engine> {
+pub struct StoreCore<E: SnapshotEngine> {
     engines: Engines<E>,
+    snapshots: SnapshotManager<E::Files>,
+    fsm: StoreFsm<E>,
     gate: Gate<E>,
     shards: Vec<Shard<E>>,
     apply_shards: Vec<ApplyShard>,
     metrics: Arc<StoreMetrics>,
 }
 
-impl<E: Engine> StoreCore<E> {
-    /// Loads a store from its engines.
+impl<E: SnapshotEngine> StoreCore<E> {
+    /// Loads a store from its engines and its snapshot files.
     ///
     /// # Errors
     /// See [`LoadError`]; the store must not start.
@@ -163,16 +189,17 @@ impl<E: Engine> StoreCore<E> {
         store_id: u64,
         options: &StoreOptions,
         engines: Engines<E>,
+        snapshots: SnapshotManager<E::Files>,
         system: &Arc<dyn SystemStateMachine>,
         now: Now,
     ) -> Result<Self, LoadError> {
         let metrics = Arc::new(StoreMetrics::default());
+        let mut fsm = StoreFsm::new(store_id, snapshots.clone());
         let LoadedStore {
             shards,
             apply_shards,
             directory,
-        } = StoreFsm::new(store_id).load(options, &engines, system, &metrics, now)?;
-        let directory = Arc::new(DirectoryCell::new(directory));
+        } = fsm.load(options, &engines, system, &metrics, now)?;
         let gate = Gate::new(
             store_id,
             options.clone(),
@@ -182,6 +209,8 @@ impl<E: Engine> StoreCore<E> {
         );
         Ok(StoreCore {
             engines,
+            snapshots,
+            fsm,
             gate,
             shards,
             apply_shards,
@@ -202,6 +231,11 @@ impl<E: Engine> StoreCore<E> {
     /// The engines.
     pub fn engines(&self) -> &Engines<E> {
         &self.engines
+    }
+
+    /// The snapshot files.
+    pub fn snapshots(&self) -> &SnapshotManager<E::Files> {
+        &self.snapshots
     }
 
     /// The raft shards, for inspection.
@@ -267,7 +301,27 @@ impl<E: Engine> StoreCore<E> {
                 self.each_shard(now, || ShardEvent::Admitted(admitted));
             }
             StoreEvent::ReportAll => self.each_shard(now, || ShardEvent::ReportAll),
+            StoreEvent::JobDone(done) => {
+                self.to_shard_of(now, done.region_id(), ShardEvent::JobDone(done));
+            }
+            StoreEvent::SnapshotSent {
+                region_id,
+                to_peer_id,
+                ok,
+            } => {
+                let event = ShardEvent::SnapshotSent {
+                    region_id,
+                    to_peer_id,
+                    ok,
+                };
+                self.to_shard_of(now, region_id, event);
+            }
         }
+    }
+
+    fn to_shard_of(&mut self, now: Now, region_id: u64, event: ShardEvent) {
+        let shard = shard_of(region_id, self.shards.len());
+        self.shards[shard].handle(now, event);
     }
 
     fn each_shard(&mut self, now: Now, event: impl Fn() -> ShardEvent) {
@@ -359,19 +413,27 @@ impl<E: Engine> StoreCore<E> {
     }
 
     fn flush(&mut self, now: Now, effects: &mut Vec<StoreEffect>) {
-        for (shard, machine) in self.shards.iter_mut().enumerate() {
-            effects.extend(
-                machine
-                    .flush(now)
-                    .into_iter()
-                    .map(|action| to_effect(shard, action)),
-            );
+        // The store FSM answers at once; what follows from that joins this step.
+        let mut answered = true;
+        while std::mem::take(&mut answered) {
+            for shard in 0..self.shards.len() {
+                for action in self.shards[shard].flush(now) {
+                    if let ShardAction::Store(request) = action {
+                        for answer in self.fsm.handle(request) {
+                            self.shards[answer.shard].handle(now, answer.event);
+                            answered = true;
+                        }
+                    } else {
+                        effects.extend(to_effect(shard, action));
+                    }
+                }
+            }
         }
     }
 }
 
-fn to_effect(shard: usize, action: ShardAction) -> StoreEffect {
-    match action {
+fn to_effect(shard: usize, action: ShardAction) -> Option<StoreEffect> {
+    Some(match action {
         ShardAction::Send {
             to_store_id,
             messages,
@@ -388,5 +450,15 @@ fn to_effect(shard: usize, action: ShardAction) -> StoreEffect {
         ShardAction::Read(task) => StoreEffect::Read(task),
         ShardAction::Reply { reply, result } => StoreEffect::Reply { reply, result },
         ShardAction::Report(reports) => StoreEffect::Report(reports),
-    }
+        ShardAction::Job(job) => StoreEffect::Job(job),
+        ShardAction::SendSnapshot {
+            to_store_id,
+            message,
+        } => StoreEffect::SendSnapshot {
+            to_store_id,
+            message,
+        },
+        // Answered within the core.
+        ShardAction::Store(_) => return None,
+    })
 }

@@ -28,6 +28,8 @@ pub const SYSTEM_REGION_ID: u64 = 1;
 #[derive(Debug, Default)]
 pub struct PeerView {
     generation: AtomicU64,
+    /// Counts how often the region's data were taken from under its readers.
+    data_epoch: AtomicU64,
     term: AtomicU64,
     /// Peer id of the known leader; 0: none.
     leader: AtomicU64,
@@ -69,6 +71,22 @@ impl PeerView {
     /// Changes whenever leader, term or region do, and when a lease is given up early.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Moves before a range is cleared: when an install begins and when the peer is
+    /// destroyed. A read whose engine snapshot may be younger than the value it was issued
+    /// with is refused.
+    pub fn data_epoch(&self) -> u64 {
+        self.data_epoch.load(Ordering::SeqCst)
+    }
+
+    /// Moves the data epoch, and the generation with it.
+    ///
+    /// Called before the batch that clears the range leaves the shard.
+    pub(crate) fn bump_data_epoch(&self) {
+        self.lease_until.store(0, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.data_epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Peer id of the known leader; 0: none.
@@ -175,10 +193,13 @@ pub fn find_peer_on(region: &Region, store_id: u64) -> Option<&Peer> {
 }
 
 /// All regions of this store at one generation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Directory {
     /// Counts the changes.
     pub generation: u64,
+    /// Peers that messages have created and that wait for their snapshot, by region: they
+    /// have no range yet.
+    pub creating: BTreeMap<u64, Peer>,
     by_id: BTreeMap<u64, Arc<DirectoryEntry>>,
     /// First boundary of every region with a range.
     by_start: BTreeMap<Bytes, u64>,
@@ -192,15 +213,48 @@ impl Directory {
             ..Directory::default()
         };
         for entry in entries {
-            let id = entry.region.id;
-            if id != SYSTEM_REGION_ID {
-                directory
-                    .by_start
-                    .insert(entry.region.start_key.clone(), id);
-            }
-            directory.by_id.insert(id, Arc::new(entry));
+            directory.insert(entry);
         }
         directory
+    }
+
+    fn insert(&mut self, entry: DirectoryEntry) {
+        let id = entry.region.id;
+        self.remove(id);
+        if id != SYSTEM_REGION_ID {
+            self.by_start.insert(entry.region.start_key.clone(), id);
+        }
+        self.by_id.insert(id, Arc::new(entry));
+    }
+
+    fn remove(&mut self, region_id: u64) {
+        let Some(gone) = self.by_id.remove(&region_id) else {
+            return;
+        };
+        let start = &gone.region.start_key;
+        if self.by_start.get(start) == Some(&region_id) {
+            self.by_start.remove(start);
+        }
+    }
+
+    /// The directory with one region added, or put in the place of the one with its id.
+    #[must_use]
+    pub fn with(&self, generation: u64, entry: DirectoryEntry) -> Self {
+        let mut next = self.clone();
+        next.generation = generation;
+        next.creating.remove(&entry.region.id);
+        next.insert(entry);
+        next
+    }
+
+    /// The directory without a region.
+    #[must_use]
+    pub fn without(&self, generation: u64, region_id: u64) -> Self {
+        let mut next = self.clone();
+        next.generation = generation;
+        next.creating.remove(&region_id);
+        next.remove(region_id);
+        next
     }
 
     /// The region with an id.
@@ -240,6 +294,11 @@ impl DirectoryCell {
         DirectoryCell {
             current: RwLock::new(Arc::new(directory)),
         }
+    }
+
+    /// Puts another directory in its place. Only the store FSM does.
+    pub(crate) fn swap(&self, directory: Directory) {
+        *self.current.write() = Arc::new(directory);
     }
 
     /// The present directory.

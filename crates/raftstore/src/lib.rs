@@ -19,12 +19,14 @@
 mod apply;
 mod apply_command;
 mod check;
+mod claim;
 mod core;
 mod directory;
 mod error;
 mod expiry;
 mod gate;
 mod heartbeat;
+mod job;
 mod metrics;
 mod options;
 mod overlay;
@@ -36,8 +38,11 @@ mod request;
 mod runtime;
 mod serve;
 mod shard;
+mod snapshot_install;
+mod snapshot_send;
 mod snapshot_transfer;
 mod store_fsm;
+mod store_request;
 mod system;
 mod task;
 mod time;
@@ -45,7 +50,10 @@ mod transfer;
 mod write_queue;
 
 pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent};
-pub use apply::{Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, Proposal, Waiting};
+pub use apply::{
+    Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, EntriesTask, Proposal, RegionChange,
+    Waiting,
+};
 pub use directory::{
     Directory, DirectoryCell, DirectoryEntry, PeerNumbers, PeerView, SYSTEM_REGION_ID, find_peer,
     find_peer_on,
@@ -53,6 +61,7 @@ pub use directory::{
 pub use error::{Error, InvalidRequest};
 pub use expiry::RegionClocks;
 pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
+pub use job::{JobDone, RegionJob};
 pub use metrics::{Counter, StoreMetrics};
 pub use options::StoreOptions;
 pub use peer::Peer;
@@ -71,6 +80,7 @@ pub use snapshot_transfer::{
     SnapshotSender, TransferOptions, WINDOW_CHUNKS, refusal,
 };
 pub use store_fsm::{LoadError, LoadedStore, StoreFsm};
+pub use store_request::{StoreAnswer, StoreRequest};
 pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
 pub use task::{Expiry, PendingRequest, ReadBody, ReadTask};
 pub use time::Now;

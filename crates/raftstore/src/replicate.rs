@@ -19,7 +19,7 @@ use strata_proto::raft_serverpb::RaftMessage;
 use strata_raft::{EntryId, Ready, Storage as _};
 use strata_storage::Engine;
 
-use crate::apply::{Applied, ApplyTask, Proposal};
+use crate::apply::{Applied, ApplyTask, EntriesTask, Proposal, RegionChange};
 use crate::peer::{MAX_COMMITTED_BYTES_PER_READY, Peer};
 use crate::shard::StepContext;
 
@@ -199,11 +199,11 @@ impl<E: Engine> Peer<E> {
             .proposals
             .partition_point(|proposal| proposal.id.index <= self.handed_to_apply);
         let proposals: Vec<Proposal> = self.proposals.drain(..ready).collect();
-        context.out.apply.push(ApplyTask {
+        context.out.apply.push(ApplyTask::Entries(EntriesTask {
             region_id: self.region.id,
             entries,
             proposals,
-        });
+        }));
     }
 
     /// Reads entries that were let go from the log again, as far as there is room.
@@ -238,11 +238,28 @@ impl<E: Engine> Peer<E> {
             applied.state.applied_index
         );
         self.apply_backlog_bytes -= applied.entry_bytes;
+        for change in applied.changes {
+            self.on_region_change(context, change);
+        }
         self.apply_state = applied.state;
         self.raft.storage_mut().set_apply_state(self.apply_state);
         self.raft.advance_apply_to(self.apply_state.applied_index);
         self.resume_apply(context);
         self.serve_reads_up_to_applied(context);
+    }
+
+    /// A change of the region itself is synced.
+    fn on_region_change(&mut self, context: &mut StepContext<'_>, change: RegionChange) {
+        match change {
+            RegionChange::InstallBegun => self.on_install_begun(context),
+            RegionChange::Conf { index, .. } => panic!(
+                "region {}: conf change at {index}, membership is fixed",
+                self.region.id
+            ),
+            RegionChange::Removed { .. } | RegionChange::Destroyed => {
+                panic!("region {}: destroyed, membership is fixed", self.region.id)
+            }
+        }
     }
 
     /// Gives the proposals made since the last Ready the term of their entries. The term is

@@ -22,8 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slog::Logger;
+use strata_proto::stratapb::SnapshotMeta;
 use strata_proto::{metapb, pdpb, raft_serverpb::RaftMessage};
-use strata_storage::{Engine, Engines};
+use strata_storage::Engines;
+use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
@@ -37,6 +39,12 @@ pub trait Transport: Send + Sync + 'static {
     /// Hands messages over for a store, in order. Never blocks; drops them, with a
     /// counter, when its bounded queue is full. Raft repeats what was lost.
     fn send(&self, to_store_id: u64, messages: Vec<RaftMessage>);
+
+    /// Takes a snapshot over for a store: `message` holds its description, the files are
+    /// those of the snapshot manager. Never blocks. Always answered, once, by
+    /// [`StoreHandle::report_snapshot`]: also when the queue is full, or the files are
+    /// gone.
+    fn send_snapshot(&self, to_store_id: u64, message: RaftMessage);
 }
 
 /// Takes the reports of region leaders.
@@ -104,6 +112,12 @@ trait StoreApi: Send + Sync {
     fn now(&self) -> Duration;
     fn deliver(&self, messages: Vec<RaftMessage>);
     fn report_unreachable(&self, store_id: u64);
+    fn report_snapshot(&self, region_id: u64, to_peer_id: u64, ok: bool);
+    fn check_snapshot(
+        &self,
+        meta: &SnapshotMeta,
+        to_peer: &metapb::Peer,
+    ) -> Result<(), SnapshotError>;
     fn leader_of(&self, region_id: u64) -> Option<metapb::Peer>;
     fn region_state(&self, region_id: u64) -> Option<RegionState>;
     fn regions(&self) -> Vec<RegionSummary>;
@@ -142,14 +156,15 @@ impl Store {
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left running.
-    pub fn start<E: Engine>(
+    pub fn start<E: SnapshotEngine>(
         store_id: u64,
         options: StoreOptions,
         engines: Engines<E>,
+        snapshots: SnapshotManager<E::Files>,
         surroundings: Surroundings,
     ) -> Result<Store, StartError> {
         options.check().map_err(StartError::Options)?;
-        let running = Running::start(store_id, options, engines, surroundings)?;
+        let running = Running::start(store_id, options, engines, snapshots, surroundings)?;
         Ok(Store {
             handle: StoreHandle {
                 api: Arc::new(running),
@@ -191,6 +206,32 @@ impl StoreHandle {
     /// Tells all peers that messages to a store did not arrive.
     pub fn report_unreachable(&self, store_id: u64) {
         self.api.report_unreachable(store_id);
+    }
+
+    /// Tells a region how the sending of a snapshot has ended. Must follow every
+    /// [`Transport::send_snapshot`].
+    pub fn report_snapshot(&self, region_id: u64, to_peer_id: u64, ok: bool) {
+        self.api.report_snapshot(region_id, to_peer_id, ok);
+    }
+
+    /// Takes the raft message of a snapshot whose files are complete here. Never blocks;
+    /// dropped where there is no room, and sent again by its leader then.
+    pub fn deliver_snapshot(&self, message: RaftMessage) {
+        self.api.deliver(vec![message]);
+    }
+
+    /// Whether a snapshot that is offered for a peer of this store can be of use, before
+    /// any of it is sent. What is found fit may be refused later all the same.
+    ///
+    /// # Errors
+    /// `NoSuchRegion` if the peer is neither here nor being created; `Stale`, `StaleEpoch`,
+    /// `Overlapping`; `BadMeta`.
+    pub fn check_snapshot(
+        &self,
+        meta: &SnapshotMeta,
+        to_peer: &metapb::Peer,
+    ) -> Result<(), SnapshotError> {
+        self.api.check_snapshot(meta, to_peer)
     }
 
     /// The leader of a region as this store's own peer knows it.

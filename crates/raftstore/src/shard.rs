@@ -21,14 +21,17 @@ use std::sync::Arc;
 
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
+use strata_storage::snapshot::SnapshotError;
 use strata_storage::{Engine, WriteBatch};
 
 use crate::apply::{Applied, ApplyTask};
 use crate::error::Error;
+use crate::job::{JobDone, RegionJob};
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::peer::Peer;
 use crate::request::{Answer, Reply};
+use crate::store_request::StoreRequest;
 use crate::task::{PendingRequest, ReadTask};
 use crate::time::Now;
 
@@ -68,6 +71,24 @@ pub enum ShardEvent {
     Admitted(bool),
     /// Report every region that is led here.
     ReportAll,
+    /// Answer to [`ShardAction::Job`].
+    JobDone(JobDone),
+    /// Answer to [`ShardAction::SendSnapshot`]; comes for every one of them.
+    SnapshotSent {
+        /// The region.
+        region_id: u64,
+        /// The peer to which it was sent.
+        to_peer_id: u64,
+        /// True: the peer's store has all of it. False: it failed, or was not tried.
+        ok: bool,
+    },
+    /// Answer to [`StoreRequest::Claim`].
+    Claimed {
+        /// The raft message with the snapshot.
+        message: Box<RaftMessage>,
+        /// Whether the range was free and the files are here.
+        result: Result<(), SnapshotError>,
+    },
 }
 
 /// Everything that a shard asks its driver to do, in the order given.
@@ -103,6 +124,18 @@ pub enum ShardAction {
     },
     /// Hand reports to the scheduler; they may be lost. No answer.
     Report(Vec<RegionHeartbeatRequest>),
+    /// Hand a job to the region worker, or to the log gc worker, jobs in order. Answer:
+    /// [`ShardEvent::JobDone`].
+    Job(RegionJob),
+    /// Send a snapshot to a store, with its files. Answer: [`ShardEvent::SnapshotSent`].
+    SendSnapshot {
+        /// The store.
+        to_store_id: u64,
+        /// The raft message, whose snapshot describes the files.
+        message: Box<RaftMessage>,
+    },
+    /// Ask the store FSM, requests in order. Answer: as each request says.
+    Store(StoreRequest),
 }
 
 /// What several peers append to the raft engine in one step.
@@ -139,6 +172,10 @@ pub(crate) struct Outbox {
     /// Readys whose entries or votes are in `log`: region and number.
     pub logged: Vec<(u64, u64)>,
     pub apply: Vec<ApplyTask>,
+    pub jobs: Vec<RegionJob>,
+    /// Snapshots to be sent, with the store of each.
+    pub snapshots: Vec<(u64, Box<RaftMessage>)>,
+    pub store: Vec<StoreRequest>,
 }
 
 /// Log batches on their way to the disk.
@@ -225,6 +262,25 @@ impl<E: Engine> Shard<E> {
             ShardEvent::Unreachable { store_id } => self.on_unreachable(now, store_id),
             ShardEvent::Admitted(admitted) => self.admitted = admitted,
             ShardEvent::ReportAll => self.on_report_all(now),
+            ShardEvent::JobDone(done) => {
+                self.step(now, done.region_id(), |peer, context| {
+                    peer.on_job_done(context, done)
+                });
+            }
+            ShardEvent::SnapshotSent {
+                region_id,
+                to_peer_id,
+                ok,
+            } => {
+                self.step(now, region_id, |peer, _| {
+                    peer.on_snapshot_sent(to_peer_id, ok)
+                });
+            }
+            ShardEvent::Claimed { message, result } => {
+                self.step(now, message.region_id, |peer, context| {
+                    peer.on_claimed(context, *message, result)
+                });
+            }
         }
     }
 
@@ -239,7 +295,10 @@ impl<E: Engine> Shard<E> {
         self.emit_messages(&mut actions);
         self.emit_log(&mut actions);
         self.emit_apply(&mut actions);
+        self.emit_snapshots(now, &mut actions);
         let out = &mut self.out;
+        actions.extend(out.store.drain(..).map(ShardAction::Store));
+        actions.extend(out.jobs.drain(..).map(ShardAction::Job));
         actions.extend(out.reads.drain(..).map(ShardAction::Read));
         actions.extend(
             out.replies
@@ -398,6 +457,24 @@ impl<E: Engine> Shard<E> {
         }
     }
 
+    /// Snapshots leave; those of a store that is not admitted have failed.
+    fn emit_snapshots(&mut self, now: Now, actions: &mut Vec<ShardAction>) {
+        for (to_store_id, message) in std::mem::take(&mut self.out.snapshots) {
+            if self.admitted {
+                actions.push(ShardAction::SendSnapshot {
+                    to_store_id,
+                    message,
+                });
+                continue;
+            }
+            self.metrics.messages_dropped_not_admitted.increment();
+            let to_peer_id = message.to_peer.map_or(0, |peer| peer.id);
+            self.step(now, message.region_id, |peer, _| {
+                peer.on_snapshot_sent(to_peer_id, false)
+            });
+        }
+    }
+
     /// One batch for all peers, if there is something to sync and a credit for it.
     fn emit_log(&mut self, actions: &mut Vec<ShardAction>) {
         if !self.out.log_sync || self.log.in_flight.len() >= self.options.log_credits {
@@ -421,7 +498,7 @@ impl<E: Engine> Shard<E> {
     fn emit_apply(&mut self, actions: &mut Vec<ShardAction>) {
         let lanes = self.apply.len();
         for task in self.out.apply.drain(..) {
-            self.apply[apply_shard_of(task.region_id, lanes)]
+            self.apply[apply_shard_of(task.region_id(), lanes)]
                 .waiting
                 .push(task);
         }

@@ -14,16 +14,23 @@
 
 use std::sync::Arc;
 
-use strata_proto::metapb::Region;
+use strata_proto::metapb::{Peer as PeerRecord, Region};
 use strata_proto::raft_serverpb::PeerState;
-use strata_storage::{Engine, Engines, PeerStorage, PeerStorageOptions, read_all_region_states};
+use strata_storage::snapshot::{SnapshotEngine, SnapshotManager};
+use strata_storage::{
+    Engine, Engines, PeerStorage, PeerStorageOptions, keys, read_all_region_states,
+};
 
 use crate::apply::ApplyShard;
-use crate::directory::{Directory, DirectoryEntry, PeerView, SYSTEM_REGION_ID, find_peer_on};
+use crate::claim::Claims;
+use crate::directory::{
+    Directory, DirectoryCell, DirectoryEntry, PeerView, SYSTEM_REGION_ID, find_peer_on,
+};
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::peer::Peer;
-use crate::shard::{Shard, apply_shard_of, shard_of};
+use crate::shard::{Shard, ShardEvent, apply_shard_of, shard_of};
+use crate::store_request::{StoreAnswer, StoreRequest};
 use crate::system::SystemStateMachine;
 use crate::time::Now;
 
@@ -68,10 +75,11 @@ pub enum LoadError {
 }
 
 /// Knows the regions of a store and creates their peers.
-#[derive(Debug)]
-pub struct StoreFsm {
+pub struct StoreFsm<E: SnapshotEngine> {
     store_id: u64,
-    generation: u64,
+    raft_shards: usize,
+    directory: Arc<DirectoryCell>,
+    claims: Claims<E::Files>,
 }
 
 /// The parts of a store after its start.
@@ -81,23 +89,74 @@ pub struct LoadedStore<E: Engine> {
     /// The apply shards with their regions.
     pub apply_shards: Vec<ApplyShard>,
     /// The regions.
-    pub directory: Directory,
+    pub directory: Arc<DirectoryCell>,
 }
 
-impl StoreFsm {
-    /// The FSM of a store.
-    pub fn new(store_id: u64) -> Self {
+impl<E: SnapshotEngine> StoreFsm<E> {
+    /// The FSM of a store, whose snapshot files `snapshots` holds.
+    pub fn new(store_id: u64, snapshots: SnapshotManager<E::Files>) -> Self {
         StoreFsm {
             store_id,
-            generation: 0,
+            raft_shards: 1,
+            directory: Arc::default(),
+            claims: Claims::new(snapshots),
         }
+    }
+
+    /// Takes a request and returns its answers.
+    pub fn handle(&mut self, request: StoreRequest) -> Vec<StoreAnswer> {
+        match request {
+            StoreRequest::Claim { message, .. } => {
+                let result = self.claims.claim(&self.directory.load(), &message);
+                vec![StoreAnswer {
+                    shard: shard_of(message.region_id, self.raft_shards),
+                    event: ShardEvent::Claimed { message, result },
+                }]
+            }
+            StoreRequest::SetRegion { region, peer } => {
+                self.claims.release(region.id);
+                self.set_region(region, peer);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Puts a region of the directory in its new form. What does not change makes no new
+    /// directory: a claim that is only released is no change.
+    fn set_region(&mut self, region: Arc<Region>, peer: PeerRecord) {
+        let directory = self.directory.load();
+        let Some(old) = directory.get(region.id) else {
+            return;
+        };
+        if old.region == region && old.peer == peer {
+            return;
+        }
+        let overlapping = directory
+            .iter()
+            .map(|entry| &*entry.region)
+            .chain(self.claims.regions())
+            .find(|other| other.id != region.id && overlap(&region, other))
+            .map(|other| other.id);
+        assert_eq!(
+            overlapping, None,
+            "region {}: its new range overlaps that of another region",
+            region.id
+        );
+        let entry = DirectoryEntry {
+            region,
+            peer,
+            shard: old.shard,
+            view: old.view.clone(),
+        };
+        let next = directory.with(directory.generation + 1, entry);
+        self.directory.swap(next);
     }
 
     /// Loads every region and spreads the peers over the shards.
     ///
     /// # Errors
     /// See [`LoadError`]; the process must not go on.
-    pub fn load<E: Engine>(
+    pub fn load(
         &mut self,
         options: &StoreOptions,
         engines: &Engines<E>,
@@ -121,16 +180,16 @@ impl StoreFsm {
             entries.push(entry);
         }
         check_overlap(&entries)?;
-        self.generation += 1;
-        let directory = Directory::new(self.generation, entries);
+        self.raft_shards = options.raft_shards;
+        self.directory.swap(Directory::new(1, entries));
         Ok(LoadedStore {
             shards,
             apply_shards,
-            directory,
+            directory: self.directory.clone(),
         })
     }
 
-    fn load_peer<E: Engine>(
+    fn load_peer(
         &self,
         options: &StoreOptions,
         engines: &Engines<E>,
@@ -179,6 +238,14 @@ fn live_regions<E: Engine>(engines: &Engines<E>) -> Result<Vec<Region>, LoadErro
         }
     }
     Ok(regions)
+}
+
+/// True if two regions with ranges have keys in common.
+fn overlap(one: &Region, other: &Region) -> bool {
+    let ranged = |region: &Region| region.id != SYSTEM_REGION_ID && !region.peers.is_empty();
+    let data = |region: &Region| keys::data_range(&region.start_key, &region.end_key);
+    let (a, b) = (data(one), data(other));
+    ranged(one) && ranged(other) && a.0 < b.1 && b.0 < a.1
 }
 
 fn check_overlap(entries: &[DirectoryEntry]) -> Result<(), LoadError> {

@@ -15,6 +15,7 @@ use strata_raftstore::{
     SystemStateMachine, SystemView, SystemViewError, SystemWrites, Transport,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::snapshot::{MemFiles, SnapshotManager};
 use strata_storage::{Fault, MemEngine};
 
 const CHILD: &str = "STRATA_TEST_CHILD_OF_FAILED_SYNC";
@@ -24,6 +25,10 @@ struct Nothing;
 
 impl Transport for Nothing {
     fn send(&self, _: u64, _: Vec<RaftMessage>) {}
+
+    fn send_snapshot(&self, _: u64, message: RaftMessage) {
+        panic!("region {}: a snapshot is sent", message.region_id);
+    }
 }
 
 impl HeartbeatSink for Nothing {
@@ -45,6 +50,7 @@ fn child() {
     let spec = ClusterSpec::new(&[1], "failed sync", 6, 1).unwrap();
     let engines = MemEngine::new_pair();
     write_bootstrap(&engines, &spec.ident(1, 1), &spec.layout()).unwrap();
+    let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();
     let nothing = Arc::new(Nothing);
     let surroundings = Surroundings {
         transport: nothing.clone(),
@@ -52,7 +58,14 @@ fn child() {
         system: nothing,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
-    let store = Store::start(1, StoreOptions::default(), engines.clone(), surroundings).unwrap();
+    let store = Store::start(
+        1,
+        StoreOptions::default(),
+        engines.clone(),
+        snapshots,
+        surroundings,
+    )
+    .unwrap();
     let handle = store.handle();
     let (sender, receiver) = std::sync::mpsc::channel();
     let ask = |request: &'static [u8]| {

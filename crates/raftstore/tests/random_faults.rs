@@ -17,6 +17,7 @@ use strata_raftstore::{
     StoreEvent, StoreOptions, SystemStateMachine,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::snapshot::{MemFiles, SnapshotManager};
 use strata_storage::{Durability, Engine, Engines, MemEngine, WriteBatch};
 
 const STORES: u64 = 3;
@@ -96,7 +97,16 @@ impl World {
             seed: self.rng.random(),
             ..StoreOptions::default()
         };
-        let core = StoreCore::load(id, &options, engines.clone(), &system, self.now()).unwrap();
+        let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();
+        let core = StoreCore::load(
+            id,
+            &options,
+            engines.clone(),
+            snapshots,
+            &system,
+            self.now(),
+        )
+        .unwrap();
         self.next_life += 1;
         let life = self.next_life;
         let node = Node {
@@ -239,6 +249,8 @@ impl World {
             }
             StoreEffect::Reply { reply, result } => reply.deliver(result),
             StoreEffect::Report(_) => {}
+            StoreEffect::Job(job) => panic!("store {id}: {job:?}"),
+            StoreEffect::SendSnapshot { message, .. } => panic!("store {id}: {message:?}"),
             StoreEffect::Fatal(line) => panic!("store {id}: {line}"),
         }
     }

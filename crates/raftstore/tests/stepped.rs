@@ -674,7 +674,10 @@ fn backlog_of_apply_is_bounded() {
 fn held_bytes(effect: &strata_raftstore::StoreEffect) -> usize {
     match effect {
         strata_raftstore::StoreEffect::Apply(work) => {
-            let entries = work.tasks.iter().flat_map(|task| &task.entries);
+            let entries = work.tasks.iter().flat_map(|task| match task {
+                strata_raftstore::ApplyTask::Entries(task) => &task.entries[..],
+                _ => &[],
+            });
             entries.map(|entry| entry.data.len()).sum()
         }
         _ => 0,

@@ -18,6 +18,7 @@ use strata_raftstore::{
     SystemWrites, Transport,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::snapshot::{DiskFiles, SnapshotManager};
 use strata_storage::{EngineKind, EngineOptions, Engines, RocksEngine};
 
 type Handles = Arc<OnceLock<Vec<StoreHandle>>>;
@@ -31,6 +32,10 @@ impl Transport for Direct {
         if let Some(handles) = self.handles.get() {
             handles[to_store_id as usize - 1].deliver(messages);
         }
+    }
+
+    fn send_snapshot(&self, _: u64, message: RaftMessage) {
+        panic!("region {}: a snapshot is sent", message.region_id);
     }
 }
 
@@ -80,6 +85,8 @@ impl Cluster {
                 let engines =
                     Engines::new(open(EngineKind::Kv, "kv"), open(EngineKind::Raft, "raft"));
                 write_bootstrap(&engines, &spec.ident(*id, *id), &regions).unwrap();
+                let files = DiskFiles::open(&path.join("snapshots")).unwrap();
+                let snapshots = SnapshotManager::open(files, u64::MAX).unwrap();
                 let surroundings = Surroundings {
                     transport: Arc::new(Direct {
                         handles: handles.clone(),
@@ -92,7 +99,7 @@ impl Cluster {
                     seed: *id,
                     ..StoreOptions::default()
                 };
-                Store::start(*id, options, engines, surroundings).unwrap()
+                Store::start(*id, options, engines, snapshots, surroundings).unwrap()
             })
             .collect();
         assert!(

@@ -19,6 +19,7 @@ use strata_proto::stratapb::strata_server::StrataServer;
 use strata_proto::tikvpb::tikv_server::TikvServer;
 use strata_raftstore::{Store, StoreHandle, StoreOptions, Surroundings};
 use strata_scheduler::SchedulerMachine;
+use strata_storage::snapshot::{SnapshotEngine, SnapshotManager};
 use strata_storage::{Engine, Engines};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -88,7 +89,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start<E: Engine>(
+    async fn start<E: SnapshotEngine>(
         options: &NodeOptions,
         opened: Opened<E>,
         metrics: Arc<ServerMetrics>,
@@ -97,6 +98,7 @@ impl Node {
         let config = options.config.clone();
         let Opened {
             engines,
+            snapshots,
             ident,
             layout,
             persist_admission,
@@ -129,7 +131,7 @@ impl Node {
         };
         let settings = store_options(&config, open::random_number()?, ident.admitted);
         let store_id = ident.store_id;
-        let store = start_store(store_id, settings, engines, surroundings).await?;
+        let store = start_store(store_id, settings, engines, snapshots, surroundings).await?;
         let locator = Locator::new(
             cluster.clone(),
             store.handle(),
@@ -298,13 +300,14 @@ fn incarnations_in<E: Engine>(kv: &E) -> Result<Arc<Incarnations>, NodeError> {
 }
 
 /// Loads all regions and starts the store's threads, away from the network's threads.
-async fn start_store<E: Engine>(
+async fn start_store<E: SnapshotEngine>(
     store_id: u64,
     settings: StoreOptions,
     engines: Engines<E>,
+    snapshots: SnapshotManager<E::Files>,
     surroundings: Surroundings,
 ) -> Result<Store, NodeError> {
-    spawn_blocking(move || Store::start(store_id, settings, engines, surroundings))
+    spawn_blocking(move || Store::start(store_id, settings, engines, snapshots, surroundings))
         .await
         .map_err(|error| NodeError::Refused(format!("starting the store failed: {error}")))?
         .map_err(|error| NodeError::Refused(error.to_string()))

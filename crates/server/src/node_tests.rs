@@ -12,6 +12,7 @@ use strata_proto::stratapb::{StatusRequest, WatchRegionsRequest};
 use strata_proto::tikvpb::tikv_client::TikvClient;
 use strata_storage::MemEngine;
 use strata_storage::bootstrap::ClusterSpec;
+use strata_storage::snapshot::{MemFiles, SnapshotManager};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -44,6 +45,7 @@ fn new_folder(stores: &[u64], id: u64, incarnation: u64) -> Opened<MemEngine> {
     strata_storage::bootstrap::write_bootstrap(&engines, &ident, &layout).unwrap();
     ident.admitted = stores.len() == 1;
     Opened {
+        snapshots: SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap(),
         engines,
         layout,
         persist_admission: Box::new(|| Ok(())),

@@ -13,6 +13,7 @@ use strata_proto::metapb::Region;
 use strata_proto::stratapb::{StoreIdent, StoreIncarnation};
 use strata_storage::bootstrap::{ClusterSpec, layout_of_ident, token_hash};
 use strata_storage::record::{self, RecordKind};
+use strata_storage::snapshot::{DiskFiles, SnapshotEngine, SnapshotManager};
 use strata_storage::{
     Cf, Claim, DataFolder, Direction, Durability, Engine, Engines, RocksEngine, WriteBatch, keys,
 };
@@ -21,9 +22,15 @@ use crate::config::ApiV1;
 use crate::options::{DEFAULT_CLUSTER_TOKEN, NodeError, NodeOptions};
 use crate::settings::engine_options;
 
+/// Name of the folder of snapshot files in the data folder.
+const SNAPSHOT_FOLDER: &str = "snapshots";
+/// Bytes that all snapshot files of the node may take together.
+const SNAPSHOT_BYTES_MAX: u64 = 64 << 30;
+
 /// A store's engines with what the node needs to know and write of its identity.
-pub(crate) struct Opened<E> {
+pub(crate) struct Opened<E: SnapshotEngine> {
     pub(crate) engines: Engines<E>,
+    pub(crate) snapshots: SnapshotManager<E::Files>,
     pub(crate) ident: StoreIdent,
     /// Regions as the cluster began, region 1 among them.
     pub(crate) layout: Vec<Region>,
@@ -65,6 +72,10 @@ pub(crate) fn open(options: &NodeOptions) -> Result<Opened<RocksEngine>, NodeErr
     }
     let layout = layout_of_ident(&ident).map_err(|error| refuse(&error))?;
     let engines = folder.engines().clone();
+    let files = DiskFiles::open(&options.data_dir.join(SNAPSHOT_FOLDER));
+    let snapshots = files
+        .and_then(|files| SnapshotManager::open(files, SNAPSHOT_BYTES_MAX))
+        .map_err(|error| refuse(&error))?;
     let folder = Mutex::new(folder);
     let persist_admission = move || {
         let mut folder = folder.lock();
@@ -72,6 +83,7 @@ pub(crate) fn open(options: &NodeOptions) -> Result<Opened<RocksEngine>, NodeErr
     };
     Ok(Opened {
         engines,
+        snapshots,
         ident,
         layout,
         persist_admission: Box::new(persist_admission),

@@ -25,6 +25,7 @@ use strata_raftstore::{
     Answer, Error, ReadTask, StoreCore, StoreEvent, StoreOptions, SystemStateMachine,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::snapshot::{MemFiles, SnapshotManager};
 use strata_storage::{Engines, MemEngine};
 
 use crate::calls::Call;
@@ -42,6 +43,9 @@ use crate::watch::Watch;
 
 /// How finely [`Cluster::run_until`] looks at its condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Bytes that all snapshots of a store may take.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -242,6 +246,7 @@ impl Cluster {
         let store = self.store_mut(id);
         assert!(!store.is_up(), "store {id} is wiped while it runs");
         store.engines = engines;
+        store.files = MemFiles::new();
         store.options.admitted = false;
     }
 
@@ -256,7 +261,9 @@ impl Cluster {
         assert!(!store.is_up(), "store {id} is started while it runs");
         let local = store.clock.now(now);
         let engines = store.engines.clone();
-        match StoreCore::load(id, &store.options, engines, &system, local) {
+        let snapshots = SnapshotManager::open(store.files.clone(), SNAPSHOT_BYTES_MAX)
+            .unwrap_or_else(|error| panic!("store {id}: snapshot files: {error}"));
+        match StoreCore::load(id, &store.options, engines, snapshots, &system, local) {
             Ok(core) => {
                 store.start(core);
                 let life = store.life;

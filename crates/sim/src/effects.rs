@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_raftstore::{StoreEffect, StoreEvent};
+use strata_raftstore::{ApplyTask, StoreEffect, StoreEvent};
 use strata_storage::{Durability, Engine, EngineError};
 
 use crate::cluster::{Cluster, Event};
@@ -116,6 +116,10 @@ impl Cluster {
                     let now = self.queue.now();
                     self.trace
                         .note(now, "report", [id, reports.len() as u64, 0, 0]);
+                }
+                StoreEffect::Job(job) => panic!("region {}: no worker yet", job.region_id()),
+                StoreEffect::SendSnapshot { message, .. } => {
+                    panic!("region {}: nothing sends snapshots yet", message.region_id)
                 }
                 StoreEffect::Fatal(reason) => self.store_failed(id, reason),
             }
@@ -251,7 +255,11 @@ impl Cluster {
             skipped = empty_one_entry(&mut work, behind);
         }
         let local = store.clock.now(now);
-        let entries: usize = work.tasks.iter().map(|task| task.entries.len()).sum();
+        let entries = |task: &ApplyTask| match task {
+            ApplyTask::Entries(task) => task.entries.len(),
+            _ => 0,
+        };
+        let entries: usize = work.tasks.iter().map(entries).sum();
         let core = store.core.as_mut().expect("the store is live");
         let effects = core.handle(local, StoreEvent::Apply(work));
         if skipped {
@@ -308,8 +316,13 @@ impl Cluster {
             .unwrap_or_else(|| panic!("no store {id}"));
         assert!(store.is_up(), "store {id} crashes while it is down");
         let engines = crate::disk::after_crash(&store.engines, crash, &store.disk, &mut self.rng);
+        let files = match crash {
+            Crash::Kill => store.files.kill(),
+            Crash::Power => store.files.crash(&mut self.rng),
+        };
         store.stop();
         store.engines = engines;
+        store.files = files;
         if crash == Crash::Power {
             self.watch.on_crash(id, &store.engines);
         }
@@ -332,6 +345,9 @@ fn empty_one_entry(work: &mut strata_raftstore::ApplyWork, behind: u64) -> bool 
     use prost::Message as _;
     use strata_proto::stratapb::EntryCommand;
     for task in &mut work.tasks {
+        let ApplyTask::Entries(task) = task else {
+            continue;
+        };
         if task.region_id == strata_raftstore::SYSTEM_REGION_ID || !task.proposals.is_empty() {
             continue;
         }

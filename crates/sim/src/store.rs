@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use strata_raftstore::{ApplyWork, DataWrite, LogBatch, StoreCore, StoreEvent, StoreOptions};
+use strata_storage::snapshot::MemFiles;
 use strata_storage::{Engines, MemEngine};
 
 use crate::clock::StoreClock;
@@ -27,6 +28,8 @@ pub struct SimStore {
     pub options: StoreOptions,
     /// Its engines; those of the next life once it has crashed.
     pub engines: Engines<MemEngine>,
+    /// Its snapshot files, of the next life once it has crashed.
+    pub files: MemFiles,
     /// Its clocks.
     pub clock: StoreClock,
     /// Its disk.
@@ -70,6 +73,7 @@ impl SimStore {
         SimStore {
             options,
             engines,
+            files: MemFiles::new(),
             clock,
             disk,
             core: None,

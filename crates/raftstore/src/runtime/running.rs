@@ -10,14 +10,17 @@ use parking_lot::Mutex;
 use slog::{Logger, error, info};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::{Engine, Engines};
+use strata_proto::stratapb::SnapshotMeta;
+use strata_storage::Engines;
+use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 
 use super::threads::{
     ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
     request_weight, run_expiry, run_log_writer, run_reader, send_read, stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
-use crate::directory::{DirectoryCell, DirectoryEntry, find_peer};
+use crate::claim::check_offer;
+use crate::directory::{DirectoryEntry, find_peer};
 use crate::error::Error;
 use crate::gate::{Gate, GateAction};
 use crate::metrics::StoreMetrics;
@@ -25,17 +28,20 @@ use crate::options::StoreOptions;
 use crate::request::{Reply, Request, RequestToken};
 use crate::shard::{LogBatch, ShardEvent, shard_of};
 use crate::store_fsm::{LoadedStore, StoreFsm};
+use crate::store_request::StoreRequest;
 
 /// Reads that may wait for a reader thread.
 const READ_QUEUE_CAPACITY: usize = 16 << 10;
 
 /// A store and its threads.
-pub(super) struct Running<E: Engine> {
+pub(super) struct Running<E: SnapshotEngine> {
     options: StoreOptions,
     engines: Engines<E>,
     gate: Gate<E>,
     inboxes: Vec<Inbox>,
     readers: Sender<ReadMail<E::Snapshot>>,
+    /// The way to the store FSM, until the shards have it.
+    store: Mutex<Option<Sender<StoreRequest>>>,
     metrics: Arc<StoreMetrics>,
     logger: Logger,
     /// Ends the expiry thread when it is dropped.
@@ -49,17 +55,20 @@ struct Ends<S> {
     mails: Vec<Receiver<ShardMail>>,
     works: Vec<(Sender<ApplyMail>, Receiver<ApplyMail>)>,
     reads: Receiver<ReadMail<S>>,
+    requests: Receiver<StoreRequest>,
 }
 
-impl<E: Engine> Running<E> {
+impl<E: SnapshotEngine> Running<E> {
     pub fn start(
         store_id: u64,
         options: StoreOptions,
         engines: Engines<E>,
+        snapshots: SnapshotManager<E::Files>,
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(StoreMetrics::default());
-        let loaded = StoreFsm::new(store_id).load(
+        let mut fsm = StoreFsm::new(store_id, snapshots.clone());
+        let loaded = fsm.load(
             &options,
             &engines,
             &surroundings.system,
@@ -72,8 +81,7 @@ impl<E: Engine> Running<E> {
             directory,
         } = loaded;
         info!(surroundings.logger, "regions are loaded";
-            "store" => store_id, "regions" => directory.iter().count());
-        let directory = Arc::new(DirectoryCell::new(directory));
+            "store" => store_id, "regions" => directory.load().iter().count());
         let gate = Gate::new(
             store_id,
             options.clone(),
@@ -83,6 +91,7 @@ impl<E: Engine> Running<E> {
         );
         let (inboxes, mails) = (0..options.raft_shards).map(|_| inbox(&options)).unzip();
         let (readers, reads) = bounded(READ_QUEUE_CAPACITY);
+        let (store, requests) = unbounded();
         let works = (0..options.apply_shards).map(|_| unbounded()).collect();
         let logger = surroundings.logger.clone();
         let (expiry_stop, threads) = (Mutex::default(), Mutex::default());
@@ -92,6 +101,7 @@ impl<E: Engine> Running<E> {
             gate,
             inboxes,
             readers,
+            store: Mutex::new(Some(store)),
             metrics,
             logger,
             expiry_stop,
@@ -101,8 +111,9 @@ impl<E: Engine> Running<E> {
             mails,
             works,
             reads,
+            requests,
         };
-        let started = running.start_threads(shards, apply_shards, ends, &surroundings);
+        let started = running.start_threads(shards, apply_shards, fsm, ends, &surroundings);
         if let Err(error) = started {
             running.stop();
             return Err(error.into());
@@ -114,9 +125,11 @@ impl<E: Engine> Running<E> {
         &self,
         shards: Vec<crate::shard::Shard<E>>,
         apply_shards: Vec<crate::apply::ApplyShard>,
+        fsm: StoreFsm<E>,
         ends: Ends<E::Snapshot>,
         surroundings: &Surroundings,
     ) -> std::io::Result<()> {
+        let store = self.store.lock().take().expect("threads are started once");
         let apply: Vec<Sender<ApplyMail>> = ends
             .works
             .iter()
@@ -133,6 +146,7 @@ impl<E: Engine> Running<E> {
                 log,
                 apply: apply.clone(),
                 readers: self.readers.clone(),
+                store: store.clone(),
                 transport: surroundings.transport.clone(),
                 heartbeats: surroundings.heartbeats.clone(),
                 metrics: self.metrics.clone(),
@@ -152,6 +166,7 @@ impl<E: Engine> Running<E> {
             };
             self.spawn(format!("apply-{index}"), move || thread.run())?;
         }
+        self.start_store_fsm(fsm, ends.requests)?;
         for index in 0..self.options.read_threads {
             let (kv, reads) = (self.engines.kv.clone(), ends.reads.clone());
             let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
@@ -160,6 +175,22 @@ impl<E: Engine> Running<E> {
             })?;
         }
         self.start_expiry()
+    }
+
+    /// Ends when the last shard has.
+    fn start_store_fsm(
+        &self,
+        mut fsm: StoreFsm<E>,
+        requests: Receiver<StoreRequest>,
+    ) -> std::io::Result<()> {
+        let inboxes = self.inboxes.clone();
+        self.spawn("store".to_owned(), move || {
+            while let Ok(request) = requests.recv() {
+                for answer in fsm.handle(request) {
+                    inboxes[answer.shard].event(answer.event);
+                }
+            }
+        })
     }
 
     fn start_expiry(&self) -> std::io::Result<()> {
@@ -243,7 +274,7 @@ fn inbox(options: &StoreOptions) -> (Inbox, Receiver<ShardMail>) {
     )
 }
 
-impl<E: Engine> StoreApi for Running<E> {
+impl<E: SnapshotEngine> StoreApi for Running<E> {
     fn execute(&self, request: Request, reply: Reply) -> RequestToken {
         let (token, action) = self.gate.admit(clock::now(), request, reply);
         match action {
@@ -278,6 +309,19 @@ impl<E: Engine> StoreApi for Running<E> {
 
     fn report_unreachable(&self, store_id: u64) {
         self.to_all_shards(|| ShardEvent::Unreachable { store_id });
+    }
+
+    fn report_snapshot(&self, region_id: u64, to_peer_id: u64, ok: bool) {
+        let shard = shard_of(region_id, self.inboxes.len());
+        self.inboxes[shard].event(ShardEvent::SnapshotSent {
+            region_id,
+            to_peer_id,
+            ok,
+        });
+    }
+
+    fn check_snapshot(&self, meta: &SnapshotMeta, to_peer: &Peer) -> Result<(), SnapshotError> {
+        check_offer(&self.gate.directory().load(), meta, to_peer)
     }
 
     fn leader_of(&self, region_id: u64) -> Option<Peer> {

@@ -17,6 +17,7 @@ use crate::expiry::RegionClocks;
 use crate::gate::{ReadOutcome, serve_task};
 use crate::metrics::StoreMetrics;
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
+use crate::store_request::StoreRequest;
 use crate::task::{PendingRequest, ReadTask};
 
 /// Most mails that a shard takes before it flushes.
@@ -125,6 +126,7 @@ pub(super) struct ShardThread<E: Engine> {
     pub log: Sender<LogBatch>,
     pub apply: Vec<Sender<ApplyMail>>,
     pub readers: Sender<ReadMail<E::Snapshot>>,
+    pub store: Sender<StoreRequest>,
     pub transport: Arc<dyn Transport>,
     pub heartbeats: Arc<dyn HeartbeatSink>,
     pub metrics: Arc<StoreMetrics>,
@@ -220,6 +222,12 @@ impl<E: Engine> ShardThread<E> {
             ShardAction::Read(task) => send_read(&self.readers, None, task),
             ShardAction::Reply { reply, result } => reply.deliver(result),
             ShardAction::Report(reports) => self.heartbeats.report(reports),
+            ShardAction::Job(job) => panic!("region {}: no worker yet", job.region_id()),
+            ShardAction::SendSnapshot {
+                to_store_id,
+                message,
+            } => self.transport.send_snapshot(to_store_id, *message),
+            ShardAction::Store(request) => drop(self.store.send(request)),
         }
     }
 }
@@ -290,7 +298,7 @@ impl<E: Engine> ApplyThread<E> {
             let mut next = Some(first);
             while let Some(work) = next {
                 batches[work.shard] += 1;
-                bytes += work.tasks.iter().map(task_bytes).sum::<usize>();
+                bytes += work.tasks.iter().map(ApplyTask::bytes).sum::<usize>();
                 tasks.extend(work.tasks);
                 next = if bytes < GATHER_BYTES {
                     self.works.try_recv().ok()
@@ -331,10 +339,6 @@ impl<E: Engine> ApplyThread<E> {
             }
         }
     }
-}
-
-fn task_bytes(task: &ApplyTask) -> usize {
-    task.entries.iter().map(|entry| entry.data.len()).sum()
 }
 
 /// A reader: serves what may take long.

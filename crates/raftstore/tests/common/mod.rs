@@ -21,6 +21,7 @@ use strata_raftstore::{
     SystemViewError, SystemWrites,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+use strata_storage::snapshot::{MemFiles, SnapshotManager};
 use strata_storage::{Durability, Engine, Engines, MemEngine};
 
 pub const TICK: Duration = Duration::from_millis(50);
@@ -102,7 +103,16 @@ impl Cluster {
         let system: Arc<dyn SystemStateMachine> = Arc::new(Journal);
         let mut options = self.options.clone();
         options.seed = id;
-        let core = StoreCore::load(id, &options, engines.clone(), &system, self.clock(id)).unwrap();
+        let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();
+        let core = StoreCore::load(
+            id,
+            &options,
+            engines.clone(),
+            snapshots,
+            &system,
+            self.clock(id),
+        )
+        .unwrap();
         let node = Node {
             core,
             engines,
@@ -202,6 +212,8 @@ impl Cluster {
             StoreEffect::Read(task) => queue.push_back((id, StoreEvent::Serve(task))),
             StoreEffect::Reply { reply, result } => reply.deliver(result),
             StoreEffect::Report(reports) => self.reports.extend(reports),
+            StoreEffect::Job(job) => panic!("store {id}: {job:?}"),
+            StoreEffect::SendSnapshot { message, .. } => panic!("store {id}: {message:?}"),
             StoreEffect::Fatal(line) => panic!("store {id}: {line}"),
         }
     }

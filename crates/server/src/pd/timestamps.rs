@@ -171,6 +171,7 @@ mod tests {
     use strata_scheduler::{SYSTEM_REGION_ID, SchedulerMachine, SystemState};
     use strata_storage::MemEngine;
     use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
+    use strata_storage::snapshot::{MemFiles, SnapshotManager};
 
     use super::super::reporter::ReportQueue;
     use super::*;
@@ -181,6 +182,7 @@ mod tests {
 
     impl Transport for Nowhere {
         fn send(&self, _: u64, _: Vec<RaftMessage>) {}
+        fn send_snapshot(&self, _: u64, _: RaftMessage) {}
     }
 
     /// A store that lost the lead and won it back reads and writes region 1 as before, but
@@ -191,13 +193,15 @@ mod tests {
         let spec = ClusterSpec::new(&[1], "test", 6, 1).unwrap();
         let engines = MemEngine::new_pair();
         write_bootstrap(&engines, &spec.ident(1, 7), &spec.layout()).unwrap();
+        let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();
         let surroundings = Surroundings {
             transport: Arc::new(Nowhere),
             heartbeats: ReportQueue::new(Arc::default()),
             system: Arc::new(SchedulerMachine::new(spec.layout())),
             logger: logger.clone(),
         };
-        let store = Store::start(1, StoreOptions::default(), engines, surroundings).unwrap();
+        let store =
+            Store::start(1, StoreOptions::default(), engines, snapshots, surroundings).unwrap();
         let handle = store.handle();
         while handle.leader_of(SYSTEM_REGION_ID).is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -145,4 +145,14 @@ impl Transport for RaftTransport {
         let dropped = self.queue(to_store_id).push(messages);
         self.metrics.transport_dropped_full.inc_by(dropped);
     }
+
+    fn send_snapshot(&self, _to_store_id: u64, message: RaftMessage) {
+        // Nothing carries the files yet: the leader learns at once that it failed.
+        if let Some(running) = self.running.get() {
+            let to_peer_id = message.to_peer.map_or(0, |peer| peer.id);
+            running
+                .store
+                .report_snapshot(message.region_id, to_peer_id, false);
+        }
+    }
 }
