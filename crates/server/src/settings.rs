@@ -1,9 +1,9 @@
 //! The node's settings as settings of the store and of the engines.
 
-use strata_raftstore::StoreOptions;
+use strata_raftstore::{StoreOptions, TransferOptions};
 use strata_storage::EngineOptions;
 
-use crate::config::Config;
+use crate::config::{Config, SnapshotConfig};
 
 /// Settings of the store. `seed` must differ from start to start; `admitted`: whether the
 /// store takes part in its cluster from the beginning.
@@ -40,6 +40,16 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
     }
 }
 
+/// How snapshots travel.
+pub(crate) fn transfer_options(config: &SnapshotConfig) -> TransferOptions {
+    TransferOptions {
+        chunk_bytes: config.chunk_size.bytes(),
+        stall_time: config.stall_time,
+        send_timeout: config.send_timeout,
+        ..TransferOptions::default()
+    }
+}
+
 /// Settings of both engines.
 pub(crate) fn engine_options(config: &Config) -> EngineOptions {
     let storage = &config.storage;
@@ -67,5 +77,9 @@ mod tests {
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
         assert_eq!(ours.election_timeout(), Duration::from_millis(400));
         assert_eq!(ours.max_clock_drift_percent, 10);
+        assert_eq!(
+            transfer_options(&Config::default().snapshot),
+            TransferOptions::default()
+        );
     }
 }

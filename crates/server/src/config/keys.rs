@@ -202,6 +202,23 @@ settings! {
         /// closes it.
         keepalive: Duration = "transport.keepalive", "2s", "100ms" ..= "10m";
     }
+    /// Snapshots of regions: how they travel between stores.
+    snapshot SnapshotConfig {
+        /// Largest piece in which a snapshot's files travel.
+        chunk_size: Size = "snapshot.chunk-size", "1MiB", "4KiB" ..= "1MiB";
+        /// Snapshots that this node sends at one time, and as many that it receives.
+        max_concurrent: u64 = "snapshot.max-concurrent", "8", "1" ..= "1024";
+        /// Bytes a second that all snapshots together are sent with; 0B is no limit.
+        rate_limit: Size = "snapshot.rate-limit", "100MiB", "0B" ..= "1024GiB";
+        /// A snapshot of which nothing new arrives for so long is given up; its region
+        /// tries again when it still needs one.
+        send_timeout: Duration = "snapshot.send-timeout", "1m", "1s" ..= "24h";
+        /// A side that hears nothing of the other for so long ends the stream; the next
+        /// one goes on where it ended.
+        stall_time: Duration = "snapshot.stall-time", "10s", "100ms" ..= "10m";
+        /// Snapshots that are being sent or wait for it; further ones fail at once.
+        max_waiting: u64 = "snapshot.max-waiting", "1024", "1" ..= "65536";
+    }
     /// The scheduler: look-ups, ids and timestamps.
     scheduler SchedulerConfig {
         /// How often a store repeats the reports of the regions that it leads.

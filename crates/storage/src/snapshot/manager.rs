@@ -56,6 +56,8 @@ struct Complete {
     meta: Arc<SnapshotMeta>,
     /// References that are held.
     uses: usize,
+    /// Its files were found damaged: nobody begins to use it any more.
+    condemned: bool,
 }
 
 struct Partial {
@@ -110,7 +112,12 @@ impl<F: FileStore> SnapshotManager<F> {
         let mut state = State::default();
         for (key, meta) in found.complete {
             let meta = Arc::new(meta);
-            state.complete.insert(key, Complete { meta, uses: 0 });
+            let complete = Complete {
+                meta,
+                uses: 0,
+                condemned: false,
+            };
+            state.complete.insert(key, complete);
         }
         for (key, meta) in found.partial {
             let partial = Partial {
@@ -186,6 +193,9 @@ impl<F: FileStore> SnapshotManager<F> {
     pub fn get(&self, key: &SnapshotKey) -> Option<SnapshotRef<F>> {
         let mut state = self.shared.state.lock();
         let complete = state.complete.get_mut(key)?;
+        if complete.condemned {
+            return None;
+        }
         complete.uses += 1;
         Some(SnapshotRef::new(self.clone(), *key, complete.meta.clone()))
     }
@@ -226,6 +236,14 @@ impl<F: FileStore> SnapshotManager<F> {
             term,
         };
         found.and_then(|key| self.get(&key)).ok_or(missing)
+    }
+
+    /// A complete snapshot was found damaged: it is given to nobody any more, until it is
+    /// made or received anew. Its files go when nobody wants it.
+    pub fn condemn(&self, key: &SnapshotKey) {
+        if let Some(complete) = self.shared.state.lock().complete.get_mut(key) {
+            complete.condemned = true;
+        }
     }
 
     /// All snapshots, complete ones first, in the order of their keys.
@@ -333,8 +351,10 @@ impl<F: FileStore> SnapshotManager<F> {
         let complete = state.complete.entry(key).or_insert_with(|| Complete {
             meta: meta.clone(),
             uses: 0,
+            condemned: false,
         });
         complete.uses += 1;
+        complete.condemned = false;
         SnapshotRef::new(self.clone(), key, complete.meta.clone())
     }
 
