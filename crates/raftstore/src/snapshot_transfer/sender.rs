@@ -18,7 +18,8 @@ use strata_storage::snapshot::{FileStore, SnapshotError, SnapshotRef};
 
 use super::{TransferOptions, WINDOW_CHUNKS};
 
-/// Bytes a second that a receiver reads back at least before it says that it is done.
+/// Bytes a second that a receiver reads back at least: its parts at the offer, all files at
+/// the end.
 const READ_BACK_BYTES_PER_SECOND: u64 = 64 << 20;
 
 /// Why a stream ended without the snapshot being complete.
@@ -217,8 +218,10 @@ impl<F: FileStore> SnapshotSender<F> {
     #[must_use]
     pub fn stalls_at(&self) -> Duration {
         let read_back = match self.phase {
-            Phase::Ended => self.snapshot.total_bytes() / READ_BACK_BYTES_PER_SECOND,
-            Phase::New | Phase::Offered | Phase::Sending | Phase::Done => 0,
+            Phase::Offered | Phase::Ended => {
+                self.snapshot.total_bytes() / READ_BACK_BYTES_PER_SECOND
+            }
+            Phase::New | Phase::Sending | Phase::Done => 0,
         };
         self.heard + self.stall_time + Duration::from_secs(read_back)
     }
