@@ -353,6 +353,11 @@ impl<S: Storage> RawNode<S> {
         self.replica.soft_state()
     }
 
+    /// Whether a snapshot was taken from the leader and is not handed out with a Ready yet.
+    pub fn has_snapshot(&self) -> bool {
+        self.replica.log.has_snapshot()
+    }
+
     /// The storage.
     pub fn storage(&self) -> &S {
         self.replica.log.storage()

@@ -25,10 +25,12 @@ use bytes::Bytes;
 use prost::Message as _;
 use strata_proto::eraftpb::{ConfChangeV2, Entry, EntryType};
 use strata_proto::metapb::Region;
+use strata_proto::raft_cmdpb::AdminRequest;
 use strata_proto::stratapb::{DataCommand, EntryCommand, RaftApplyState};
 use strata_raft::EntryId;
 use strata_storage::{Cf, Durability, Engine, WriteBatch, keys, record};
 
+use crate::apply_admin::{AdminContext, AdminOutcome, execute_admin};
 use crate::apply_command::{CommandContext, execute};
 use crate::error::Error;
 use crate::metrics::StoreMetrics;
@@ -305,10 +307,11 @@ impl ApplyShard {
             reads: Vec::new(),
             applied: Vec::new(),
         };
-        let system = self.system.clone();
+        let (system, metrics) = (self.system.clone(), self.metrics.clone());
         let mut round = Round {
             kv,
             system: &*system,
+            metrics: &metrics,
             overlay: Overlay::default(),
             changes: Vec::new(),
             output,
@@ -396,6 +399,7 @@ impl ApplyShard {
 struct Round<'a, E> {
     kv: &'a E,
     system: &'a dyn SystemStateMachine,
+    metrics: &'a StoreMetrics,
     overlay: Overlay,
     /// Changes of the region whose task is being done.
     changes: Vec<RegionChange>,
@@ -468,13 +472,10 @@ impl<E: Engine> Round<'_, E> {
                 region_id,
                 index: entry.index,
             })?;
-        if command.admin.is_some() {
-            return Err(ApplyFault::UnknownEntry {
-                region_id,
-                index: entry.index,
-            });
-        }
         peer.state.region_clock_ms = peer.state.region_clock_ms.max(command.leader_clock_ms);
+        if let Some(admin) = &command.admin {
+            return self.apply_admin(peer, &command, admin, &waiting);
+        }
         if !command.commands.is_empty() && version_of(&peer.region) != entry_version(&command) {
             let current = vec![(*peer.region).clone()];
             self.refuse(waiting, &Error::EpochNotMatch { region_id, current });
@@ -482,6 +483,29 @@ impl<E: Engine> Round<'_, E> {
         }
         let outcomes = self.execute_all(peer, &command.commands)?;
         self.answer(waiting, outcomes);
+        Ok(())
+    }
+
+    fn apply_admin(
+        &mut self,
+        peer: &mut ApplyPeer,
+        command: &EntryCommand,
+        admin: &AdminRequest,
+        waiting: &[Waiting],
+    ) -> Result<(), ApplyFault> {
+        assert!(
+            waiting.is_empty(),
+            "region {}: {} requests wait for an admin command",
+            peer.region.id,
+            waiting.len()
+        );
+        let mut context = AdminContext {
+            region: &peer.region,
+            state: &mut peer.state,
+        };
+        if execute_admin(&mut context, command, admin)? == AdminOutcome::Refused {
+            self.metrics.admin_refused.increment();
+        }
         Ok(())
     }
 

@@ -19,18 +19,23 @@
 
 use std::sync::Arc;
 
+use strata_proto::metapb;
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::snapshot::{SnapshotEngine, SnapshotManager};
+use strata_proto::stratapb::SnapshotMeta;
+use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 use strata_storage::{Durability, Engines, WriteBatch};
 
 use crate::apply::{ApplyOutput, ApplyShard, ApplyTask};
+use crate::claim::check_offer;
 use crate::directory::DirectoryCell;
 use crate::error::Error;
 use crate::gate::{Gate, GateAction, ReadOutcome, serve_task};
 use crate::job::{JobDone, RegionJob};
+use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
+use crate::region_worker::RegionWorker;
 use crate::request::{Answer, Reply, Request, RequestToken};
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
 use crate::store_fsm::{LoadError, LoadedStore, StoreFsm};
@@ -169,6 +174,14 @@ impl DataWrite {
     }
 }
 
+/// The workers of a store. The driver hands each its jobs and steps it.
+pub struct Workers<E: SnapshotEngine> {
+    /// Takes all jobs but `GcLog`.
+    pub region: RegionWorker<E>,
+    /// Takes `GcLog`.
+    pub log_gc: LogGcWorker<E>,
+}
+
 /// A store without threads.
 pub struct StoreCore<E: SnapshotEngine> {
     engines: Engines<E>,
@@ -231,6 +244,28 @@ impl<E: SnapshotEngine> StoreCore<E> {
     /// The engines.
     pub fn engines(&self) -> &Engines<E> {
         &self.engines
+    }
+
+    /// Workers for this life of the store, without jobs.
+    pub fn workers(&self, options: &StoreOptions) -> Workers<E> {
+        let (kv, snapshots) = (self.engines.kv.clone(), self.snapshots.clone());
+        Workers {
+            region: RegionWorker::new(options, kv, snapshots, self.directory().clone()),
+            log_gc: LogGcWorker::new(self.engines.clone()),
+        }
+    }
+
+    /// Whether a snapshot that is offered for a peer of this store can be of use; see
+    /// [`StoreHandle::check_snapshot`](crate::StoreHandle::check_snapshot).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_snapshot(
+        &self,
+        meta: &SnapshotMeta,
+        to_peer: &metapb::Peer,
+    ) -> Result<(), SnapshotError> {
+        check_offer(&self.directory().load(), meta, to_peer)
     }
 
     /// The snapshot files.

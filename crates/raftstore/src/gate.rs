@@ -177,6 +177,7 @@ impl<E: Engine> Gate<E> {
                 pending,
             };
         };
+        let data_epoch = entry.view.data_epoch();
         match self.read_under_lease(now, entry, &body) {
             Err(fault) => GateAction::Fatal(fault),
             Ok(LeaseRead::Moved) => GateAction::ToShard {
@@ -192,11 +193,11 @@ impl<E: Engine> Gate<E> {
             }
             Ok(LeaseRead::Snapshot(snapshot)) => {
                 self.metrics.reads_lease.increment();
-                let task = read_task(now, entry, body, pending);
+                let task = read_task(now, entry, data_epoch, body, pending);
                 GateAction::Read { snapshot, task }
             }
             Ok(LeaseRead::ClockBehind) => {
-                GateAction::ClockWanted(read_task(now, entry, body, pending))
+                GateAction::ClockWanted(read_task(now, entry, data_epoch, body, pending))
             }
         }
     }
@@ -276,6 +277,7 @@ fn is_small(body: &ReadBody) -> bool {
 fn read_task(
     now: Now,
     entry: &DirectoryEntry,
+    data_epoch: u64,
     body: ReadBody,
     pending: PendingRequest,
 ) -> ReadTask {
@@ -288,6 +290,8 @@ fn read_task(
         },
         deadline: pending.request.header.deadline,
         cancellation: pending.cancellation,
+        view: entry.view.clone(),
+        data_epoch,
         reply: pending.reply,
     }
 }
@@ -308,9 +312,10 @@ pub enum ReadOutcome {
     Fatal(ReadFault),
 }
 
-/// Serves a read on a snapshot.
+/// Serves a read on a snapshot, which was taken before this is called.
 pub fn serve_task<E: Engine>(now: Now, snapshot: &E::Snapshot, task: ReadTask) -> ReadOutcome {
-    if let Some(error) = task.given_up(now.monotonic) {
+    let refusal = task.given_up(now.monotonic).or_else(|| task.superseded());
+    if let Some(error) = refusal {
         return ReadOutcome::Reply {
             reply: task.reply,
             result: Err(error),

@@ -17,9 +17,11 @@
 //! * Every request is answered exactly once.
 
 mod apply;
+mod apply_admin;
 mod apply_command;
 mod check;
 mod claim;
+mod compact_log;
 mod core;
 mod directory;
 mod error;
@@ -27,12 +29,14 @@ mod expiry;
 mod gate;
 mod heartbeat;
 mod job;
+mod log_gc_worker;
 mod metrics;
 mod options;
 mod overlay;
 mod peer;
 mod propose;
 mod read_index;
+mod region_worker;
 mod replicate;
 mod request;
 mod runtime;
@@ -49,7 +53,7 @@ mod time;
 mod transfer;
 mod write_queue;
 
-pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent};
+pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent, Workers};
 pub use apply::{
     Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask, EntriesTask, Proposal, RegionChange,
     Waiting,
@@ -62,9 +66,11 @@ pub use error::{Error, InvalidRequest};
 pub use expiry::RegionClocks;
 pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
 pub use job::{JobDone, RegionJob};
+pub use log_gc_worker::LogGcWorker;
 pub use metrics::{Counter, StoreMetrics};
 pub use options::StoreOptions;
 pub use peer::Peer;
+pub use region_worker::{RegionWorker, WorkerFault};
 pub use request::{
     Answer, Cancellation, CommandOutcome, ReadCommand, Reply, ReplyFn, Request, RequestBody,
     RequestHeader, RequestToken,

@@ -90,6 +90,24 @@ store_metrics! {
     elections_won,
     /// Region heartbeats handed to the sink.
     region_heartbeats,
+    /// CompactLog entries proposed by leaders of this store.
+    log_compactions_proposed,
+    /// Deletions of compacted entries, one a region.
+    logs_deleted,
+    /// Snapshots made.
+    snapshots_generated,
+    /// Snapshots that could not be made.
+    snapshots_failed,
+    /// Snapshots handed to the transport.
+    snapshots_sent,
+    /// Snapshots refused after they had arrived whole.
+    snapshots_refused,
+    /// Installs begun.
+    snapshots_begun,
+    /// Installs ended.
+    snapshots_installed,
+    /// Admin commands that changed nothing.
+    admin_refused,
     /// Ticks dropped because they came late.
     ticks_missed,
 }

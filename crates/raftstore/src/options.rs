@@ -56,6 +56,22 @@ pub struct StoreOptions {
     /// How often the kv engine learns which values have expired, if a region's clock has
     /// moved. Each time costs a sync of the kv engine. 60 s.
     pub expiry_interval: Duration,
+    /// How often a leader asks whether its log shall be compacted. 3 s.
+    pub log_gc_tick_interval: Duration,
+    /// Entries of a log beyond which it is compacted though a silent follower lacks some; a
+    /// live one that lags holds twice as many. 73728.
+    pub log_gc_count_limit: u64,
+    /// The same by encoded size; a running snapshot holds four times as much. 72 MiB.
+    pub log_gc_size_limit: u64,
+    /// Fewer entries than this are not worth a compaction within the limits. 50.
+    pub log_gc_threshold: u64,
+    /// How long the sending of a snapshot may take until it counts as failed. 10 min.
+    pub snapshot_send_timeout: Duration,
+    /// How long a snapshot that was made is sent to followers, and one that was received
+    /// waits to be installed. 30 min.
+    pub snapshot_keep_time: Duration,
+    /// How often snapshot files that nobody wants are removed. 1 min.
+    pub snapshot_gc_interval: Duration,
     /// Seed of the election timeouts. Different at every start.
     pub seed: u64,
     /// False: the store drops all raft messages both ways and never campaigns, until
@@ -90,6 +106,13 @@ impl Default for StoreOptions {
             max_queued_write_bytes: 32 << 20,
             heartbeat_interval: Duration::from_secs(5),
             expiry_interval: Duration::from_secs(60),
+            log_gc_tick_interval: Duration::from_secs(3),
+            log_gc_count_limit: 73_728,
+            log_gc_size_limit: 72 << 20,
+            log_gc_threshold: 50,
+            snapshot_send_timeout: Duration::from_secs(600),
+            snapshot_keep_time: Duration::from_secs(1800),
+            snapshot_gc_interval: Duration::from_secs(60),
             seed: 0,
             admitted: true,
         }
@@ -130,6 +153,26 @@ impl StoreOptions {
             (
                 self.max_clock_drift_percent < 100,
                 "max_clock_drift must be below 100 %",
+            ),
+            (
+                !self.log_gc_tick_interval.is_zero(),
+                "log_gc_tick_interval must be above 0",
+            ),
+            (
+                self.log_gc_count_limit > 0 && self.log_gc_size_limit > 0,
+                "log_gc_count_limit and log_gc_size_limit must be above 0",
+            ),
+            (
+                !self.snapshot_send_timeout.is_zero(),
+                "snapshot_send_timeout must be above 0",
+            ),
+            (
+                self.snapshot_send_timeout <= self.snapshot_keep_time,
+                "snapshot_keep_time must not be below snapshot_send_timeout",
+            ),
+            (
+                !self.snapshot_gc_interval.is_zero(),
+                "snapshot_gc_interval must be above 0",
             ),
             (self.log_credits > 0, "log_credits must be at least 1"),
             (self.apply_credits > 0, "apply_credits must be at least 1"),

@@ -16,14 +16,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use strata_proto::eraftpb::MessageType;
 use strata_proto::metapb::{self, Region};
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::RaftApplyState;
-use strata_raft::{Config, RawNode, Storage as _};
+use strata_raft::{Config, RawNode, SnapshotStatus, Storage as _};
 use strata_storage::{Engine, PeerStorage};
 
 use crate::apply::Proposal;
 use crate::check::{PeerFacts, Standing, check_address};
+use crate::compact_log::LogGc;
 use crate::directory::{PeerNumbers, PeerView, find_peer};
 use crate::error::Error;
 use crate::options::StoreOptions;
@@ -32,6 +34,8 @@ use crate::read_index::Reads;
 use crate::replicate::UnsyncedReady;
 use crate::request::{Request, RequestBody};
 use crate::shard::StepContext;
+use crate::snapshot_install::Install;
+use crate::snapshot_send::SnapshotSends;
 use crate::task::{PendingRequest, ReadTask};
 use crate::time::Now;
 use crate::transfer::Transfer;
@@ -80,6 +84,12 @@ pub struct Peer<E: Engine> {
     pub(crate) lost_leadership_at: Option<Duration>,
     pub(crate) reported_at: Option<Duration>,
     pub(crate) clock_proposed_at: Option<Duration>,
+    pub(crate) log_gc: LogGc,
+    pub(crate) snapshots: SnapshotSends,
+    /// A snapshot that is being installed here.
+    pub(crate) install: Option<Install>,
+    /// The store FSM was asked for the range of a snapshot.
+    pub(crate) claim_pending: bool,
     /// The first peer of a region that was never led campaigns as soon as it may.
     campaign_first: bool,
 }
@@ -101,6 +111,9 @@ impl<E: Engine> Peer<E> {
         let hard_state = *storage.hard_state();
         // Nothing can have been promised in the state that the bootstrap wrote.
         let never_led = hard_state.term == BOOTSTRAP_TERM && hard_state.vote == 0;
+        let install = storage
+            .is_applying()
+            .then(|| Install::resumed(apply_state.applied_index, apply_state.applied_term));
         let config = raft_config(
             options,
             &region,
@@ -138,6 +151,10 @@ impl<E: Engine> Peer<E> {
             lost_leadership_at: None,
             reported_at: None,
             clock_proposed_at: None,
+            log_gc: LogGc::default(),
+            snapshots: SnapshotSends::default(),
+            install,
+            claim_pending: false,
             campaign_first,
             region,
         };
@@ -174,6 +191,14 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn on_request(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
         if let Some(error) = pending.given_up(context.now.monotonic) {
             context.metrics.requests_dropped.increment();
+            context.out.replies.push((pending.reply, Err(error)));
+            return;
+        }
+        if self.is_installing() {
+            let error = Error::NotLeader {
+                region_id: self.region.id,
+                leader: self.known_leader(),
+            };
             context.out.replies.push((pending.reply, Err(error)));
             return;
         }
@@ -218,7 +243,7 @@ impl<E: Engine> Peer<E> {
     /// Returns whether a Ready may have come up.
     pub(crate) fn on_tick(&mut self, context: &mut StepContext<'_>, admitted: bool) -> bool {
         let mut ready = false;
-        if admitted {
+        if admitted && !self.is_installing() {
             ready = self.raft.tick(context.now.monotonic);
             if std::mem::take(&mut self.campaign_first) && self.leader == 0 {
                 // Refused where a leader or another candidate was faster: that is as good.
@@ -231,6 +256,9 @@ impl<E: Engine> Peer<E> {
         self.expire_proposals(context);
         self.expire_reads(context);
         self.expire_transfer(context);
+        self.expire_snapshots(context);
+        self.maybe_compact_log(context);
+        self.maybe_generate(context);
         self.maybe_report(context);
         ready || self.raft.has_ready() || !self.writes.is_empty()
     }
@@ -250,7 +278,7 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn collect(&mut self, context: &mut StepContext<'_>) {
         self.propose_writes(context);
         self.ask_reads(context);
-        while self.raft.has_ready() {
+        while self.raft.has_ready() && self.may_take_ready() {
             self.on_ready(context);
             // A change of role lets go of requests that had waited for it.
             self.propose_writes(context);
@@ -261,6 +289,7 @@ impl<E: Engine> Peer<E> {
                 break;
             }
         }
+        self.maybe_generate(context);
         self.publish();
     }
 
@@ -301,12 +330,18 @@ impl<E: Engine> Peer<E> {
 
     /// Addresses a Raft message and puts it into the outbox.
     pub(crate) fn send(
-        &self,
+        &mut self,
         context: &mut StepContext<'_>,
         message: strata_proto::eraftpb::Message,
     ) {
+        let snapshot = message.msg_type() == MessageType::MsgSnapshot;
         let Some(to_peer) = find_peer(&self.region, message.to) else {
             context.metrics.messages_dropped_unknown.increment();
+            if snapshot {
+                // Every snapshot message is followed by a report.
+                self.raft
+                    .report_snapshot(message.to, SnapshotStatus::Failure);
+            }
             return;
         };
         let to_store_id = to_peer.store_id;
@@ -318,6 +353,9 @@ impl<E: Engine> Peer<E> {
             region_epoch: self.region.region_epoch,
             ..RaftMessage::default()
         };
+        if snapshot {
+            return self.send_snapshot(context, to_store_id, message);
+        }
         context
             .out
             .messages

@@ -225,6 +225,8 @@ impl<E: Engine> Peer<E> {
             expiry,
             deadline: header.deadline,
             cancellation: pending.cancellation,
+            view: self.view.clone(),
+            data_epoch: self.view.data_epoch(),
             reply: pending.reply,
         }
     }

@@ -26,31 +26,42 @@ use crate::shard::StepContext;
 /// A Ready whose write is on its way to the disk.
 #[derive(Debug)]
 pub(crate) struct UnsyncedReady {
-    number: u64,
+    pub(crate) number: u64,
     /// False: it only waits for those before it.
-    must_sync: bool,
+    pub(crate) must_sync: bool,
     /// To be sent when it is synced.
-    messages: Vec<Message>,
+    pub(crate) messages: Vec<Message>,
 }
 
 impl<E: Engine> Peer<E> {
     /// Takes a message from another store.
-    pub(crate) fn on_raft_message(&mut self, context: &mut StepContext<'_>, envelope: RaftMessage) {
+    pub(crate) fn on_raft_message(
+        &mut self,
+        context: &mut StepContext<'_>,
+        mut envelope: RaftMessage,
+    ) {
         let to_this_peer = envelope
             .to_peer
             .as_ref()
             .is_some_and(|to| to.id == self.peer.id && to.store_id == context.store_id);
-        let Some(message) = envelope.message.filter(|_| to_this_peer) else {
+        let Some(message) = envelope.message.take().filter(|_| to_this_peer) else {
             context.metrics.messages_dropped_unknown.increment();
             return;
         };
         let from_sender = envelope
             .from_peer
             .is_some_and(|from| from.id == message.from);
-        // Snapshots are not installed yet; their leader keeps the whole log.
-        let snapshot = message.msg_type() == MessageType::MsgSnapshot;
-        if !from_sender || message.to != self.peer.id || snapshot {
+        // Who installs a snapshot has nothing yet that it could lead with.
+        let hand_over = message.msg_type() == MessageType::MsgTimeoutNow;
+        if !from_sender || message.to != self.peer.id || (hand_over && self.is_installing()) {
             context.metrics.messages_dropped_refused.increment();
+            return;
+        }
+        let now = context.now.monotonic;
+        self.log_gc.heard_from(message.from, now);
+        if message.msg_type() == MessageType::MsgSnapshot {
+            envelope.message = Some(message);
+            self.on_snapshot_message(context, envelope);
             return;
         }
         assert!(
@@ -67,11 +78,6 @@ impl<E: Engine> Peer<E> {
     /// Takes one Ready and turns it into effects.
     pub(crate) fn on_ready(&mut self, context: &mut StepContext<'_>) {
         let mut ready = self.raft.ready(context.now.monotonic);
-        assert!(
-            ready.snapshot.is_none(),
-            "region {}: a snapshot to install",
-            self.region.id
-        );
         self.name_fresh_proposals(context, &ready);
         for message in std::mem::take(&mut ready.messages) {
             self.send(context, message);
@@ -80,8 +86,12 @@ impl<E: Engine> Peer<E> {
         let read_states = std::mem::take(&mut ready.read_states);
         let led_before = self.leads();
         let leader_changed = self.note_state(&ready);
-        self.write_log(context, &mut ready);
-        self.raft.advance_append_async(ready);
+        if ready.snapshot.is_some() {
+            self.begin_snapshot(context, ready);
+        } else {
+            self.write_log(context, &mut ready);
+            self.raft.advance_append_async(ready);
+        }
         // Where nothing that must survive is on its way, nothing has to wait for it.
         self.on_persisted(context, 0);
         self.take_committed(context, committed);
@@ -155,6 +165,7 @@ impl<E: Engine> Peer<E> {
         if let Some(number) = settled {
             self.raft.storage_mut().on_persisted(number);
             self.raft.on_persist_ready(number);
+            self.on_install_persisted(context, number);
         }
     }
 
@@ -171,7 +182,9 @@ impl<E: Engine> Peer<E> {
             self.region.id
         );
         self.committed = self.committed.max(last);
-        if self.has_deferred() || self.apply_backlog_bytes > context.options.max_apply_backlog_bytes
+        if self.has_deferred()
+            || self.is_installing()
+            || self.apply_backlog_bytes > context.options.max_apply_backlog_bytes
         {
             self.may_apply_up_to = last;
             return;
@@ -207,8 +220,9 @@ impl<E: Engine> Peer<E> {
     }
 
     /// Reads entries that were let go from the log again, as far as there is room.
-    fn resume_apply(&mut self, context: &mut StepContext<'_>) {
+    pub(crate) fn resume_apply(&mut self, context: &mut StepContext<'_>) {
         while self.has_deferred()
+            && !self.is_installing()
             && self.apply_backlog_bytes <= context.options.max_apply_backlog_bytes
         {
             let range = (self.handed_to_apply + 1, self.may_apply_up_to + 1);
@@ -238,12 +252,22 @@ impl<E: Engine> Peer<E> {
             applied.state.applied_index
         );
         self.apply_backlog_bytes -= applied.entry_bytes;
+        let begun = applied.changes.contains(&RegionChange::InstallBegun);
         for change in applied.changes {
             self.on_region_change(context, change);
+        }
+        if self.is_installing() {
+            // Readers see the old state until the new data are there. Of entries that were
+            // applied before the snapshot took the log's place, raft need not know.
+            if !begun {
+                self.apply_state = applied.state;
+            }
+            return;
         }
         self.apply_state = applied.state;
         self.raft.storage_mut().set_apply_state(self.apply_state);
         self.raft.advance_apply_to(self.apply_state.applied_index);
+        self.ask_log_gc(context);
         self.resume_apply(context);
         self.serve_reads_up_to_applied(context);
     }

@@ -233,8 +233,10 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Takes a peer over.
+    /// Takes a peer over. An install that a crash cut off goes on at once.
     pub fn add_peer(&mut self, peer: Peer<E>) {
+        let job = peer.install.as_ref().map(|i| i.job(peer.region_id()));
+        self.out.jobs.extend(job);
         self.dirty.insert(peer.region_id());
         self.peers.insert(peer.region_id(), peer);
     }

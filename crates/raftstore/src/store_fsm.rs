@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use strata_proto::metapb::{Peer as PeerRecord, Region};
 use strata_proto::raft_serverpb::PeerState;
-use strata_storage::snapshot::{SnapshotEngine, SnapshotManager};
+use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager, recover_install};
 use strata_storage::{
-    Engine, Engines, PeerStorage, PeerStorageOptions, keys, read_all_region_states,
+    Durability, Engine, Engines, PeerStorage, PeerStorageOptions, keys, read_all_region_states,
 };
 
 use crate::apply::ApplyShard;
@@ -40,6 +40,9 @@ pub enum LoadError {
     /// An engine failed, a record is damaged, or a region's start check failed.
     #[error(transparent)]
     Storage(#[from] strata_storage::Error),
+    /// An install that was cut off cannot be repeated.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A region's Raft state contradicts itself.
     #[error("region {region_id}: {error}")]
     Raft {
@@ -201,12 +204,24 @@ impl<E: SnapshotEngine> StoreFsm<E> {
             region_id,
             store_id: self.store_id,
         })?;
-        let storage = PeerStorage::open(
+        // Crash rule 3: before the log is looked at, an install that was cut off between its
+        // two batches repeats the second.
+        let recovered = recover_install(engines, region_id)?;
+        if let Some(batch) = recovered.as_ref().and_then(|found| found.raft.as_ref()) {
+            engines
+                .raft
+                .write(batch, Durability::Synced)
+                .map_err(strata_storage::Error::from)?;
+        }
+        let mut storage = PeerStorage::open(
             engines,
             (**region).clone(),
             own.id,
             &PeerStorageOptions::default(),
         )?;
+        if recovered.is_some() {
+            storage.resume_applying();
+        }
         let view = Arc::new(PeerView::default());
         let peer = Peer::new(options, region.clone(), *own, storage, view.clone(), now)
             .map_err(|error| LoadError::Raft { region_id, error })?;
@@ -227,9 +242,9 @@ fn live_regions<E: Engine>(engines: &Engines<E>) -> Result<Vec<Region>, LoadErro
             continue;
         };
         match record.state() {
-            PeerState::Normal => regions.push(region),
+            PeerState::Normal | PeerState::Applying => regions.push(region),
             PeerState::Tombstone => {}
-            PeerState::Applying | PeerState::Merging | PeerState::Unavailable => {
+            PeerState::Merging | PeerState::Unavailable => {
                 return Err(LoadError::UnknownState {
                     region_id: region.id,
                     state: record.state,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use strata_proto::metapb::Region;
 
+use crate::directory::PeerView;
 use crate::error::Error;
 use crate::request::{Cancellation, ReadCommand, Reply, Request};
 
@@ -71,11 +72,24 @@ pub struct ReadTask {
     pub deadline: Duration,
     /// Tells whether the sender still wants it.
     pub cancellation: Cancellation,
+    /// What the region's peer publishes.
+    pub view: Arc<PeerView>,
+    /// Data epoch of the view when the read was issued.
+    pub data_epoch: u64,
     /// Takes the result.
     pub reply: Reply,
 }
 
 impl ReadTask {
+    /// Why what an engine snapshot holds must not be shown, if so: the region's data may
+    /// have been cleared before it was taken. Asked after it was taken.
+    pub(crate) fn superseded(&self) -> Option<Error> {
+        (self.view.data_epoch() != self.data_epoch).then_some(Error::NotLeader {
+            region_id: self.region.id,
+            leader: None,
+        })
+    }
+
     /// Why the read must not be served any more, if so.
     pub(crate) fn given_up(&self, now: Duration) -> Option<Error> {
         given_up(&self.cancellation, self.deadline, now)

@@ -77,6 +77,12 @@ impl EntryCache {
         }
     }
 
+    /// Drops everything: a snapshot takes the place of the log.
+    pub(crate) fn clear(&mut self) {
+        self.entries = VecDeque::new();
+        self.bytes = 0;
+    }
+
     /// Drops entries up to and with `index`: they were compacted.
     pub(crate) fn compact_to(&mut self, index: u64) {
         while self.first_index().is_some_and(|first| first <= index) {

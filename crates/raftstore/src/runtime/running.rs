@@ -16,15 +16,19 @@ use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 
 use super::threads::{
     ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
-    request_weight, run_expiry, run_log_writer, run_reader, send_read, stop_process,
+    request_weight, run_expiry, run_log_gc_worker, run_log_writer, run_reader, run_region_worker,
+    send_read, stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
 use crate::claim::check_offer;
 use crate::directory::{DirectoryEntry, find_peer};
 use crate::error::Error;
 use crate::gate::{Gate, GateAction};
+use crate::job::RegionJob;
+use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
+use crate::region_worker::RegionWorker;
 use crate::request::{Reply, Request, RequestToken};
 use crate::shard::{LogBatch, ShardEvent, shard_of};
 use crate::store_fsm::{LoadedStore, StoreFsm};
@@ -40,8 +44,9 @@ pub(super) struct Running<E: SnapshotEngine> {
     gate: Gate<E>,
     inboxes: Vec<Inbox>,
     readers: Sender<ReadMail<E::Snapshot>>,
-    /// The way to the store FSM, until the shards have it.
-    store: Mutex<Option<Sender<StoreRequest>>>,
+    snapshots: SnapshotManager<E::Files>,
+    /// Until the shards have them.
+    ways: Mutex<Option<Ways>>,
     metrics: Arc<StoreMetrics>,
     logger: Logger,
     /// Ends the expiry thread when it is dropped.
@@ -56,6 +61,16 @@ struct Ends<S> {
     works: Vec<(Sender<ApplyMail>, Receiver<ApplyMail>)>,
     reads: Receiver<ReadMail<S>>,
     requests: Receiver<StoreRequest>,
+    region_jobs: Receiver<RegionJob>,
+    log_gc: Receiver<RegionJob>,
+}
+
+/// The ways from the shards to what runs beside them.
+#[derive(Clone)]
+struct Ways {
+    store: Sender<StoreRequest>,
+    region_jobs: Sender<RegionJob>,
+    log_gc: Sender<RegionJob>,
 }
 
 impl<E: SnapshotEngine> Running<E> {
@@ -92,6 +107,13 @@ impl<E: SnapshotEngine> Running<E> {
         let (inboxes, mails) = (0..options.raft_shards).map(|_| inbox(&options)).unzip();
         let (readers, reads) = bounded(READ_QUEUE_CAPACITY);
         let (store, requests) = unbounded();
+        let (region_jobs_in, region_jobs) = unbounded();
+        let (log_gc_in, log_gc) = unbounded();
+        let ways = Ways {
+            store,
+            region_jobs: region_jobs_in,
+            log_gc: log_gc_in,
+        };
         let works = (0..options.apply_shards).map(|_| unbounded()).collect();
         let logger = surroundings.logger.clone();
         let (expiry_stop, threads) = (Mutex::default(), Mutex::default());
@@ -101,7 +123,8 @@ impl<E: SnapshotEngine> Running<E> {
             gate,
             inboxes,
             readers,
-            store: Mutex::new(Some(store)),
+            snapshots,
+            ways: Mutex::new(Some(ways)),
             metrics,
             logger,
             expiry_stop,
@@ -112,6 +135,8 @@ impl<E: SnapshotEngine> Running<E> {
             works,
             reads,
             requests,
+            region_jobs,
+            log_gc,
         };
         let started = running.start_threads(shards, apply_shards, fsm, ends, &surroundings);
         if let Err(error) = started {
@@ -129,7 +154,7 @@ impl<E: SnapshotEngine> Running<E> {
         ends: Ends<E::Snapshot>,
         surroundings: &Surroundings,
     ) -> std::io::Result<()> {
-        let store = self.store.lock().take().expect("threads are started once");
+        let ways = self.ways.lock().take().expect("threads are started once");
         let apply: Vec<Sender<ApplyMail>> = ends
             .works
             .iter()
@@ -146,7 +171,9 @@ impl<E: SnapshotEngine> Running<E> {
                 log,
                 apply: apply.clone(),
                 readers: self.readers.clone(),
-                store: store.clone(),
+                store: ways.store.clone(),
+                region_jobs: ways.region_jobs.clone(),
+                log_gc: ways.log_gc.clone(),
                 transport: surroundings.transport.clone(),
                 heartbeats: surroundings.heartbeats.clone(),
                 metrics: self.metrics.clone(),
@@ -167,6 +194,7 @@ impl<E: SnapshotEngine> Running<E> {
             self.spawn(format!("apply-{index}"), move || thread.run())?;
         }
         self.start_store_fsm(fsm, ends.requests)?;
+        self.start_workers(ends.region_jobs, ends.log_gc)?;
         for index in 0..self.options.read_threads {
             let (kv, reads) = (self.engines.kv.clone(), ends.reads.clone());
             let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
@@ -175,6 +203,29 @@ impl<E: SnapshotEngine> Running<E> {
             })?;
         }
         self.start_expiry()
+    }
+
+    /// They end when the last shard has.
+    fn start_workers(
+        &self,
+        region_jobs: Receiver<RegionJob>,
+        log_gc_jobs: Receiver<RegionJob>,
+    ) -> std::io::Result<()> {
+        let region = RegionWorker::new(
+            &self.options,
+            self.engines.kv.clone(),
+            self.snapshots.clone(),
+            self.gate.directory().clone(),
+        );
+        let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
+        self.spawn("region-worker".to_owned(), move || {
+            run_region_worker(region, &region_jobs, &inboxes, &logger);
+        })?;
+        let log_gc = LogGcWorker::new(self.engines.clone());
+        let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
+        self.spawn("log-gc".to_owned(), move || {
+            run_log_gc_worker(log_gc, &log_gc_jobs, &inboxes, &logger);
+        })
     }
 
     /// Ends when the last shard has.

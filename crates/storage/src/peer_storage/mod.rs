@@ -14,12 +14,14 @@
 //!   deletes every older entry behind it, therefore log and last index never disagree.
 //! * Hard state and log on disk are read before anything is appended (crash rule 4).
 //!
-//! Elsewhere: snapshots (their generation is the region worker's), deletion of compacted
-//! entries, what is appended (`strata-raft`), when batches are written (raftstore).
+//! Elsewhere: making and installing snapshots (the region worker's), deletion of compacted
+//! entries (the log gc worker's), what is appended (`strata-raft`), when batches are written (raftstore).
 
 mod read;
+mod snapshot;
 mod start_check;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use prost::Message;
@@ -35,6 +37,8 @@ use crate::entry_cache::EntryCache;
 use crate::error::Error;
 use crate::keys;
 use crate::region_records::{conf_state_of, read_region_state, write_raft_state};
+
+use snapshot::SnapshotState;
 
 /// Settings of a [`PeerStorage`].
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +70,10 @@ pub struct PeerStorage<E: Engine> {
     /// Batches with entries that are not reported as synced: number of their Ready and
     /// their first index. Numbers ascend.
     unpersisted: VecDeque<(u64, u64)>,
+    /// Encoded bytes of the log.
+    log_bytes: u64,
+    /// Raft asks through a shared reference, and the wish must be noted.
+    snapshot: RefCell<SnapshotState>,
 }
 
 impl<E: Engine> PeerStorage<E> {
@@ -113,6 +121,8 @@ impl<E: Engine> PeerStorage<E> {
             apply_state: checked.apply_state,
             cache: EntryCache::new(options.entry_cache_bytes_max),
             unpersisted: VecDeque::new(),
+            log_bytes: checked.log_bytes,
+            snapshot: RefCell::default(),
         })
     }
 
@@ -265,6 +275,9 @@ impl<E: Engine> PeerStorage<E> {
             new.applied_index
         );
         self.cache.compact_to(new.truncated_index);
+        let truncated = self.apply_state.truncated_index;
+        let gone = new.truncated_index - truncated;
+        self.shrink_log_bytes(self.last_index - truncated, gone);
         self.apply_state = new;
     }
 
@@ -313,6 +326,10 @@ impl<E: Engine> PeerStorage<E> {
         for index in last.index + 1..=self.last_index {
             batch.delete(Cf::RaftLog, keys::raft_log(region_id, index));
         }
+        let truncated = self.apply_state.truncated_index;
+        let replaced = self.last_index + 1 - first.index;
+        self.shrink_log_bytes(self.last_index - truncated, replaced);
+        self.grow_log_bytes(entries);
         self.cache.append(entries);
         self.last_index = last.index;
         self.last_term = last.term;

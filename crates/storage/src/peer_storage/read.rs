@@ -167,9 +167,8 @@ impl<E: Engine> Storage for PeerStorage<E> {
         Ok(self.last_index)
     }
 
-    /// Snapshots are made by the region worker, which does not exist yet: the leader asks
-    /// again later. As the log is not compacted either, no follower depends on one.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot, StorageError> {
-        Err(StorageError::SnapshotTemporarilyUnavailable)
+    /// The snapshot that was made, or a note that one is wanted.
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot, StorageError> {
+        self.snapshot.borrow_mut().offer(request_index, to)
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Checked {
     pub(super) hard_state: HardState,
     pub(super) apply_state: RaftApplyState,
     pub(super) last: EntryId,
+    /// Encoded bytes of the log.
+    pub(super) log_bytes: u64,
 }
 
 pub(super) fn check<E: Engine>(engines: &Engines<E>, region_id: u64) -> Result<Checked, Error> {
@@ -48,7 +50,7 @@ pub(super) fn check<E: Engine>(engines: &Engines<E>, region_id: u64) -> Result<C
     };
     let mut hard_state = raft_state.hard_state.unwrap_or_default();
     check_indexes(&apply_state, &hard_state, raft_state.last_index).map_err(fault)?;
-    check_log(
+    let log_bytes = check_log(
         &engines.raft,
         region_id,
         &apply_state,
@@ -75,6 +77,7 @@ pub(super) fn check<E: Engine>(engines: &Engines<E>, region_id: u64) -> Result<C
         hard_state,
         apply_state,
         last,
+        log_bytes,
     })
 }
 
@@ -97,21 +100,24 @@ fn check_indexes(
     Ok(())
 }
 
-/// Walks the keys of the log: every index from truncated to last once, none behind.
+/// Walks the keys of the log: every index from truncated to last once, none behind. Returns
+/// the bytes of the entries.
 fn check_log(
     raft: &impl ReadView,
     region_id: u64,
     apply: &RaftApplyState,
     last: u64,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let truncated = apply.truncated_index;
     let mut next = truncated + 1;
+    let mut bytes = 0;
     let start = keys::raft_log(region_id, next);
     let (_, end) = keys::raft_log_range(region_id);
     let mut fault = None;
-    let mut visit = |key: &[u8], _: &[u8]| match keys::parse_raft_log(key) {
+    let mut visit = |key: &[u8], value: &[u8]| match keys::parse_raft_log(key) {
         Some((_, index)) if index == next && index <= last => {
             next += 1;
+            bytes += value.len() as u64;
             ControlFlow::Continue(())
         }
         Some((_, index)) if next > last => {
@@ -137,7 +143,7 @@ fn check_log(
     }
     match fault {
         Some(fault) => Err(Error::StartCheck { region_id, fault }),
-        None => Ok(()),
+        None => Ok(bytes),
     }
 }
 

@@ -1,0 +1,111 @@
+//! The log gc worker: deletes compacted entries from the raft engine (crash rule 6).
+//!
+//! For all regions at hand: the truncated index is read from the kv engine, the kv engine is
+//! made durable, and only then the entries go. If the kv engine lost the truncated index in
+//! a crash, it would want entries back that are gone.
+//!
+//! The deletion itself is not synced: what a crash brings back lies in front of the
+//! truncated index, where nobody looks, and goes with the next compaction.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use strata_storage::snapshot::SnapshotError;
+use strata_storage::{Cf, Durability, Engine, Engines, Error, WriteBatch, keys, read_apply_state};
+
+use crate::job::{JobDone, RegionJob};
+use crate::region_worker::WorkerFault;
+
+/// Regions whose logs are deleted with one sync of the kv engine.
+const GATHERED_JOBS: usize = 256;
+/// More entries than this are deleted as a range: range deletions burden every read until
+/// the engine has compacted them away.
+const SINGLE_DELETIONS_MAX: u64 = 4096;
+
+/// Deletes compacted entries.
+pub struct LogGcWorker<E: Engine> {
+    engines: Engines<E>,
+    queue: VecDeque<u64>,
+    /// Entries up to this index were deleted since the start, by region.
+    gone: BTreeMap<u64, u64>,
+}
+
+impl<E: Engine> LogGcWorker<E> {
+    /// A worker without jobs.
+    pub fn new(engines: Engines<E>) -> Self {
+        LogGcWorker {
+            engines,
+            queue: VecDeque::new(),
+            gone: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a job over.
+    ///
+    /// # Panics
+    /// On anything but a `GcLog`.
+    pub fn push(&mut self, job: &RegionJob) {
+        let RegionJob::GcLog { region_id, .. } = job else {
+            panic!("region {}: the log gc worker got {job:?}", job.region_id());
+        };
+        self.queue.push_back(*region_id);
+    }
+
+    /// True if there is something to do.
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Deletes what the regions at hand have compacted.
+    ///
+    /// # Errors
+    /// The process must end.
+    pub fn step(&mut self) -> Result<Vec<JobDone>, WorkerFault> {
+        let count = self.queue.len().min(GATHERED_JOBS);
+        let regions: Vec<u64> = self.queue.drain(..count).collect();
+        let Some(first) = regions.first().copied() else {
+            return Ok(Vec::new());
+        };
+        let mut batch = WriteBatch::new();
+        let mut done = Vec::new();
+        for region_id in regions {
+            let state = read_apply_state(&self.engines.kv, region_id)
+                .map_err(|error| fault(region_id, error))?;
+            // Without a state the region was destroyed, and its log with it.
+            let index = state.map_or(0, |state| state.truncated_index);
+            self.delete(region_id, index, &mut batch);
+            done.push(JobDone::LogGone { region_id, index });
+        }
+        // In this order: the engines are logs of their own.
+        let Engines { kv, raft } = &self.engines;
+        kv.make_durable()
+            .and_then(|()| raft.write(&batch, Durability::Unsynced))
+            .map_err(|error| fault(first, error.into()))?;
+        Ok(done)
+    }
+
+    fn delete(&mut self, region_id: u64, index: u64, batch: &mut WriteBatch) {
+        let before = self.gone.insert(region_id, index);
+        match before {
+            Some(before) if before < index && index - before <= SINGLE_DELETIONS_MAX => {
+                for at in before + 1..=index {
+                    batch.delete(Cf::RaftLog, keys::raft_log(region_id, at));
+                }
+            }
+            // The first time since the start, or another life of the region: anything may
+            // lie there.
+            _ => batch.delete_range(
+                Cf::RaftLog,
+                keys::raft_log(region_id, 0),
+                keys::raft_log(region_id, index + 1),
+            ),
+        }
+    }
+}
+
+fn fault(region_id: u64, error: Error) -> WorkerFault {
+    WorkerFault {
+        region_id,
+        job: "deleting compacted entries",
+        error: SnapshotError::Storage(error),
+    }
+}
