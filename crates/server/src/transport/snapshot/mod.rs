@@ -117,6 +117,8 @@ type ReplySender = mpsc::Sender<Result<SnapshotReply, Status>>;
 /// A [`SnapshotLink`], whatever the form of its files.
 pub(crate) trait SnapshotStreams: Send + Sync + 'static {
     /// Takes a snapshot over for a store, and reports once how that ended. Never blocks.
+    /// A later snapshot for the same peer takes the place of an earlier one, whose sender
+    /// has given it up; only the later one is reported then.
     fn send(self: Arc<Self>, to_store_id: u64, message: RaftMessage);
     /// Takes a stream in whose greeting was answered.
     fn receive(
@@ -143,6 +145,8 @@ pub(crate) struct SnapshotLink<F: FileStore> {
     permits: Semaphore,
     /// One for each that is being sent or waits for it.
     places: Arc<Semaphore>,
+    /// How the sending of a snapshot to each peer of a region is told to end.
+    sends: Mutex<BTreeMap<(u64, u64), Arc<Notify>>>,
     counts: Arc<SnapshotCounts>,
     metrics: Arc<ServerMetrics>,
     logger: Logger,
@@ -180,6 +184,7 @@ impl<F: FileStore> SnapshotLink<F> {
             }),
             permits: Semaphore::new(concurrent),
             places: Arc::new(Semaphore::new(config.max_waiting as usize)),
+            sends: Mutex::default(),
             counts: Arc::default(),
             metrics,
             logger,
@@ -236,9 +241,10 @@ impl<F: FileStore> SnapshotLink<F> {
 impl<F: FileStore> SnapshotStreams for SnapshotLink<F> {
     fn send(self: Arc<Self>, to_store_id: u64, message: RaftMessage) {
         let place = self.places.clone().try_acquire_owned().ok();
+        let turn = send::Turn::take(self.clone(), &message);
         let runtime = self.runtime.clone();
         runtime.spawn(async move {
-            send::run(&self, to_store_id, message, place.is_some()).await;
+            send::run(&turn, to_store_id, message, place.is_some()).await;
             drop(place);
         });
     }

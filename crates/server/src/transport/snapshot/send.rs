@@ -1,5 +1,6 @@
 //! Sends one snapshot to one store, over as many streams as it takes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use slog::{info, warn};
@@ -10,7 +11,7 @@ use strata_proto::stratapb::{
 };
 use strata_raftstore::{SendFault, SendRetry, SnapshotSender};
 use strata_storage::snapshot::{FileStore, SnapshotRef, from_raft};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -22,33 +23,74 @@ use super::{Attached, SnapshotLink, UnderWay};
 const FRAMES_IN_STREAM: usize = 1;
 /// Bytes of the largest answer: a place for each file, or a refusal.
 const REPLY_BYTES_MAX: usize = 64 << 10;
+/// A failure is reported after this pause: raft tries again at once, and what was refused
+/// will be refused again.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two lines about the progress of one snapshot.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The right to send a snapshot to one peer of a region, until a later one takes it.
+pub(super) struct Turn<F: FileStore> {
+    link: Arc<SnapshotLink<F>>,
+    /// Region and peer.
+    to: (u64, u64),
+    /// Told when a later snapshot takes its place.
+    end: Arc<Notify>,
+}
+
+impl<F: FileStore> Turn<F> {
+    /// Takes the turn, from an earlier snapshot if need be.
+    pub(super) fn take(link: Arc<SnapshotLink<F>>, message: &RaftMessage) -> Self {
+        let to = (message.region_id, message.to_peer.map_or(0, |peer| peer.id));
+        let end = Arc::new(Notify::new());
+        let earlier = link.sends.lock().insert(to, end.clone());
+        if let Some(earlier) = earlier {
+            earlier.notify_one();
+        }
+        Turn { link, to, end }
+    }
+}
+
+impl<F: FileStore> Drop for Turn<F> {
+    fn drop(&mut self) {
+        let mut sends = self.link.sends.lock();
+        let mine = |end: &Arc<Notify>| Arc::ptr_eq(end, &self.end);
+        if sends.get(&self.to).is_some_and(mine) {
+            sends.remove(&self.to);
+        }
+    }
+}
+
 /// Sends a snapshot and reports how that ended. `has_place`: it may wait for its turn.
 pub(super) async fn run<F: FileStore>(
-    link: &SnapshotLink<F>,
+    turn: &Turn<F>,
     to_store_id: u64,
     message: RaftMessage,
     has_place: bool,
 ) {
+    let link = &*turn.link;
     let Some(attached) = link.attached().await else {
         return;
     };
-    let region_id = message.region_id;
-    let to_peer_id = message.to_peer.map_or(0, |peer| peer.id);
+    let (region_id, to_peer_id) = turn.to;
     let begun = link.now();
     let mut stopping = attached.stopping.clone();
-    let sent = if has_place {
-        let send = send(link, &attached, to_store_id, &message);
-        tokio::select! {
-            sent = send => sent,
-            _ = stopping.wait_for(|stops| *stops) => {
-                Err(SendFault::Broken("the node stops".to_owned()))
-            }
+    let sending = async {
+        if !has_place {
+            return Err(SendFault::Broken("too many snapshots wait".to_owned()));
         }
-    } else {
-        Err(SendFault::Broken("too many snapshots wait".to_owned()))
+        send(link, &attached, to_store_id, &message).await
+    };
+    let sent = tokio::select! {
+        sent = sending => sent,
+        () = turn.end.notified() => {
+            info!(link.logger, "a later snapshot takes the place of one under way";
+                "region" => region_id, "to_store" => to_store_id);
+            return;
+        }
+        _ = stopping.wait_for(|stops| *stops) => {
+            Err(SendFault::Broken("the node stops".to_owned()))
+        }
     };
     let seconds = format!("{:.1}", (link.now() - begun).as_secs_f64());
     match &sent {
@@ -60,7 +102,13 @@ pub(super) async fn run<F: FileStore>(
         Err(fault) => {
             link.metrics.snapshots_send_failed.inc();
             warn!(link.logger, "a snapshot could not be sent"; "region" => region_id,
-                "to_store" => to_store_id, "seconds" => seconds, "reason" => one_line(&fault.to_string()));
+                "to_store" => to_store_id, "seconds" => seconds,
+                "reason" => one_line(&fault.to_string()));
+            tokio::select! {
+                () = sleep(FAILURE_PAUSE) => {}
+                () = turn.end.notified() => return,
+                _ = stopping.wait_for(|stops| *stops) => {}
+            }
         }
     }
     attached

@@ -223,6 +223,8 @@ struct Wire {
     address: String,
     /// Connections that were made.
     connections: Arc<AtomicUsize>,
+    /// Faults that have happened.
+    faults: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -241,14 +243,16 @@ impl Wire {
         let address = listener.local_addr().unwrap().to_string();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = connections.clone();
+        let happened = Arc::new(AtomicUsize::new(0));
+        let faults_happened = happened.clone();
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::Relaxed);
                 let fault = faults.get(number).copied();
-                let target = target.clone();
+                let (target, happened) = (target.clone(), happened.clone());
                 tokio::spawn(async move {
                     if let Ok(far) = TcpStream::connect(target).await {
-                        carry(near, far, fault).await;
+                        carry(near, far, fault, &happened).await;
                     }
                 });
             }
@@ -256,6 +260,7 @@ impl Wire {
         Wire {
             address,
             connections,
+            faults: faults_happened,
             task,
         }
     }
@@ -267,7 +272,12 @@ impl Drop for Wire {
     }
 }
 
-async fn carry(near: TcpStream, far: TcpStream, fault: Option<(usize, Fault)>) {
+async fn carry(
+    near: TcpStream,
+    far: TcpStream,
+    fault: Option<(usize, Fault)>,
+    happened: &AtomicUsize,
+) {
     let (mut near_read, mut near_write) = near.into_split();
     let (mut far_read, mut far_write) = far.into_split();
     let back = tokio::spawn(async move {
@@ -288,6 +298,7 @@ async fn carry(near: TcpStream, far: TcpStream, fault: Option<(usize, Fault)>) {
         }
     }
     back.abort();
+    happened.fetch_add(1, Ordering::Relaxed);
     if let Some((_, Fault::Freeze)) = fault {
         std::future::pending::<()>().await;
     }
@@ -301,8 +312,8 @@ fn region(id: u64) -> Region {
     };
     Region {
         id,
-        start_key: Bytes::from(format!("r{id}")),
-        end_key: Bytes::from(format!("r{}", id + 1)),
+        start_key: Bytes::from(format!("r{id:02}")),
+        end_key: Bytes::from(format!("r{:02}", id + 1)),
         region_epoch: Some(RegionEpoch {
             conf_ver: 2,
             version: 3,
@@ -329,7 +340,7 @@ fn make(node: &Node, region_id: u64, chunks: u64) -> SnapshotRef<MemFiles> {
     write_apply_state(&mut batch, region_id, &apply);
     for number in 0..chunks {
         let value = vec![number as u8; CHUNK as usize];
-        batch.put(Cf::Write, format!("zr{region_id}{number:06}"), value);
+        batch.put(Cf::Write, format!("zr{region_id:02}{number:06}"), value);
     }
     kv.write(&batch, Durability::Synced).unwrap();
     let mut generator =
@@ -479,8 +490,13 @@ async fn a_restarted_receiver_resumes_at_what_was_synced() {
     let serving = first.serve(listener);
     let snapshot = make(&leader, 7, 3000);
     leader.link.clone().send(FOLLOWER, message(&snapshot));
-    eventually("9 MiB are under way", || {
-        let held = leader.link.of_region(7).under_way;
+    eventually("the wire is frozen", || {
+        wire.faults.load(Ordering::Relaxed) == 1
+    })
+    .await;
+    // What is on the wire has arrived when 8.5 MiB have; none of it is answered any more.
+    eventually("more than 8 MiB arrived", || {
+        let held = first.link.of_region(7).under_way;
         held.iter().any(|transfer| transfer.held_bytes > 17 << 19)
     })
     .await;
@@ -612,6 +628,30 @@ async fn a_store_that_leads_no_more_stops_sending() {
     assert!(pair.leader.chunks_sent(7) < 900);
     pair.send(&snapshot);
     assert_eq!(pair.leader.report().await, (7, 72, false));
+}
+
+#[tokio::test]
+async fn a_later_snapshot_for_the_same_peer_takes_the_place_of_the_earlier() {
+    let mut config = small_config();
+    config.snapshot.rate_limit = Size(50 * CHUNK);
+    let mut pair = pair_with(&config, Vec::new()).await;
+    let slow = make(&pair.leader, 7, 5000);
+    pair.send(&slow);
+    eventually("a chunk was taken", || pair.leader.chunks_sent(7) > 0).await;
+    // Raft has given it up, and sends a newer one.
+    let small = make(&pair.leader, 7, 10);
+    assert_ne!(small.meta().id, slow.meta().id);
+    pair.send(&small);
+    pair.arrives(&small).await;
+    eventually("the earlier one has gone", || {
+        pair.leader.link.of_region(7).under_way.is_empty()
+    })
+    .await;
+    assert!(
+        pair.leader.reports.try_recv().is_err(),
+        "one report for both"
+    );
+    assert_eq!(pair.follower.manager.list().len(), 1, "its parts are gone");
 }
 
 #[tokio::test]
