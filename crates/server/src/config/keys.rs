@@ -159,7 +159,8 @@ settings! {
         /// Writes of one region that wait to be proposed; one always may. More are refused
         /// as busy.
         max_queued_write_size: Size = "store.max-queued-write-size", "32MiB", "64KiB" ..= "4GiB";
-        /// Keys and values in one answer of a scan or a batch get; one pair always goes.
+        /// Keys and values in one answer of a scan, a batch scan or a batch get; one pair
+        /// always goes. A larger answer is refused, never shortened.
         max_answer_size: Size = "store.max-answer-size", "32MiB", "64KiB" ..= "1GiB";
         /// How often the data engine learns which values have expired, so that compaction
         /// may drop them; each time it is synced.
