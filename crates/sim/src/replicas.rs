@@ -87,6 +87,8 @@ fn content(region: &Region, engines: &Engines<MemEngine>) -> Result<(u64, Conten
         (Cf::Raft, keys::region_state(region.id).into()),
         state.encode_to_vec().into(),
     );
+    let (start, end) = keys::session_range(region.id);
+    collect(engines, Cf::Raft, &start, &end, &mut content)?;
     if region.id == SYSTEM_REGION_ID {
         let (start, end) = keys::system_range();
         collect(engines, Cf::Raft, &start, &end, &mut content)?;
