@@ -28,7 +28,7 @@ impl SystemStateMachine for Refusing {
 const REGION: u64 = 7;
 
 fn shard() -> (ApplyShard, MemEngine) {
-    let mut shard = ApplyShard::new(Arc::new(Refusing), Arc::default());
+    let mut shard = ApplyShard::new(1, Arc::new(Refusing), Arc::default());
     let region = Region {
         id: REGION,
         start_key: Bytes::from_static(b"b"),

@@ -16,9 +16,9 @@ use strata_proto::stratapb::{
     data_command::Body,
 };
 use strata_raftstore::{
-    Answer, CommandOutcome, Error, Now, ReadCommand, Reply, Request, RequestBody, RequestHeader,
-    StoreCore, StoreEffect, StoreEvent, StoreOptions, SystemStateMachine, SystemView,
-    SystemViewError, SystemWrites,
+    Answer, CommandOutcome, Error, LogGcWorker, Now, ReadCommand, RegionJob, RegionWorker, Reply,
+    Request, RequestBody, RequestHeader, StoreCore, StoreEffect, StoreEvent, StoreOptions,
+    SystemStateMachine, SystemView, SystemViewError, SystemWrites,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{MemFiles, SnapshotManager};
@@ -50,11 +50,17 @@ pub type Outcome = std::result::Result<Answer, Error>;
 
 pub struct Node {
     pub core: StoreCore<MemEngine>,
+    pub region_worker: RegionWorker<MemEngine>,
+    pub log_gc_worker: LogGcWorker<MemEngine>,
     pub engines: Engines<MemEngine>,
     /// Log batches are written and answered only while this holds.
     pub disk_works: bool,
     /// Apply work is done only while this holds.
     pub apply_works: bool,
+    /// The kv engine is written only while this holds.
+    pub data_works: bool,
+    /// Jobs are done only while this holds.
+    pub jobs_work: bool,
     pub held: VecDeque<StoreEffect>,
 }
 
@@ -108,16 +114,23 @@ impl Cluster {
             id,
             &options,
             engines.clone(),
-            snapshots,
+            snapshots.clone(),
             &system,
             self.clock(id),
         )
         .unwrap();
+        let directory = core.directory().clone();
+        let region_worker = RegionWorker::new(&options, engines.kv.clone(), snapshots, directory);
+        let log_gc_worker = LogGcWorker::new(engines.clone());
         let node = Node {
             core,
+            region_worker,
+            log_gc_worker,
             engines,
             disk_works: true,
             apply_works: true,
+            data_works: true,
+            jobs_work: true,
             held: VecDeque::new(),
         };
         self.nodes.insert(id, node);
@@ -163,6 +176,7 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, id: u64, effect: StoreEffect, queue: &mut VecDeque<(u64, StoreEvent)>) {
+        let now = self.now;
         let node = self.nodes.get_mut(&id).unwrap();
         match effect {
             StoreEffect::Send {
@@ -202,6 +216,9 @@ impl Cluster {
                 node.held.push_back(StoreEffect::Apply(work));
             }
             StoreEffect::Apply(work) => queue.push_back((id, StoreEvent::Apply(work))),
+            StoreEffect::WriteData(write) if !node.data_works => {
+                node.held.push_back(StoreEffect::WriteData(write));
+            }
             StoreEffect::WriteData(write) => {
                 node.engines
                     .kv
@@ -212,10 +229,55 @@ impl Cluster {
             StoreEffect::Read(task) => queue.push_back((id, StoreEvent::Serve(task))),
             StoreEffect::Reply { reply, result } => reply.deliver(result),
             StoreEffect::Report(reports) => self.reports.extend(reports),
-            StoreEffect::Job(job) => panic!("store {id}: {job:?}"),
-            StoreEffect::SendSnapshot { message, .. } => panic!("store {id}: {message:?}"),
+            StoreEffect::Job(job) if !node.jobs_work => {
+                node.held.push_back(StoreEffect::Job(job));
+            }
+            StoreEffect::Job(job @ RegionJob::GcLog { .. }) => {
+                node.log_gc_worker.push(&job);
+                while node.log_gc_worker.has_work() {
+                    let done = node.log_gc_worker.step().unwrap().into_iter();
+                    queue.extend(done.map(|done| (id, StoreEvent::JobDone(done))));
+                }
+            }
+            StoreEffect::Job(job) => {
+                node.region_worker.push(job);
+                while node.region_worker.has_work(now) {
+                    let done = node.region_worker.step(now, 1 << 20).unwrap();
+                    queue.extend(done.map(|done| (id, StoreEvent::JobDone(done))));
+                }
+            }
+            // The way is too narrow: snapshots do not get through here.
+            StoreEffect::SendSnapshot { message, .. } => {
+                let event = StoreEvent::SnapshotSent {
+                    region_id: message.region_id,
+                    to_peer_id: message.to_peer.unwrap().id,
+                    ok: false,
+                };
+                queue.push_back((id, event));
+            }
             StoreEffect::Fatal(line) => panic!("store {id}: {line}"),
         }
+    }
+
+    /// Ends a store's process by a power cut: what was not synced is lost.
+    pub fn power_cut(&mut self, id: u64) -> Engines<MemEngine> {
+        let node = self.nodes.remove(&id).unwrap();
+        Engines::new(
+            node.engines.kv.crash_keeping(0),
+            node.engines.raft.crash_keeping(0),
+        )
+    }
+
+    /// Lets a kv engine that was not written be written again.
+    pub fn release_data(&mut self, id: u64) {
+        self.nodes.get_mut(&id).unwrap().data_works = true;
+        self.release(id);
+    }
+
+    /// Lets stopped workers work again.
+    pub fn release_jobs(&mut self, id: u64) {
+        self.nodes.get_mut(&id).unwrap().jobs_work = true;
+        self.release(id);
     }
 
     /// Lets a stopped disk work again.
