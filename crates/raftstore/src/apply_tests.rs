@@ -318,7 +318,7 @@ fn unknown_entries_stop_the_store() {
     };
     let cases = [
         (unknown(admin.encode_to_vec(), EntryType::EntryNormal), true),
-        (unknown(vec![], EntryType::EntryConfChangeV2), true),
+        (unknown(vec![], EntryType::EntryConfChangeV2), false),
         (unknown(vec![0xff; 9], EntryType::EntryNormal), false),
     ];
     for (entry, newer) in cases {

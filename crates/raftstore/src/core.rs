@@ -19,12 +19,15 @@
 
 use std::sync::Arc;
 
+use strata_proto::metapb;
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::snapshot::{SnapshotEngine, SnapshotManager};
+use strata_proto::stratapb::SnapshotMeta;
+use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 use strata_storage::{Durability, Engines, WriteBatch};
 
 use crate::apply::{ApplyOutput, ApplyShard, ApplyTask};
+use crate::claim::check_offer;
 use crate::directory::DirectoryCell;
 use crate::error::Error;
 use crate::gate::{Gate, GateAction, ReadOutcome, serve_task};
@@ -250,6 +253,19 @@ impl<E: SnapshotEngine> StoreCore<E> {
             region: RegionWorker::new(options, kv, snapshots, self.directory().clone()),
             log_gc: LogGcWorker::new(self.engines.clone()),
         }
+    }
+
+    /// Whether a snapshot that is offered for a peer of this store can be of use; see
+    /// [`StoreHandle::check_snapshot`](crate::StoreHandle::check_snapshot).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_snapshot(
+        &self,
+        meta: &SnapshotMeta,
+        to_peer: &metapb::Peer,
+    ) -> Result<(), SnapshotError> {
+        check_offer(&self.directory().load(), meta, to_peer)
     }
 
     /// The snapshot files.

@@ -161,7 +161,7 @@ impl<E: Engine> Peer<E> {
             clock_proposed_at: None,
             leader_heard_at: None,
             doomed: false,
-            log_gc: LogGc::default(),
+            log_gc: LogGc::new(apply_state.truncated_index),
             snapshots: SnapshotSends::default(),
             install,
             claim_pending: false,

@@ -496,11 +496,92 @@ fn region_and_spare_store(cluster: &Cluster) -> (Region, u64) {
     (region, spare.unwrap())
 }
 
+/// No store makes or installs snapshots from now on.
+fn hold_jobs(cluster: &mut Cluster) {
+    for node in cluster.nodes.values_mut() {
+        node.jobs_work = false;
+    }
+}
+
+/// A voter on a new store, from the request to the region that it leads.
+#[test]
+fn peer_created_by_message_becomes_whole_by_snapshot() {
+    let mut cluster = cluster(4);
+    let (region, spare) = region_and_spare_store(&cluster);
+    written(cluster.put("a", "1"));
+    let added = change(AddVoter, 777_777, spare);
+    let region = changed(&mut cluster, region.id, &[added]);
+    cluster.until("the new peer has the data", |cluster| {
+        cluster.stored(spare, "a").as_deref() == Some("1")
+    });
+    cluster.until("the new peer is in the directory", |cluster| {
+        region_on(cluster, spare, region.id).as_ref() == Some(&region)
+    });
+    let directory = cluster.nodes[&spare].core.directory().load();
+    assert!(directory.creating.is_empty());
+    let stored = stored_region(&cluster, spare, region.id);
+    assert_eq!(stored, (PeerState::Normal, region.clone()));
+    let to_store_id = spare;
+    let moved = cluster.call(region.id, RequestBody::TransferLeader { to_store_id });
+    assert!(matches!(moved, Ok(Answer::Done)), "{moved:?}");
+    assert_eq!(cluster.leader(region.id), Some(spare));
+    written(cluster.put("a", "2"));
+    assert_eq!(cluster.get("a").as_deref(), Some("2"));
+
+    // An old voter becomes a learner and goes.
+    let old = region.peers[0];
+    let demoted = change(AddLearner, old.id, old.store_id);
+    changed(&mut cluster, region.id, &[demoted]);
+    let removed = change(Remove, old.id, old.store_id);
+    let region = changed(&mut cluster, region.id, &[removed]);
+    cluster.until("the old peer is destroyed", |cluster| {
+        is_gone(cluster, old.store_id, region.id)
+    });
+    // And a newer peer takes its place on the same store.
+    let added = change(AddLearner, 888_888, old.store_id);
+    changed(&mut cluster, region.id, &[added]);
+    cluster.until("the newer peer has the data", |cluster| {
+        cluster.stored(old.store_id, "a").as_deref() == Some("2")
+    });
+}
+
+/// A peer that is removed while it installs a snapshot: the install ends first, or it would
+/// write over the tombstone.
+#[test]
+fn peer_destroyed_in_the_middle_of_an_install() {
+    let mut cluster = cluster(4);
+    let (region, spare) = region_and_spare_store(&cluster);
+    written(cluster.put("a", "1"));
+    cluster.nodes.get_mut(&spare).unwrap().jobs_work = false;
+    let added = change(AddLearner, 777_777, spare);
+    let region = changed(&mut cluster, region.id, &[added]);
+    cluster.until("the install has begun", |cluster| {
+        let kv = &cluster.nodes[&spare].engines.kv;
+        let state = read_region_state(kv, region.id).unwrap();
+        state.is_some_and(|state| state.state() == PeerState::Applying)
+    });
+    let own = *find_peer_on(&region, spare).unwrap();
+    let word = tombstone_message(&region, own, conf_ver(&region) + 1);
+    cluster.cut.insert(spare);
+    cluster.event(spare, StoreEvent::Message(word));
+    cluster.run(Duration::from_millis(200));
+    assert_eq!(
+        stored_region(&cluster, spare, region.id).0,
+        PeerState::Applying
+    );
+    cluster.release_jobs(spare);
+    cluster.until("the peer is destroyed", |cluster| {
+        is_gone(cluster, spare, region.id)
+    });
+    assert_eq!(cluster.stored(spare, "a"), None);
+}
+
 #[test]
 fn peer_created_by_message_votes_and_waits_for_its_snapshot() {
     let mut cluster = cluster(4);
     let (region, spare) = region_and_spare_store(&cluster);
     assert!(!has_peer(&cluster, spare, region.id));
+    hold_jobs(&mut cluster);
     let changed = changed(
         &mut cluster,
         region.id,
@@ -760,6 +841,7 @@ fn stale_peer_collected_when_it_asks_for_votes() {
 fn stale_peer_collected_before_its_snapshot() {
     let mut cluster = cluster(4);
     let (region, spare) = region_and_spare_store(&cluster);
+    hold_jobs(&mut cluster);
     changed(
         &mut cluster,
         region.id,
@@ -767,6 +849,7 @@ fn stale_peer_collected_before_its_snapshot() {
     );
     cluster.run(Duration::from_millis(400));
     assert!(has_peer(&cluster, spare, region.id));
+    cluster.release_jobs(spare);
     cluster.cut.insert(spare);
     changed(&mut cluster, region.id, &[change(Remove, 777_777, spare)]);
     cluster.run(Duration::from_secs(2));

@@ -7,8 +7,8 @@
 //!               write may have replaced it.
 //! Linearizable  The whole history with those reads has an order, key by key.
 //! Replicas      Replicas hold the same data, byte for byte, at equal applied index.
-//! Logs          Nothing was compacted yet: all entries since the bootstrap are there,
-//!               and are the same on every replica.
+//! Logs          Behind its truncation point a log is whole, it is the same on every
+//!               replica, and it is within its limits.
 //!
 //! What was seen while the cluster ran (`watch`) is added.
 
@@ -21,7 +21,7 @@ use crate::acknowledged::check_acknowledged;
 use crate::cluster::Cluster;
 use crate::linearizability;
 use crate::operation::ClientOperation;
-use crate::replicas::{check_logs, check_replicas};
+use crate::replicas::{check_log_limits, check_logs, check_replicas};
 use crate::violation::Violation;
 
 /// How long clients of a healed cluster may take for their last operation.
@@ -46,6 +46,10 @@ pub struct RunReport {
     pub messages: u64,
     /// Terms in which some peer led, over all regions.
     pub terms_led: usize,
+    /// Snapshots installed.
+    pub snapshots: u64,
+    /// Deletions of compacted entries.
+    pub compactions: u64,
     /// Hash of the trace.
     pub hash: u64,
 }
@@ -85,6 +89,13 @@ impl Cluster {
                 call: *call,
             }));
         }
+        // Leaders look at their logs once more, and replicas follow.
+        self.run_for(self.options.store.log_gc_tick_interval * 2);
+        if !self.run_until(REST_MAX, |cluster| cluster.unrest().is_none()) {
+            let why = self.unrest().unwrap_or_default();
+            found.push(Violation::NoProgress(why));
+        }
+        found.extend(check_log_limits(self));
         found.extend(check_replicas(self));
         found.extend(check_logs(self));
         found.extend(self.watch.violations().iter().cloned());
@@ -103,6 +114,8 @@ impl Cluster {
             acknowledged,
             messages: self.network.counts().0,
             terms_led: self.watch.terms_led(),
+            snapshots: self.installed,
+            compactions: self.compacted,
             hash: self.trace.hash(),
         }
     }

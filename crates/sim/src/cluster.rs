@@ -20,7 +20,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_proto::stratapb::RawSpace;
+use strata_proto::stratapb::{RawSpace, SnapshotFrame, SnapshotReply};
 use strata_raftstore::{
     Answer, Error, ReadTask, StoreCore, StoreEvent, StoreOptions, SystemStateMachine,
 };
@@ -35,6 +35,7 @@ use crate::disk::Disk;
 use crate::history::History;
 use crate::network::{Network, Weather, between};
 use crate::queue::EventQueue;
+use crate::snapshots::SnapshotStream;
 use crate::store::SimStore;
 use crate::system::RecordMachine;
 use crate::trace::Trace;
@@ -129,6 +130,22 @@ pub(crate) enum Event {
     Cancel { call: u64 },
     /// A store starts again.
     Restart { store: u64, life: u64 },
+    /// A frame of a snapshot arrives at its receiver.
+    SnapshotFrame {
+        stream: u64,
+        frame: Box<SnapshotFrame>,
+    },
+    /// A receiver's answer arrives at its sender.
+    SnapshotReply {
+        stream: u64,
+        reply: Box<SnapshotReply>,
+    },
+    /// A stream is found to be broken.
+    StreamBroken { stream: u64 },
+    /// A region worker's turn.
+    RegionWork { store: u64, life: u64, turn: u64 },
+    /// A log gc worker's turn.
+    LogGcWork { store: u64, life: u64 },
     /// The faults' turn.
     Faults { round: u64 },
 }
@@ -158,6 +175,12 @@ pub struct Cluster {
     /// Calls that a running store has taken and not answered yet, with that store.
     pub(crate) unanswered: BTreeMap<u64, u64>,
     pub(crate) next_call: u64,
+    /// Snapshots on their way.
+    pub(crate) streams: BTreeMap<u64, SnapshotStream>,
+    pub(crate) next_stream: u64,
+    /// Installs that have ended, and deletions of compacted entries.
+    pub(crate) installed: u64,
+    pub(crate) compacted: u64,
     pub(crate) clients: BTreeMap<ClientId, Client>,
     /// Every key that is in the history.
     pub(crate) universe: BTreeSet<Bytes>,
@@ -197,6 +220,10 @@ impl Cluster {
             calls: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             next_call: 1,
+            streams: BTreeMap::new(),
+            next_stream: 1,
+            installed: 0,
+            compacted: 0,
             clients: BTreeMap::new(),
             universe: BTreeSet::new(),
             faults: None,
@@ -269,6 +296,7 @@ impl Cluster {
                 let life = store.life;
                 self.trace.note(now, "start", [id, life, 0, 0]);
                 self.schedule_tick(id);
+                self.schedule_region_work(id, Duration::ZERO);
                 // What the start has left in the outboxes goes with the first step.
                 self.schedule_step(id);
             }
@@ -402,6 +430,11 @@ impl Cluster {
                     self.start_store(store);
                 }
             }
+            Event::SnapshotFrame { stream, frame } => self.on_snapshot_frame(stream, *frame),
+            Event::SnapshotReply { stream, reply } => self.on_snapshot_reply(stream, *reply),
+            Event::StreamBroken { stream } => self.break_stream(stream),
+            Event::RegionWork { store, life, turn } => self.on_region_work(store, life, turn),
+            Event::LogGcWork { store, life } => self.on_log_gc_work(store, life),
             Event::Faults { round } => self.on_faults(round),
         }
     }

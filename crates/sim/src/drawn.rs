@@ -44,15 +44,35 @@ impl Scenario {
             replica_reads: if rng.random() { 0.3 } else { 0.0 },
             cancelled: if rng.random_bool(0.3) { 0.1 } else { 0.0 },
             faults,
-            store: if rng.random_bool(0.3) {
-                tight(&mut rng)
-            } else {
-                StoreOptions::default()
+            store: {
+                let store = if rng.random_bool(0.3) {
+                    tight(&mut rng)
+                } else {
+                    StoreOptions::default()
+                };
+                short_log(&mut rng, store)
             },
             rounds: rng.random_range(1..3),
             round: Duration::from_millis(rng.random_range(500..3_000)),
             ..Scenario::new(seed)
         }
+    }
+}
+
+/// Logs so short that they are compacted, and snapshots needed, in runs of seconds.
+fn short_log(rng: &mut ChaCha8Rng, store: StoreOptions) -> StoreOptions {
+    if rng.random_bool(0.2) {
+        return store;
+    }
+    StoreOptions {
+        log_gc_tick_interval: Duration::from_millis(rng.random_range(20..1_000)),
+        log_gc_count_limit: rng.random_range(5..100),
+        log_gc_size_limit: rng.random_range(2_000..100_000),
+        log_gc_threshold: rng.random_range(5..60),
+        snapshot_send_timeout: Duration::from_secs(rng.random_range(1..20)),
+        snapshot_keep_time: Duration::from_secs(20),
+        snapshot_gc_interval: Duration::from_secs(1),
+        ..store
     }
 }
 

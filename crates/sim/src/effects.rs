@@ -117,10 +117,11 @@ impl Cluster {
                     self.trace
                         .note(now, "report", [id, reports.len() as u64, 0, 0]);
                 }
-                StoreEffect::Job(job) => panic!("region {}: no worker yet", job.region_id()),
-                StoreEffect::SendSnapshot { message, .. } => {
-                    panic!("region {}: nothing sends snapshots yet", message.region_id)
-                }
+                StoreEffect::Job(job) => self.take_job(id, job),
+                StoreEffect::SendSnapshot {
+                    to_store_id,
+                    message,
+                } => self.send_snapshot(id, to_store_id, *message),
                 StoreEffect::Fatal(reason) => self.store_failed(id, reason),
             }
         }
@@ -128,7 +129,7 @@ impl Cluster {
     }
 
     /// A store has found something that it must not go on with.
-    fn store_failed(&mut self, store_id: u64, reason: String) {
+    pub(crate) fn store_failed(&mut self, store_id: u64, reason: String) {
         self.watch
             .report(Violation::StoreStopped { store_id, reason });
         self.crash_store(store_id, Crash::Kill);
@@ -291,7 +292,7 @@ impl Cluster {
     }
 
     /// An engine refused a write: the process ends and is not asked again (crash rule 9).
-    fn engine_failed(&mut self, id: u64, error: &EngineError) {
+    pub(crate) fn engine_failed(&mut self, id: u64, error: &EngineError) {
         assert!(
             error.is_fatal(),
             "store {id}: a write failed in an unknown way: {error}"
@@ -329,6 +330,7 @@ impl Cluster {
         self.trace
             .note(now, "crash", [id, store.life, crash as u64, 0]);
         self.stores.insert(id, store);
+        self.break_streams_of(id);
         self.lose_calls(id);
     }
 

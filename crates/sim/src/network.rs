@@ -130,6 +130,12 @@ impl Network {
         }
     }
 
+    /// What chance does.
+    #[must_use]
+    pub fn weather(&self) -> Weather {
+        self.weather
+    }
+
     /// Changes what chance does from now on.
     pub fn set_weather(&mut self, weather: Weather) {
         self.weather = weather;

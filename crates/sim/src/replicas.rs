@@ -2,7 +2,8 @@
 //!
 //! Two replicas that have applied the same index must hold the same data, the same region
 //! and the same clock, whatever leaders, crashes and restarts they went through. Logs must
-//! be whole since the bootstrap, and equal as far as both are committed.
+//! be whole behind their truncation point, equal as far as both are committed, and not
+//! longer than their limits let them be.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use strata_proto::eraftpb::Entry;
 use strata_proto::metapb::Region;
+use strata_proto::stratapb::RaftApplyState;
 use strata_raftstore::SYSTEM_REGION_ID;
 use strata_storage::bootstrap::BOOTSTRAP_INDEX;
 use strata_storage::{
@@ -63,13 +65,19 @@ fn content(region: &Region, engines: &Engines<MemEngine>) -> Result<(u64, Conten
     let applied = read_apply_state(&engines.kv, region.id)
         .map_err(say)?
         .ok_or_else(|| format!("region {} has no apply state", region.id))?;
+    // A replica that installed a snapshot has less of the log than others.
+    let comparable = RaftApplyState {
+        truncated_index: 0,
+        truncated_term: 0,
+        ..applied
+    };
     let state = read_region_state(&engines.kv, region.id)
         .map_err(say)?
         .ok_or_else(|| format!("region {} has no region state", region.id))?;
     let mut content = Content::new();
     content.insert(
         (Cf::Raft, keys::apply_state(region.id).into()),
-        applied.encode_to_vec().into(),
+        comparable.encode_to_vec().into(),
     );
     content.insert(
         (Cf::Raft, keys::region_state(region.id).into()),
@@ -161,6 +169,33 @@ pub fn check_logs(cluster: &Cluster) -> Vec<Violation> {
     found
 }
 
+/// Checks that every log is within its limits. For a cluster at rest that has had the time
+/// of some log gc ticks.
+#[must_use]
+pub fn check_log_limits(cluster: &Cluster) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for region in cluster.regions() {
+        for peer in &region.peers {
+            let store = cluster.store(peer.store_id);
+            let options = &store.options;
+            // One entry more is the last compaction itself.
+            let limit = options.log_gc_count_limit.min(options.log_gc_threshold) + 1;
+            let entries = match read_apply_state(&store.engines.kv, region.id) {
+                Ok(Some(state)) => state.applied_index - state.truncated_index,
+                _ => 0,
+            };
+            if entries > limit {
+                found.push(Violation::Log {
+                    region_id: region.id,
+                    store_id: peer.store_id,
+                    detail: format!("{entries} entries, the limit is {limit}"),
+                });
+            }
+        }
+    }
+    found
+}
+
 /// The committed entries of a replica, encoded; an error if the log is not whole.
 fn committed_log(
     region_id: u64,
@@ -173,15 +208,15 @@ fn committed_log(
     let applied = read_apply_state(&engines.kv, region_id)
         .map_err(say)?
         .ok_or("there is no apply state")?;
-    if applied.truncated_index != BOOTSTRAP_INDEX {
-        return Err(format!(
-            "truncated at {}, nothing compacts yet",
-            applied.truncated_index
-        ));
+    let truncated = applied.truncated_index;
+    if truncated < BOOTSTRAP_INDEX || truncated > applied.applied_index {
+        let applied = applied.applied_index;
+        return Err(format!("truncated at {truncated}, applied is {applied}"));
     }
-    let mut log = whole_log(region_id, engines)?;
+    // What lies before may not be deleted yet.
+    let mut log = whole_log(region_id, engines)?.split_off(&(truncated + 1));
     let held = log.keys().copied();
-    let whole = held.eq(BOOTSTRAP_INDEX + 1..=state.last_index);
+    let whole = held.eq(truncated + 1..=state.last_index);
     if !whole {
         let ends = (log.keys().next(), log.keys().next_back());
         return Err(format!(

@@ -15,7 +15,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use strata_raftstore::{ApplyWork, DataWrite, LogBatch, StoreCore, StoreEvent, StoreOptions};
+use strata_raftstore::{
+    ApplyWork, DataWrite, LogBatch, StoreCore, StoreEvent, StoreOptions, Workers,
+};
 use strata_storage::snapshot::MemFiles;
 use strata_storage::{Engines, MemEngine};
 
@@ -44,6 +46,10 @@ pub struct SimStore {
     pub(crate) step_scheduled: bool,
     pub(crate) logs: Vec<LogLane>,
     pub(crate) applies: Vec<ApplyLane>,
+    /// The workers of this life.
+    pub(crate) workers: Option<Workers<MemEngine>>,
+    /// Number of the region worker's next turn.
+    pub(crate) region_turn: u64,
 }
 
 /// Batches on their way into the raft engine.
@@ -83,12 +89,15 @@ impl SimStore {
             step_scheduled: false,
             logs: Vec::new(),
             applies: Vec::new(),
+            workers: None,
+            region_turn: 0,
         }
     }
 
     /// Begins a life with a core.
     pub(crate) fn start(&mut self, core: StoreCore<MemEngine>) {
         self.life += 1;
+        self.workers = Some(core.workers(&self.options));
         self.core = Some(core);
         self.logs = (0..self.options.raft_shards)
             .map(|_| LogLane::default())
@@ -102,6 +111,7 @@ impl SimStore {
     pub(crate) fn stop(&mut self) {
         self.life += 1;
         self.core = None;
+        self.workers = None;
         self.inbox.clear();
         self.step_scheduled = false;
         self.paused_until = Duration::ZERO;

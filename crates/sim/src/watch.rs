@@ -2,12 +2,13 @@
 //!
 //! Leaders   Who sends appends, heartbeats or hand-overs acts as leader of its term; there
 //!           is at most one in each term of a region.
-//! Crashes   What a crash leaves applied is in the raft engine, too.
+//! Crashes   What a crash leaves applied is in the raft engine, too, unless a snapshot is
+//!           being installed.
 
 use std::collections::BTreeMap;
 
 use strata_proto::eraftpb::MessageType;
-use strata_proto::raft_serverpb::RaftMessage;
+use strata_proto::raft_serverpb::{PeerState, RaftMessage};
 use strata_storage::{
     Engines, MemEngine, read_all_region_states, read_apply_state, read_raft_state,
 };
@@ -83,6 +84,8 @@ impl Watch {
         };
         for region_id in states
             .iter()
+            // Between the two batches of an install the kv engine is ahead (crash rule 3).
+            .filter(|state| state.state() != PeerState::Applying)
             .filter_map(|state| state.region.as_ref())
             .map(|r| r.id)
         {

@@ -20,12 +20,13 @@ fn seeds() -> std::ops::Range<u64> {
 #[test]
 fn swarm_of_seeds_with_all_faults() {
     let mut failed = Vec::new();
-    let (mut acknowledged, mut runs) = (0, 0);
+    let (mut acknowledged, mut runs, mut snapshots) = (0, 0, 0);
     for seed in seeds() {
         let scenario = Scenario::drawn(seed);
         match catch_unwind(AssertUnwindSafe(|| scenario.run())) {
             Ok(Ok(report)) => {
                 acknowledged += report.acknowledged;
+                snapshots += report.snapshots;
                 runs += 1;
             }
             Ok(Err(violations)) => {
@@ -39,7 +40,7 @@ fn swarm_of_seeds_with_all_faults() {
             }
         }
     }
-    println!("{runs} seeds, {acknowledged} operations acknowledged");
+    println!("{runs} seeds, {acknowledged} operations acknowledged, {snapshots} snapshots");
     assert!(
         failed.is_empty(),
         "failing seeds: {failed:?}; again with SIM_SEEDS=SEED..SEED+1"
