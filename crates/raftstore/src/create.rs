@@ -51,9 +51,9 @@ struct Held {
 
 /// What becomes of a message.
 enum Verdict {
-    Create { region: Region, peer: PeerMeta },
+    Create { region: Box<Region>, peer: PeerMeta },
     Hold,
-    Refuse { answer: Option<RaftMessage> },
+    Refuse { answer: Option<Box<RaftMessage>> },
 }
 
 /// Peers that are being created, and those that are gone. Part of the store FSM.
@@ -158,8 +158,7 @@ impl Creations {
             }
             Verdict::Refuse { answer } => {
                 self.metrics.messages_dropped_unknown.increment();
-                let tell = |message| ShardEvent::Tell(Box::new(message));
-                answer.map(|message| self.answer(region_id, tell(message)))
+                answer.map(|message| self.answer(region_id, ShardEvent::Tell(message)))
             }
         }
     }
@@ -177,7 +176,7 @@ impl Creations {
             let gone = tombstone.region_epoch.unwrap_or_default();
             let older = epoch.conf_ver < gone.conf_ver;
             if older && find_peer(tombstone, from.id).is_none() && wants_answer(message) {
-                let answer = tombstone_answer(message, gone);
+                let answer = tombstone_answer(message, gone).map(Box::new);
                 return Verdict::Refuse { answer };
             }
             let own = find_peer_on(tombstone, self.store_id).map_or(0, |own| own.id);
@@ -201,6 +200,7 @@ impl Creations {
             region_epoch: Some(epoch),
             ..Region::default()
         };
+        let region = Box::new(region);
         Verdict::Create { region, peer: to }
     }
 

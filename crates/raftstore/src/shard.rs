@@ -90,7 +90,7 @@ pub enum ShardEvent {
     /// Create a peer without range, membership and data; then let it take its message.
     Create {
         /// Id and epoch of the region; nothing else is known.
-        region: Region,
+        region: Box<Region>,
         /// The peer.
         peer: metapb::Peer,
         /// What the shard publishes of it.
@@ -308,7 +308,7 @@ impl<E: Engine> Shard<E> {
                 peer,
                 view,
                 message,
-            } => self.on_create(now, region, peer, view, *message),
+            } => self.on_create(now, *region, peer, view, *message),
             ShardEvent::Tell(message) => self.on_tell(*message),
             ShardEvent::JobDone(JobDone::Cleared { region_id }) => self.on_cleared(region_id),
             ShardEvent::JobDone(done) => {
