@@ -126,6 +126,7 @@ impl<E: Engine> Peer<E> {
         let install = storage
             .is_applying()
             .then(|| Install::resumed(apply_state.applied_index, apply_state.applied_term));
+        view.set_installing(install.is_some());
         let config = raft_config(options, &region, &peer, apply_state.applied_index, !fresh);
         let raft = RawNode::new(&config, storage, now.monotonic)?;
         let campaign_first = never_led

@@ -196,6 +196,51 @@ fn crash_rule_log_deletion() {
     );
 }
 
+/// Crash rule 7: where the kv engine has no log of its own, making it durable is a flush of
+/// all families at one moment, and only then the entries go.
+#[test]
+fn crash_rule_atomic_flush_comes_before_the_truncation() {
+    use strata_storage::{EngineKind, EngineOptions, RocksEngine, read_apply_state};
+    let folder = tempfile::tempdir().unwrap();
+    let settings = EngineOptions {
+        kv_wal: false,
+        kv_atomic_flush: true,
+        ..EngineOptions::default()
+    };
+    let kv = RocksEngine::open(EngineKind::Kv, folder.path(), &settings).unwrap();
+    let rafts = tempfile::tempdir().unwrap();
+    let raft = RocksEngine::open(EngineKind::Raft, rafts.path(), &settings).unwrap();
+    let engines = Engines::new(kv, raft);
+    let write = |truncated| {
+        let mut batch = WriteBatch::new();
+        write_apply_state(&mut batch, REGION, &state(30, truncated));
+        batch.put(Cf::Raw, "zkey", truncated.to_string());
+        engines.kv.write(&batch, Durability::Unsynced).unwrap();
+    };
+    write(20);
+    let mut worker = LogGcWorker::new(engines.clone());
+    worker.push(&RegionJob::GcLog {
+        region_id: REGION,
+        to_index: 20,
+    });
+    worker.step().unwrap();
+    write(25);
+
+    // What a crash leaves now: the files, without what is in memory.
+    let crashed = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        if file.file_name() != "LOCK" {
+            std::fs::copy(file.path(), crashed.path().join(file.file_name())).unwrap();
+        }
+    }
+    let left = RocksEngine::open(EngineKind::Kv, crashed.path(), &settings).unwrap();
+    let apply = read_apply_state(&left, REGION).unwrap().unwrap();
+    assert_eq!(apply.truncated_index, 20);
+    let value = left.get(Cf::Raw, b"zkey").unwrap();
+    assert_eq!(value.as_deref(), Some(&b"20"[..]), "of the same moment");
+}
+
 fn open(engines: &Engines<MemEngine>) -> Result<PeerStorage<MemEngine>, Error> {
     let options = PeerStorageOptions::default();
     PeerStorage::load(engines, REGION, PEER, &options).map(|storage| storage.unwrap())
