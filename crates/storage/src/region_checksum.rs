@@ -1,0 +1,204 @@
+//! The sum over what a region holds, equal on all replicas that applied the same index.
+//!
+//! Logical content is what the log alone decides: raw pairs that have not expired by the
+//! region's clock, the records of transactions, the client sessions (they decide answers
+//! to repeated commands), and the system region's records. Not in the sum: the log, hard
+//! state, apply state and region state, and expired values, which each replica drops in
+//! its own time.
+//!
+//! The sum is CRC-64/XZ of each record, XORed over all records, so no order is needed.
+//! * Raw pairs: client's key, then user's value. This is what the read `Checksum` of raw
+//!   keys sums up.
+//! * All others: name of the content, a zero byte, engine key, stored value. The name
+//!   keeps equal records of two contents from cancelling each other.
+
+use std::ops::ControlFlow;
+
+use crc::{CRC_64_XZ, Crc};
+use strata_proto::metapb::Region;
+use strata_proto::stratapb::RawSpace;
+
+use crate::engine::{Direction, ReadView};
+use crate::error::Error;
+use crate::keys;
+use crate::raw_value;
+use crate::record::hex;
+use crate::snapshot::Content;
+
+static CRC64: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
+
+/// The sum over a region's logical content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegionChecksum {
+    /// Raw pairs, records of transactions and system records; sessions are not counted.
+    pub keys: u64,
+    /// CRC-64/XZ of each record, XORed.
+    pub crc64: u64,
+}
+
+/// Sums up a region by its clock `clock_ms`, milliseconds since 1970. `kv` must be one
+/// consistent state.
+///
+/// # Errors
+/// Errors of the engine; `CorruptValue` names a raw value that cannot be read.
+pub fn region_checksum(
+    kv: &impl ReadView,
+    region: &Region,
+    clock_ms: u64,
+) -> Result<RegionChecksum, Error> {
+    let mut sum = RegionChecksum::default();
+    for content in Content::ALL {
+        let Some((start, end)) = content.range(region) else {
+            continue;
+        };
+        let mut fault = None;
+        let mut visit = |key: &[u8], stored: &[u8]| match sum.add(content, key, stored, clock_ms) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                fault = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        let (cf, direction) = (content.cf(), Direction::Forward);
+        kv.scan(cf, &start, Some(&end), direction, &mut visit)?;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+    }
+    Ok(sum)
+}
+
+impl RegionChecksum {
+    fn add(
+        &mut self,
+        content: Content,
+        key: &[u8],
+        stored: &[u8],
+        clock_ms: u64,
+    ) -> Result<(), Error> {
+        let space = match content {
+            Content::Raw => RawSpace::RawV1,
+            Content::Raw2 => RawSpace::RawV2,
+            Content::Default | Content::Lock | Content::Write => {
+                return Ok(self.add_named(content, key, stored, 1));
+            }
+            Content::System => return Ok(self.add_named(content, key, stored, 1)),
+            Content::Session => return Ok(self.add_named(content, key, stored, 0)),
+        };
+        let corrupt = |detail: String| Error::CorruptValue {
+            cf: content.cf(),
+            key: hex(key),
+            detail,
+        };
+        let plain = keys::parse_raw_key(space, key)
+            .ok_or_else(|| corrupt("the key is not one of its column family".into()))?;
+        let value = raw_value::decode(stored).map_err(|fault| corrupt(fault.to_string()))?;
+        if !value.is_expired(clock_ms) {
+            let mut digest = CRC64.digest();
+            digest.update(&plain);
+            digest.update(value.value);
+            self.crc64 ^= digest.finalize();
+            self.keys += 1;
+        }
+        Ok(())
+    }
+
+    fn add_named(&mut self, content: Content, key: &[u8], stored: &[u8], keys: u64) {
+        let mut digest = CRC64.digest();
+        digest.update(content.name().as_bytes());
+        digest.update(&[0]);
+        digest.update(key);
+        digest.update(stored);
+        self.crc64 ^= digest.finalize();
+        self.keys += keys;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cf, Durability, Engine, MemEngine, WriteBatch};
+    use bytes::Bytes;
+
+    const CLOCK_MS: u64 = 1000;
+
+    fn region() -> Region {
+        Region {
+            id: 7,
+            start_key: Bytes::from_static(b"b"),
+            end_key: Bytes::from_static(b"y"),
+            ..Region::default()
+        }
+    }
+
+    fn sum_of(fill: impl FnOnce(&mut WriteBatch)) -> Result<RegionChecksum, Error> {
+        let kv = MemEngine::new_pair().kv;
+        let mut batch = WriteBatch::new();
+        fill(&mut batch);
+        kv.write(&batch, Durability::Unsynced).unwrap();
+        region_checksum(&kv, &region(), CLOCK_MS)
+    }
+
+    fn raw(batch: &mut WriteBatch, key: &[u8], value: &[u8], expires_at_ms: Option<u64>) {
+        let key = keys::raw_key(RawSpace::RawV1, key);
+        batch.put(Cf::Raw, key, raw_value::encode(value, expires_at_ms));
+    }
+
+    #[test]
+    fn region_checksum_covers_the_range_and_not_what_expired() {
+        let inside = sum_of(|batch| {
+            raw(batch, b"b", b"1", None);
+            raw(batch, b"c", b"2", Some(CLOCK_MS + 1));
+        })
+        .unwrap();
+        assert_eq!(inside.keys, 2);
+        let with_others = sum_of(|batch| {
+            raw(batch, b"a", b"outside", None);
+            raw(batch, b"b", b"1", None);
+            raw(batch, b"c", b"2", Some(CLOCK_MS + 1));
+            raw(batch, b"d", b"expired", Some(CLOCK_MS));
+            raw(batch, b"y", b"outside", None);
+        })
+        .unwrap();
+        assert_eq!(with_others, inside);
+        let other_value = sum_of(|batch| {
+            raw(batch, b"b", b"1", None);
+            raw(batch, b"c", b"3", None);
+        })
+        .unwrap();
+        assert_ne!(other_value.crc64, inside.crc64);
+    }
+
+    #[test]
+    fn region_checksum_of_raw_pairs_is_that_of_the_read() {
+        let sum = sum_of(|batch| raw(batch, b"key", b"value", None)).unwrap();
+        assert_eq!(sum.crc64, CRC64.checksum(b"keyvalue"));
+    }
+
+    #[test]
+    fn region_checksum_tells_contents_apart() {
+        let mut seen = std::collections::BTreeSet::new();
+        for cf in [Cf::Default, Cf::Lock, Cf::Write] {
+            let sum = sum_of(|batch| batch.put(cf, &b"zc"[..], &b"v"[..])).unwrap();
+            assert_eq!(sum.keys, 1);
+            assert!(seen.insert(sum.crc64), "{cf} is not told apart");
+        }
+        let session = keys::session(7, &[1; keys::SESSION_ID_BYTES]);
+        let sum = sum_of(|batch| batch.put(Cf::Raft, session, &b"v"[..])).unwrap();
+        assert_eq!(sum.keys, 0, "sessions are no keys");
+        assert!(seen.insert(sum.crc64), "sessions do not count");
+        let foreign = keys::session(8, &[1; keys::SESSION_ID_BYTES]);
+        let sum = sum_of(|batch| batch.put(Cf::Raft, foreign, &b"v"[..])).unwrap();
+        assert_eq!(sum, RegionChecksum::default());
+    }
+
+    #[test]
+    fn region_checksum_names_a_damaged_value() {
+        let key = keys::raw_key(RawSpace::RawV1, b"c");
+        let answer = sum_of(|batch| batch.put(Cf::Raw, key, &b"\x07"[..]));
+        assert!(
+            matches!(&answer, Err(Error::CorruptValue { cf: Cf::Raw, key, .. }) if key == "7a63"),
+            "{answer:?}"
+        );
+    }
+}
