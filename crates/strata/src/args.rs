@@ -1,7 +1,13 @@
 //! The command line: words, flags, defaults, examples. No logic.
 
+mod bulk;
+mod debug;
+
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+
+pub use bulk::{ExportArgs, ImportArgs, Rows};
+pub use debug::{DebugArgs, DebugCommand, Family};
 
 /// A replicated, TiKV-compatible key-value store.
 #[derive(Debug, Parser)]
@@ -79,6 +85,26 @@ pub enum Command {
     Store(StoreArgs),
     /// Measure the cluster.
     Bench(BenchArgs),
+    /// Look into the folder of a stopped node.
+    Debug(DebugArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Examples:
+  strata completions bash > /etc/bash_completion.d/strata
+  strata completions zsh > ~/.zfunc/_strata
+  strata completions fish > ~/.config/fish/completions/strata.fish")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write a page for each command.
+    #[command(after_help = "Examples:
+  strata man | man -l -
+  strata man --dir /usr/local/share/man/man1")]
+    Man {
+        /// Write the pages of all commands into this folder.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// The server that `bench noop` measures.
     #[command(hide = true)]
     NoopServer(NoopServerArgs),
@@ -267,6 +293,10 @@ pub enum KvCommand {
         #[arg(long, value_name = "V")]
         new: String,
     },
+    /// Write the keys of a file, a row a line.
+    Import(ImportArgs),
+    /// Write keys and values to a file, a row a line.
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
