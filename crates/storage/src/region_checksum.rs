@@ -76,17 +76,30 @@ impl RegionChecksum {
         stored: &[u8],
         clock_ms: u64,
     ) -> Result<(), Error> {
-        let space = match content {
-            Content::Raw => RawSpace::RawV1,
-            Content::Raw2 => RawSpace::RawV2,
-            Content::Default | Content::Lock | Content::Write => {
-                return Ok(self.add_named(content, key, stored, 1));
-            }
-            Content::System => return Ok(self.add_named(content, key, stored, 1)),
-            Content::Session => return Ok(self.add_named(content, key, stored, 0)),
-        };
+        match content {
+            Content::Raw => return self.add_raw(RawSpace::RawV1, key, stored, clock_ms),
+            Content::Raw2 => return self.add_raw(RawSpace::RawV2, key, stored, clock_ms),
+            Content::Default | Content::Lock | Content::Write | Content::System => self.keys += 1,
+            Content::Session => {}
+        }
+        let mut digest = CRC64.digest();
+        digest.update(content.name().as_bytes());
+        digest.update(&[0]);
+        digest.update(key);
+        digest.update(stored);
+        self.crc64 ^= digest.finalize();
+        Ok(())
+    }
+
+    fn add_raw(
+        &mut self,
+        space: RawSpace,
+        key: &[u8],
+        stored: &[u8],
+        clock_ms: u64,
+    ) -> Result<(), Error> {
         let corrupt = |detail: String| Error::CorruptValue {
-            cf: content.cf(),
+            cf: keys::raw_cf(space),
             key: hex(key),
             detail,
         };
@@ -101,16 +114,6 @@ impl RegionChecksum {
             self.keys += 1;
         }
         Ok(())
-    }
-
-    fn add_named(&mut self, content: Content, key: &[u8], stored: &[u8], keys: u64) {
-        let mut digest = CRC64.digest();
-        digest.update(content.name().as_bytes());
-        digest.update(&[0]);
-        digest.update(key);
-        digest.update(stored);
-        self.crc64 ^= digest.finalize();
-        self.keys += keys;
     }
 }
 
