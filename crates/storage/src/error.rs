@@ -149,7 +149,7 @@ pub enum Error {
         /// Index by its key.
         index: u64,
     },
-    /// A raw key or value cannot be read back.
+    /// A raw value cannot be read back.
     #[error("{cf}: the value under key {key} is corrupt: {detail}; replace the store by a new one")]
     CorruptValue {
         /// Its column family.

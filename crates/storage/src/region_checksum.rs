@@ -6,21 +6,19 @@
 //! state, apply state and region state, and expired values, which each replica drops in
 //! its own time.
 //!
-//! The sum is CRC-64/XZ of each record, XORed over all records, so no order is needed.
-//! * Raw pairs: client's key, then user's value. This is what the read `Checksum` of raw
-//!   keys sums up.
-//! * All others: name of the content, a zero byte, engine key, stored value. The name
-//!   keeps equal records of two contents from cancelling each other.
+//! The sum is one CRC-64/XZ over all of it in order: for each content its name and a zero
+//! byte, then for each record the length of its engine key (8 bytes, big-endian), the key,
+//! the length of the stored value, the value. It is not the sum that the read `Checksum`
+//! of raw keys answers: that one XORs a CRC of each pair, as clients expect it. A CRC is
+//! linear, so two values of one length that changed places cancel out there.
 
 use std::ops::ControlFlow;
 
-use crc::{CRC_64_XZ, Crc};
+use crc::{CRC_64_XZ, Crc, Digest};
 use strata_proto::metapb::Region;
-use strata_proto::stratapb::RawSpace;
 
 use crate::engine::{Direction, ReadView};
 use crate::error::Error;
-use crate::keys;
 use crate::raw_value;
 use crate::record::hex;
 use crate::snapshot::Content;
@@ -28,11 +26,11 @@ use crate::snapshot::Content;
 static CRC64: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 
 /// The sum over a region's logical content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionChecksum {
     /// Raw pairs, records of transactions and system records; sessions are not counted.
     pub keys: u64,
-    /// CRC-64/XZ of each record, XORed.
+    /// CRC-64/XZ over all records in order.
     pub crc64: u64,
 }
 
@@ -46,11 +44,15 @@ pub fn region_checksum(
     region: &Region,
     clock_ms: u64,
 ) -> Result<RegionChecksum, Error> {
-    let mut sum = RegionChecksum::default();
+    let mut sum = Sum {
+        digest: CRC64.digest(),
+        keys: 0,
+    };
     for content in Content::ALL {
         let Some((start, end)) = content.range(region) else {
             continue;
         };
+        sum.begin(content);
         let mut fault = None;
         let mut visit = |key: &[u8], stored: &[u8]| match sum.add(content, key, stored, clock_ms) {
             Ok(()) => ControlFlow::Continue(()),
@@ -65,10 +67,24 @@ pub fn region_checksum(
             return Err(fault);
         }
     }
-    Ok(sum)
+    Ok(RegionChecksum {
+        keys: sum.keys,
+        crc64: sum.digest.finalize(),
+    })
 }
 
-impl RegionChecksum {
+/// The sum as far as it is.
+struct Sum {
+    digest: Digest<'static, u64>,
+    keys: u64,
+}
+
+impl Sum {
+    fn begin(&mut self, content: Content) {
+        self.digest.update(content.name().as_bytes());
+        self.digest.update(&[0]);
+    }
+
     fn add(
         &mut self,
         content: Content,
@@ -77,41 +93,23 @@ impl RegionChecksum {
         clock_ms: u64,
     ) -> Result<(), Error> {
         match content {
-            Content::Raw => return self.add_raw(RawSpace::RawV1, key, stored, clock_ms),
-            Content::Raw2 => return self.add_raw(RawSpace::RawV2, key, stored, clock_ms),
+            Content::Raw | Content::Raw2 => {
+                let value = raw_value::decode(stored).map_err(|fault| Error::CorruptValue {
+                    cf: content.cf(),
+                    key: hex(key),
+                    detail: fault.to_string(),
+                })?;
+                if value.is_expired(clock_ms) {
+                    return Ok(());
+                }
+                self.keys += 1;
+            }
             Content::Default | Content::Lock | Content::Write | Content::System => self.keys += 1,
             Content::Session => {}
         }
-        let mut digest = CRC64.digest();
-        digest.update(content.name().as_bytes());
-        digest.update(&[0]);
-        digest.update(key);
-        digest.update(stored);
-        self.crc64 ^= digest.finalize();
-        Ok(())
-    }
-
-    fn add_raw(
-        &mut self,
-        space: RawSpace,
-        key: &[u8],
-        stored: &[u8],
-        clock_ms: u64,
-    ) -> Result<(), Error> {
-        let corrupt = |detail: String| Error::CorruptValue {
-            cf: keys::raw_cf(space),
-            key: hex(key),
-            detail,
-        };
-        let plain = keys::parse_raw_key(space, key)
-            .ok_or_else(|| corrupt("the key is not one of its column family".into()))?;
-        let value = raw_value::decode(stored).map_err(|fault| corrupt(fault.to_string()))?;
-        if !value.is_expired(clock_ms) {
-            let mut digest = CRC64.digest();
-            digest.update(&plain);
-            digest.update(value.value);
-            self.crc64 ^= digest.finalize();
-            self.keys += 1;
+        for part in [key, stored] {
+            self.digest.update(&(part.len() as u64).to_be_bytes());
+            self.digest.update(part);
         }
         Ok(())
     }
@@ -120,8 +118,9 @@ impl RegionChecksum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Cf, Durability, Engine, MemEngine, WriteBatch};
+    use crate::{Cf, Durability, Engine, MemEngine, WriteBatch, keys};
     use bytes::Bytes;
+    use strata_proto::stratapb::RawSpace;
 
     const CLOCK_MS: u64 = 1000;
 
@@ -172,15 +171,33 @@ mod tests {
         assert_ne!(other_value.crc64, inside.crc64);
     }
 
+    /// A sum of linear sums would not see any of these.
     #[test]
-    fn region_checksum_of_raw_pairs_is_that_of_the_read() {
-        let sum = sum_of(|batch| raw(batch, b"key", b"value", None)).unwrap();
-        assert_eq!(sum.crc64, CRC64.checksum(b"keyvalue"));
+    fn region_checksum_sees_what_changed_places() {
+        let sum = |pairs: &[(&[u8], &[u8])]| {
+            let answer = sum_of(|batch| {
+                for (key, value) in pairs {
+                    raw(batch, key, value, None);
+                }
+            });
+            answer.unwrap().crc64
+        };
+        assert_ne!(
+            sum(&[(b"c", b"1"), (b"d", b"2")]),
+            sum(&[(b"c", b"2"), (b"d", b"1")])
+        );
+        assert_ne!(sum(&[(b"c", b"d1")]), sum(&[(b"cd", b"1")]));
+        let all: Vec<(Vec<u8>, Vec<u8>)> = (0..8u8)
+            .map(|number| (vec![b'c', number], b"same".to_vec()))
+            .collect();
+        let all: Vec<(&[u8], &[u8])> = all.iter().map(|(k, v)| (&k[..], &v[..])).collect();
+        assert_ne!(sum(&all), sum(&[]));
     }
 
     #[test]
     fn region_checksum_tells_contents_apart() {
-        let mut seen = std::collections::BTreeSet::new();
+        let nothing = sum_of(|_| {}).unwrap();
+        let mut seen = std::collections::BTreeSet::from([nothing.crc64]);
         for cf in [Cf::Default, Cf::Lock, Cf::Write] {
             let sum = sum_of(|batch| batch.put(cf, &b"zc"[..], &b"v"[..])).unwrap();
             assert_eq!(sum.keys, 1);
@@ -192,7 +209,7 @@ mod tests {
         assert!(seen.insert(sum.crc64), "sessions do not count");
         let foreign = keys::session(8, &[1; keys::SESSION_ID_BYTES]);
         let sum = sum_of(|batch| batch.put(Cf::Raft, foreign, &b"v"[..])).unwrap();
-        assert_eq!(sum, RegionChecksum::default());
+        assert_eq!(sum, nothing);
     }
 
     #[test]

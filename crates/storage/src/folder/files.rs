@@ -209,11 +209,17 @@ pub(super) fn lock(path: &Path) -> Result<FolderLock, FolderError> {
 /// nothing, not even the process id.
 pub(super) fn lock_shared(path: &Path) -> Result<FolderLock, FolderError> {
     let name = path.join(LOCK_FILE);
-    let file = File::open(&name).map_err(|error| file_error(&name, "open", &error))?;
+    // Not `file_error`, which asks for a folder that can be written.
+    let cannot = |action, error: io::Error| FolderError::File {
+        path: name.clone(),
+        action,
+        detail: error.to_string(),
+    };
+    let file = File::open(&name).map_err(|error| cannot("open", error))?;
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(locked) => Ok(FolderLock { _file: locked }),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(in_use(path)),
-        Err((_, errno)) => Err(file_error(&name, "lock", &errno.into())),
+        Err((_, errno)) => Err(cannot("lock", errno.into())),
     }
 }
 

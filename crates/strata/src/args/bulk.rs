@@ -21,7 +21,7 @@ A JSON row is {\"key\": \"k\", \"value\": \"v\", \"ttl\": 60}; ttl, in seconds, 
 Bytes that are no text are {\"hex\": \"00ff\"}. A TSV row is key, tab, value and maybe tab,
 seconds, in which \\\\ \\t \\n \\r and \\xNN stand for backslash, tab, end of line and any
 byte. With --hex all keys and values are pairs of hexadecimal digits. Empty lines are
-skipped. Of two rows with the same key the later one counts.
+skipped; lines may end with \\r\\n. Of two rows with the same key the later one counts.
 
 A bad row ends the import with exit code 3 and names its line; all rows before it are
 written, and how far that is stands in FILE.strata-import. With --resume the same command
