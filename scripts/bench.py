@@ -356,8 +356,9 @@ def main():
     CACHE.mkdir(parents=True, exist_ok=True)
     # Not in /tmp, which may be memory: the comparison is one of synced writes.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="bench-", dir=CACHE))
-    # SIGTERM ends the servers as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    # Either ends the servers and removes the folder.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit("stopped"))
     try:
         results = measure(folder, etcd, seconds, kills, idle)
     finally:
