@@ -12,7 +12,11 @@ SHELL := /bin/bash
 # Arguments for `strata up`, for example: make run UP="--nodes 1 --port 4000"
 UP ?=
 
-.PHONY: help setup run build test list-tests lint
+# Length of each run of `make bench`, and QUICK=1 for a short one that writes nothing.
+SECONDS ?= 10
+QUICK ?=
+
+.PHONY: help setup run build test list-tests lint bench
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,3 +43,6 @@ lint: setup ## formatting, clippy and docs, warnings denied
 	cargo fmt --all -- --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps -q
+
+bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing
+	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick)

@@ -1,6 +1,6 @@
 //! Errors of state records and of replicas' storage.
 
-use crate::engine::{EngineError, EngineKind};
+use crate::engine::{Cf, EngineError, EngineKind};
 use crate::record::RecordKind;
 
 /// Why a state record cannot be trusted.
@@ -149,6 +149,16 @@ pub enum Error {
         /// Index by its key.
         index: u64,
     },
+    /// A raw value cannot be read back.
+    #[error("{cf}: the value under key {key} is corrupt: {detail}; replace the store by a new one")]
+    CorruptValue {
+        /// Its column family.
+        cf: Cf,
+        /// Its engine key in hexadecimal digits.
+        key: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// What is on disk contradicts itself (crash rule 8): the process stops.
     #[error("region {region_id}: start check failed: {fault}; replace the store by a new one")]
     StartCheck {
@@ -170,6 +180,7 @@ impl Error {
             Self::Engine(error) => error.is_fatal(),
             Self::CorruptRecord { .. }
             | Self::CorruptEntry { .. }
+            | Self::CorruptValue { .. }
             | Self::StartCheck { .. }
             | Self::Ident(_) => true,
         }

@@ -6,8 +6,9 @@
 //! Replica    [`PeerStorage`] keeps log, hard state, apply state and region state of one
 //!            replica in step, and is what `strata-raft` reads.
 //! Snapshots  [`snapshot`] makes, keeps, receives and installs the files of a region.
+//! Checksum   [`region_checksum`] sums up what a region holds.
 //! Folder     [`DataFolder`] opens a node's folder, or says in one line why not;
-//!            [`bootstrap`] lays out a new cluster.
+//!            [`FolderReader`] looks at one; [`bootstrap`] lays out a new cluster.
 //!
 //! Invariants that callers rely on
 //! * What a crash leaves of an engine is a prefix of its batches; a synced write makes
@@ -29,6 +30,7 @@ pub mod memcomparable;
 mod peer_storage;
 pub mod raw_value;
 pub mod record;
+mod region_checksum;
 mod region_records;
 mod rocks;
 pub mod snapshot;
@@ -40,13 +42,14 @@ pub use engine::{
 };
 pub use error::{Error, IdentFault, RecordFault, StartFault};
 pub use expiry::{ExpiryClocks, ExpiryLookup, SnapshotGuard, may_drop};
-pub use folder::{Claim, DataFolder, FolderError};
+pub use folder::{Claim, DataFolder, FolderError, FolderReader};
 pub use mem::{Fault, MemEngine, MemSnapshot};
 pub use peer_storage::{PeerStorage, PeerStorageOptions};
 pub use record::RecordKind;
+pub use region_checksum::{RegionChecksum, region_checksum};
 pub use region_records::{
     conf_state_of, read_all_region_states, read_apply_state, read_raft_state, read_region_state,
     write_apply_state, write_raft_state, write_region_state,
 };
-pub use rocks::{EngineOptions, OpenError, OptionsError, RocksEngine, RocksSnapshot};
+pub use rocks::{EngineOptions, OpenError, OptionsError, RocksEngine, RocksReader, RocksSnapshot};
 pub use wal::{WalDamage, WalFault};

@@ -1,7 +1,13 @@
 //! The command line: words, flags, defaults, examples. No logic.
 
+mod bulk;
+mod debug;
+
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+
+pub use bulk::{ExportArgs, ImportArgs, Rows};
+pub use debug::{DebugArgs, DebugCommand, Family};
 
 /// A replicated, TiKV-compatible key-value store.
 #[derive(Debug, Parser)]
@@ -79,6 +85,26 @@ pub enum Command {
     Store(StoreArgs),
     /// Measure the cluster.
     Bench(BenchArgs),
+    /// Look into the folder of a stopped node.
+    Debug(DebugArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Examples:
+  strata completions bash > /etc/bash_completion.d/strata
+  strata completions zsh > ~/.zfunc/_strata
+  strata completions fish > ~/.config/fish/completions/strata.fish")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write a page for each command.
+    #[command(after_help = "Examples:
+  strata man | man -l -
+  strata man --dir /usr/local/share/man/man1")]
+    Man {
+        /// Write the pages of all commands into this folder.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// The server that `bench noop` measures.
     #[command(hide = true)]
     NoopServer(NoopServerArgs),
@@ -285,6 +311,10 @@ pub enum KvCommand {
         #[arg(long, value_name = "V")]
         new: String,
     },
+    /// Write the keys of a file, a row a line.
+    Import(ImportArgs),
+    /// Write keys and values to a file, a row a line.
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -382,7 +412,8 @@ The keys stay in the cluster; they contain `strata-bench-`.")]
     /// Read random keys, which are written before the clock starts; every answer is compared.
     #[command(after_help = "Examples:
   strata bench get
-  strata bench get --clients 1 --keys 1000")]
+  strata bench get --clients 1 --keys 1000
+  strata bench get --target etcd --endpoints 127.0.0.1:22379   the same load on an etcd")]
     Get(LoadArgs),
     /// Measure the ceiling: a server that answers from constants, on this machine.
     #[command(after_help = "Examples:
@@ -404,9 +435,29 @@ pub struct LoadArgs {
     /// Number of different keys.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub keys: u64,
-    /// All keys in one region instead of over all.
+    /// All keys in one region instead of over all; etcd has no regions.
     #[arg(long)]
     pub single_region: bool,
+    /// Whose protocol the endpoints speak.
+    #[arg(long, value_enum, default_value_t = Target::Strata)]
+    pub target: Target,
+    /// Do not write the keys before gets: an earlier run with the same --keys, --value-size
+    /// and --single-region did.
+    #[arg(long)]
+    pub loaded: bool,
+    /// The servers' processes on this machine: reports their CPU time for each operation
+    /// and their memory.
+    #[arg(long, value_name = "PID,...", value_delimiter = ',')]
+    pub server_pids: Vec<u32>,
+}
+
+/// Whose protocol a load speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    /// StrataKV: raw keys.
+    Strata,
+    /// etcd: Put, and linearizable Range of one key.
+    Etcd,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,10 @@
 //! `strata kv`: raw operations.
 
+mod export;
+mod import;
+mod progress;
+mod rows;
+
 use crate::args::{Format, Global, KvArgs, KvCommand};
 use crate::connect::connect;
 use crate::exit::{Failure, Outcome};
@@ -72,6 +77,8 @@ pub async fn run(global: &Global, args: KvArgs) -> Outcome {
             let new = text::parse(&new, hex)?;
             cas(global, &key, old, new, hex).await
         }
+        KvCommand::Import(args) => import::run(global, &args, hex).await,
+        KvCommand::Export(args) => export::run(global, &args, hex).await,
     }
 }
 

@@ -8,9 +8,11 @@
 mod args;
 mod bench;
 mod connect;
+mod debug;
 mod exit;
 mod http_get;
 mod kv;
+mod manual;
 mod node;
 mod output;
 mod region;
@@ -45,6 +47,9 @@ fn run(cli: Cli) -> Outcome {
         Command::Region(args) => block_on(region::run(&global, args.command)),
         Command::Store(args) => block_on(store::run(&global, args.command)),
         Command::Bench(args) => bench::run(&global, args.command),
+        Command::Debug(args) => debug::run(&global, args),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::pages(&global, dir.as_deref()),
         Command::NoopServer(args) => bench::noop::run(args),
     }
 }

@@ -170,7 +170,10 @@ async fn regions_and_stores_are_shown_and_operated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_load_generator_reports_what_it_did() {
-    let cluster = Cluster::start().await;
+    let mut cluster = Cluster::start().await;
+    let pids: Vec<String> = (1..=3)
+        .map(|id| cluster.node(id).pid().to_string())
+        .collect();
     let shell = Shell {
         endpoints: cluster.endpoints_flag(),
     };
@@ -196,5 +199,12 @@ async fn the_load_generator_reports_what_it_did() {
         assert_eq!(report["regions"], 6, "{report}");
     }
     assert_eq!(bench(&["put", "--single-region"])["regions"], 1);
+    // All keys are there, so that only the load itself is measured.
+    let report = bench(&["get", "--loaded", "--server-pids", &pids.join(",")]);
+    assert_eq!(report["wrong_answers"], 0, "{report}");
+    let servers = &report["servers"];
+    assert!(servers["cpu_us_per_op"].as_f64().unwrap() > 0.0, "{report}");
+    assert_eq!(servers["resident_bytes"].as_array().unwrap().len(), 3);
+    assert!(report["longest_gap_us"].as_u64().unwrap() > 0, "{report}");
     cluster.assert_replicas_equal().await;
 }

@@ -9,7 +9,7 @@ use strata_proto::stratapb::{RaftApplyState, StoreIdent};
 
 use super::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM};
 use crate::batch::WriteBatch;
-use crate::engine::{Cf, Direction, Durability, Engine, EngineKind, Engines};
+use crate::engine::{Cf, Direction, Durability, Engine, EngineKind, Engines, ReadView};
 use crate::error::{Error, IdentFault};
 use crate::keys;
 use crate::record::{self, RecordKind};
@@ -76,7 +76,7 @@ pub fn mark_admitted<E: Engine>(engines: &Engines<E>) -> Result<StoreIdent, Erro
 /// # Errors
 /// `Ident` if one engine lost it, or the two belong to different folders;
 /// `CorruptRecord`, errors of the engines.
-pub fn read_ident<E: Engine>(engines: &Engines<E>) -> Result<Option<StoreIdent>, Error> {
+pub fn read_ident<E: ReadView>(engines: &Engines<E>) -> Result<Option<StoreIdent>, Error> {
     let kv = read_one(&engines.kv, EngineKind::Kv)?;
     let raft = read_one(&engines.raft, EngineKind::Raft)?;
     match (kv, raft) {
@@ -106,7 +106,7 @@ pub fn read_ident<E: Engine>(engines: &Engines<E>) -> Result<Option<StoreIdent>,
     }
 }
 
-fn has_log<E: Engine>(raft: &E) -> Result<bool, Error> {
+fn has_log(raft: &impl ReadView) -> Result<bool, Error> {
     let (start, end) = keys::all_region_raft_range();
     let mut found = false;
     let mut visit = |key: &[u8], _: &[u8]| {
@@ -134,7 +134,7 @@ fn ident_cf(kind: EngineKind) -> Cf {
     }
 }
 
-fn read_one<E: Engine>(engine: &E, kind: EngineKind) -> Result<Option<StoreIdent>, Error> {
+fn read_one(engine: &impl ReadView, kind: EngineKind) -> Result<Option<StoreIdent>, Error> {
     let key = keys::store_ident();
     record::get(engine, ident_cf(kind), RecordKind::StoreIdent, &key)
 }

@@ -56,6 +56,12 @@ pub enum FolderError {
         /// The path.
         folder: PathBuf,
     },
+    /// There is no store's data, and the folder was to be read only.
+    #[error("{}: holds no store's data; name the --data-dir of a node that ran before", folder.display())]
+    NoStore {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The folder belongs to another store than the command line names.
     #[error("{}: belongs to store {found}, not to store {asked}; give the folder of store {asked}, or the id {found}", folder.display())]
     ForeignStore {

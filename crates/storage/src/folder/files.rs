@@ -79,6 +79,12 @@ fn check_no_engines(path: &Path) -> Result<(), FolderError> {
     Ok(())
 }
 
+/// True if a process came as far as to write the format of its data; an engine may still
+/// be missing.
+pub(super) fn is_initialised(path: &Path) -> bool {
+    path.join(FORMAT_FILE).exists()
+}
+
 /// Writes the format of a new folder, before anything else is put into it.
 pub(super) fn write_format(path: &Path) -> Result<(), FolderError> {
     let file = path.join(FORMAT_FILE);
@@ -194,14 +200,35 @@ pub(super) fn lock(path: &Path) -> Result<FolderLock, FolderError> {
             let _ = write!(&mut *locked, "{}", std::process::id());
             Ok(FolderLock { _file: locked })
         }
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            let text = read_small(&name).ok().flatten();
-            Err(FolderError::InUse {
-                folder: path.to_owned(),
-                process_id: text.and_then(|text| text.trim().parse().ok()),
-            })
-        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(in_use(path)),
         Err((_, errno)) => Err(file_error(&name, "lock", &errno.into())),
+    }
+}
+
+/// Locks a folder that is only read: beside other readers, not beside a node. Writes
+/// nothing, not even the process id.
+pub(super) fn lock_shared(path: &Path) -> Result<FolderLock, FolderError> {
+    let name = path.join(LOCK_FILE);
+    // Not `file_error`, which asks for a folder that can be written.
+    let cannot = |action, error: io::Error| FolderError::File {
+        path: name.clone(),
+        action,
+        detail: error.to_string(),
+    };
+    let file = File::open(&name).map_err(|error| cannot("open", error))?;
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(locked) => Ok(FolderLock { _file: locked }),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(in_use(path)),
+        Err((_, errno)) => Err(cannot("lock", errno.into())),
+    }
+}
+
+/// Names the process that holds the lock, as far as the lock file tells.
+fn in_use(path: &Path) -> FolderError {
+    let text = read_small(&path.join(LOCK_FILE)).ok().flatten();
+    FolderError::InUse {
+        folder: path.to_owned(),
+        process_id: text.and_then(|text| text.trim().parse().ok()),
     }
 }
 

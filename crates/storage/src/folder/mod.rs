@@ -13,6 +13,7 @@
 //!        whether the folder may be written ([`files`]). Then the lock is taken, the
 //!        engines' logs are walked and the engines opened; last, the identities in both
 //!        engines are compared.
+//! Look   [`FolderReader`] opens the folder of a stopped node without writing to it.
 //! New    A folder without identity is new: [`DataFolder::bootstrap`] makes it a store's.
 //!
 //! Invariants
@@ -23,6 +24,7 @@
 
 mod error;
 mod files;
+mod reader;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use crate::rocks::{EngineOptions, OpenWith, RocksEngine};
 use files::FolderLock;
 
 pub use error::FolderError;
+pub use reader::FolderReader;
 
 /// What the command line says about the store. It must agree with a folder that is
 /// initialised; what is `None` is not looked at.

@@ -323,6 +323,55 @@ fn folder_data_survive() {
     assert_eq!(found.as_deref(), Some(&b"v"[..]));
 }
 
+#[test]
+fn folder_reader_sees_what_was_written_and_writes_nothing() {
+    let folder = initialised();
+    let opened = open(folder.path(), &claim()).unwrap();
+    let mut batch = WriteBatch::new();
+    batch.put(Cf::Raw2, keys::data_key(b"k"), "v");
+    let kv = &opened.engines().kv;
+    kv.write(&batch, Durability::Synced).unwrap();
+    drop(opened);
+    let before = listing(folder.path());
+    {
+        let reader = FolderReader::open(folder.path(), &options()).unwrap();
+        assert_eq!(reader.ident().store_id, 1);
+        let found = reader.engines().kv.get(Cf::Raw2, b"zk").unwrap();
+        assert_eq!(found.as_deref(), Some(&b"v"[..]), "the log is replayed");
+        // Beside other readers, not beside a node.
+        FolderReader::open(folder.path(), &options()).unwrap();
+        let error = refused(folder.path(), &claim());
+        assert!(matches!(error, FolderError::InUse { .. }), "{error}");
+    }
+    assert_eq!(listing(folder.path()), before);
+    open(folder.path(), &claim()).unwrap();
+}
+
+#[test]
+fn folder_reader_is_refused_beside_a_node() {
+    let folder = initialised();
+    let opened = open(folder.path(), &claim()).unwrap();
+    let before = listing(folder.path());
+    let error = FolderReader::open(folder.path(), &options()).unwrap_err();
+    let pid = std::process::id();
+    assert!(
+        matches!(&error, FolderError::InUse { process_id: Some(id), .. } if *id == pid),
+        "{error}"
+    );
+    assert_eq!(listing(folder.path()), before);
+    drop(opened);
+}
+
+#[test]
+fn folder_reader_is_refused_where_no_store_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in [folder.path().to_owned(), folder.path().join("absent")] {
+        let error = FolderReader::open(&path, &options()).unwrap_err();
+        assert!(matches!(error, FolderError::NoStore { .. }), "{error}");
+    }
+    assert!(listing(folder.path()).is_empty(), "nothing was made");
+}
+
 /// Set in the process that sees the folder on a read-only file system.
 const READ_ONLY_CHILD: &str = "STRATA_TEST_READ_ONLY_FOLDER";
 /// What the script answers where the system does not let it mount.

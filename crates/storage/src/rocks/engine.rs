@@ -84,7 +84,7 @@ pub struct RocksEngine {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     db: DB,
     kind: EngineKind,
     wal: bool,
@@ -243,6 +243,40 @@ impl RocksEngine {
     }
 }
 
+impl Inner {
+    /// Opens a database without writing to its folder; what its logs hold is replayed into
+    /// memory only.
+    pub(super) fn open_read_only(
+        kind: EngineKind,
+        folder: &Path,
+        options: &EngineOptions,
+        with: OpenWith<'_>,
+    ) -> Result<Self, OpenError> {
+        options.validate()?;
+        check_logs(kind, folder)?;
+        let clocks = ExpiryClocks::new();
+        let families = kind.column_families().iter().map(|cf| {
+            let settings = options.column_family(*cf, with.cache, &clocks);
+            ColumnFamilyDescriptor::new(cf.name(), settings)
+        });
+        let database = options.database(kind, false);
+        let db = DB::open_cf_descriptors_read_only(&database, folder, families, false);
+        let db = db.map_err(|error| OpenError::Refused {
+            engine: kind,
+            folder: folder.to_owned(),
+            detail: error.into_string(),
+        })?;
+        Ok(Self {
+            db,
+            kind,
+            wal: options.wal(kind),
+            clocks,
+            failure: Mutex::new(None),
+            _keep: with.keep,
+        })
+    }
+}
+
 fn check_logs(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
     match wal::check_folder(folder, kind) {
         Ok(Ok(())) => Ok(()),
@@ -319,13 +353,18 @@ impl Inner {
         Ok(native)
     }
 
-    fn get(&self, cf: Cf, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, EngineError> {
+    pub(super) fn get(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Option<Bytes>, EngineError> {
         let found = self.db.get_pinned_cf_opt(self.handle(cf)?, key, options);
         let found = found.map_err(|error| self.read_error(error))?;
         Ok(found.map(|pinned| Bytes::copy_from_slice(&pinned)))
     }
 
-    fn scan(
+    pub(super) fn scan(
         &self,
         cf: Cf,
         (start, end): (&[u8], Option<&[u8]>),

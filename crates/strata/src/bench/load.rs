@@ -1,6 +1,7 @@
 //! Tasks that send one request after another, and what they saw.
 
 use super::plan::Plan;
+use super::server::Server;
 use crate::args::LoadArgs;
 use crate::exit::Failure;
 use hdrhistogram::Histogram;
@@ -11,7 +12,6 @@ use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use strata_client::RawClient;
 
 /// Latencies are kept in microseconds, to three digits, up to a minute.
 const LATENCY_MAX_US: u64 = 60_000_000;
@@ -37,7 +37,7 @@ impl Kind {
 
 /// A load that is about to be applied.
 pub struct Load {
-    client: RawClient,
+    server: Server,
     kind: Kind,
     plan: Plan,
     clients: u64,
@@ -48,6 +48,8 @@ pub struct Load {
 pub struct Seen {
     /// Time from the first request to the last answer.
     pub elapsed: Duration,
+    /// Longest time without any acknowledgement of any task, to the end of the run.
+    pub longest_gap: Duration,
     /// Latency of the successful operations, in microseconds.
     pub latency: Histogram<u64>,
     /// Operations that ended in an error.
@@ -66,6 +68,7 @@ impl Seen {
     fn new() -> Result<Self, Failure> {
         Ok(Self {
             elapsed: Duration::ZERO,
+            longest_gap: Duration::ZERO,
             latency: Histogram::new_with_max(LATENCY_MAX_US, 3)
                 .map_err(|error| Failure::error(error.to_string()))?,
             errors: 0,
@@ -91,13 +94,27 @@ impl Seen {
 struct Live {
     operations: AtomicU64,
     errors: AtomicU64,
+    /// When the last acknowledgement came, in microseconds since the start.
+    last_us: AtomicU64,
+    /// Longest time between two acknowledgements, in microseconds.
+    gap_us: AtomicU64,
+}
+
+impl Live {
+    /// Notes an acknowledgement, or the end of the run, at this time since the start.
+    fn on_acknowledged(&self, at: Duration) {
+        let at_us = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        let before_us = self.last_us.fetch_max(at_us, Ordering::Relaxed);
+        let gap_us = at_us.saturating_sub(before_us);
+        self.gap_us.fetch_max(gap_us, Ordering::Relaxed);
+    }
 }
 
 impl Load {
     /// A load of one kind.
-    pub fn new(client: RawClient, kind: Kind, plan: Plan, args: &LoadArgs) -> Self {
+    pub fn new(server: Server, kind: Kind, plan: Plan, args: &LoadArgs) -> Self {
         Self {
-            client,
+            server,
             kind,
             plan,
             clients: args.clients,
@@ -116,16 +133,16 @@ impl Load {
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..self.clients {
             let worker = Worker {
-                client: self.client.clone(),
+                server: self.server.clone(),
                 kind: self.kind,
                 plan: self.plan.clone(),
                 live: live.clone(),
                 random: ChaCha8Rng::seed_from_u64(number),
                 seen: Seen::new()?,
             };
-            tasks.spawn(worker.run(until));
+            tasks.spawn(worker.run(started, until));
         }
-        let line = tokio::spawn(live_line(self.kind, live, started));
+        let line = tokio::spawn(live_line(self.kind, live.clone(), started));
         let mut all = Seen::new()?;
         while let Some(ended) = tasks.join_next().await {
             match ended {
@@ -138,12 +155,14 @@ impl Load {
             eprint!("\r\x1b[K");
         }
         all.elapsed = started.elapsed();
+        live.on_acknowledged(all.elapsed);
+        all.longest_gap = Duration::from_micros(live.gap_us.load(Ordering::Relaxed));
         Ok(all)
     }
 }
 
 struct Worker {
-    client: RawClient,
+    server: Server,
     kind: Kind,
     plan: Plan,
     live: Arc<Live>,
@@ -152,19 +171,18 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, until: Instant) -> Seen {
+    async fn run(mut self, started: Instant, until: Instant) -> Seen {
         while Instant::now() < until {
             let index = self.random.random_range(0..self.plan.keys());
             let key = self.plan.key(index);
             let begun = Instant::now();
             let result = match self.kind {
-                Kind::Put => self
-                    .client
-                    .put(&key, self.plan.value(index))
-                    .await
-                    .map(|()| true),
+                Kind::Put => {
+                    let put = self.server.put(&key, self.plan.value(index)).await;
+                    put.map(|()| true)
+                }
                 Kind::Get => {
-                    let value = self.client.get(&key).await;
+                    let value = self.server.get(&key).await;
                     value.map(|value| value == Some(self.plan.value(index)))
                 }
             };
@@ -178,10 +196,11 @@ impl Worker {
                         self.seen.keys.insert(index);
                     }
                     self.live.operations.fetch_add(1, Ordering::Relaxed);
+                    self.live.on_acknowledged(started.elapsed());
                 }
                 Err(error) => {
                     self.seen.errors += 1;
-                    self.seen.first_error.get_or_insert(error.to_string());
+                    self.seen.first_error.get_or_insert(error);
                     self.live.errors.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -211,5 +230,22 @@ async fn live_line(kind: Kind, live: Arc<Live>, started: Instant) {
         } else {
             writeln!(out, "{line}")
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_is_kept_also_when_answers_come_out_of_order() {
+        let live = Live::default();
+        for at_ms in [5, 7, 40, 39, 45] {
+            live.on_acknowledged(Duration::from_millis(at_ms));
+        }
+        assert_eq!(live.gap_us.load(Ordering::Relaxed), 33_000);
+        // The time to the end of the run counts: a cluster that never answers again.
+        live.on_acknowledged(Duration::from_millis(100));
+        assert_eq!(live.gap_us.load(Ordering::Relaxed), 55_000);
     }
 }

@@ -66,6 +66,11 @@ impl Child {
         }
         Ok(child)
     }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 impl Drop for Child {

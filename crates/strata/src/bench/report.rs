@@ -1,7 +1,9 @@
 //! The figures of one run.
 
 use super::load::{Kind, Seen};
-use crate::args::LoadArgs;
+use super::usage::Usage;
+use crate::args::{LoadArgs, Target};
+use crate::output;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -13,6 +15,8 @@ pub struct Report {
     seen: Seen,
     regions: usize,
     stores: usize,
+    /// What the server's processes used.
+    usage: Option<Value>,
     /// Successful operations.
     pub operations: u64,
     /// Answers that were not what was written.
@@ -34,7 +38,15 @@ impl Report {
             seen,
             regions,
             stores,
+            usage: None,
         }
+    }
+
+    /// Adds what the server's processes used, where both looks at them succeeded.
+    pub fn with_usage(mut self, before: Option<Usage>, after: Option<Usage>) -> Self {
+        let both = before.zip(after);
+        self.usage = both.map(|(before, after)| after.since(&before, self.operations));
+        self
     }
 
     /// Marks the report as one of the noop server.
@@ -74,6 +86,11 @@ impl Report {
     /// For programs.
     pub fn to_json(&self) -> Value {
         json!({
+            "target": match self.args.target {
+                _ if self.noop => "noop",
+                Target::Strata => "strata",
+                Target::Etcd => "etcd",
+            },
             "kind": self.name(),
             "clients": self.args.clients,
             "seconds": self.seen.elapsed.as_secs_f64(),
@@ -86,11 +103,13 @@ impl Report {
             "p99_us": self.percentile_us(99.0),
             "p999_us": self.percentile_us(99.9),
             "max_us": self.seen.latency.max(),
+            "longest_gap_us": u64::try_from(self.seen.longest_gap.as_micros()).unwrap_or(u64::MAX),
             "errors": self.seen.errors,
             "first_error": self.first_error,
             "wrong_answers": self.wrong,
             "regions": self.regions,
             "stores": self.stores,
+            "servers": self.usage,
         })
     }
 
@@ -99,7 +118,7 @@ impl Report {
         let milliseconds = |percentile| self.percentile_us(percentile) as f64 / 1000.0;
         let mut text = format!(
             "{}: {:.0} ops/s  p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  {} errors  {} wrong answers\n\
-             {} operations in {:.1} s by {} clients, values of {} bytes, {} regions led by {} stores",
+             {} operations in {:.1} s by {} clients, values of {} bytes, longest time without an answer {:.0} ms",
             self.name(),
             self.operations_per_second(),
             milliseconds(50.0),
@@ -111,9 +130,25 @@ impl Report {
             self.seen.elapsed.as_secs_f64(),
             self.args.clients,
             self.args.value_size,
-            self.regions,
-            self.stores,
+            self.seen.longest_gap.as_secs_f64() * 1000.0,
         );
+        if self.regions > 0 {
+            text.push_str(&format!(
+                ", {} regions led by {} stores",
+                self.regions, self.stores
+            ));
+        }
+        if let Some(usage) = &self.usage {
+            let resident = usage["resident_bytes"].as_array().into_iter().flatten();
+            let resident: Vec<String> = resident
+                .map(|bytes| output::bytes(bytes.as_u64().unwrap_or_default()))
+                .collect();
+            text.push_str(&format!(
+                "\nservers: {:.1} us of CPU for each operation, resident {}",
+                usage["cpu_us_per_op"].as_f64().unwrap_or_default(),
+                resident.join(", ")
+            ));
+        }
         if let Some(error) = &self.first_error {
             text.push_str(&format!("\nfirst error: {error}"));
         }

@@ -1,0 +1,167 @@
+//! `strata kv export`: pages of a scan, with times to live, as rows.
+//!
+//! A scan answers without times to live, so they are asked for key by key, some at a time.
+//! A key that is gone by then is left out. Each page is one moment of each region that it
+//! reaches; the whole is not. A file is written under another name, synced, and renamed
+//! when it is complete, so that a cut export is never taken for a whole one.
+
+use super::check_range;
+use super::progress;
+use super::rows::{self, Row};
+use crate::args::{ExportArgs, Format, Global, Rows};
+use crate::connect::connect;
+use crate::exit::{Failure, Outcome};
+use crate::{output, text};
+use bytes::Bytes;
+use serde_json::json;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use strata_client::{RawClient, Scan};
+use tokio::task::JoinSet;
+
+/// Rows in a page.
+const PAGE_ROWS: usize = 1024;
+/// Times to live that are asked for at a time.
+const TTL_REQUESTS_MAX: usize = 64;
+
+/// Exports a range.
+pub async fn run(global: &Global, args: &ExportArgs, hex: bool) -> Outcome {
+    let start = text::parse(args.start.as_deref().unwrap_or_default(), hex)?;
+    let end = text::parse(args.end.as_deref().unwrap_or_default(), hex)?;
+    check_range(&start, &end)?;
+    let form = args.rows.or(rows::form_by_name(&args.file));
+    let form = form.unwrap_or(Rows::Json);
+    let client = connect(global).await?;
+    let mut target = Target::open(&args.file)?;
+    let bar = progress::bar(None);
+    let (mut next, mut count) = (start, 0u64);
+    loop {
+        let scan = Scan {
+            start: next.clone(),
+            end: end.clone(),
+            limit: Some(PAGE_ROWS),
+            ..Scan::default()
+        };
+        let page = client.scan(scan).await?;
+        let full = page.len() == PAGE_ROWS;
+        if let Some((last, _)) = page.last() {
+            next = [last, &b"\0"[..]].concat().into();
+        }
+        let ttls = if args.without_ttl {
+            page.iter().map(|_| Some(0)).collect()
+        } else {
+            times_to_live(&client, &page).await?
+        };
+        let mut lines = String::new();
+        for ((key, value), ttl) in page.into_iter().zip(ttls) {
+            let Some(ttl_seconds) = ttl else { continue };
+            let row = Row {
+                key,
+                value,
+                ttl_seconds,
+            };
+            lines.push_str(&rows::write(&row, form, hex));
+            count += 1;
+        }
+        target.write(lines.as_bytes())?;
+        bar.inc(lines.len() as u64);
+        bar.set_message(format!("{count} rows"));
+        if !full {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    if target.finish()? {
+        let line = json!({ "rows": count, "file": args.file });
+        return output::print(global.format, &line, || {
+            format!("{count} rows exported to {}", args.file)
+        });
+    }
+    // Stdout holds the rows; what is to be said goes beside them.
+    if global.format == Format::Text {
+        eprintln!("{count} rows exported");
+    }
+    Ok(())
+}
+
+/// What each key of a page has left to live, in seconds; 0: for good, `None`: it is gone.
+async fn times_to_live(
+    client: &RawClient,
+    page: &[(Bytes, Bytes)],
+) -> Result<Vec<Option<u64>>, Failure> {
+    let mut found = vec![None; page.len()];
+    let mut running = JoinSet::new();
+    let mut waiting = page.iter().enumerate();
+    loop {
+        while running.len() < TTL_REQUESTS_MAX {
+            let Some((place, (key, _))) = waiting.next() else {
+                break;
+            };
+            let (client, key) = (client.clone(), key.clone());
+            running.spawn(async move { (place, client.ttl(&key).await) });
+        }
+        match running.join_next().await {
+            None => return Ok(found),
+            Some(Ok((place, ttl))) => found[place] = ttl?,
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// Where the rows go.
+enum Target {
+    Stdout,
+    File {
+        path: PathBuf,
+        part: PathBuf,
+        file: BufWriter<File>,
+    },
+}
+
+impl Target {
+    fn open(name: &str) -> Result<Self, Failure> {
+        if name == "-" {
+            return Ok(Target::Stdout);
+        }
+        let path = PathBuf::from(name);
+        let part = PathBuf::from(format!("{name}.part"));
+        let file = File::create(&part).map_err(|error| cannot_write(&part, &error))?;
+        Ok(Target::File {
+            path,
+            part,
+            file: BufWriter::new(file),
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Outcome {
+        match self {
+            Target::Stdout => output::write_out(bytes),
+            Target::File { part, file, .. } => {
+                let written = file.write_all(bytes);
+                written.map_err(|error| cannot_write(part, &error))
+            }
+        }
+    }
+
+    /// Gives a complete file its name; true if it was a file.
+    fn finish(self) -> Result<bool, Failure> {
+        let Target::File { path, part, file } = self else {
+            return Ok(false);
+        };
+        let finished = file
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| std::fs::rename(&part, &path));
+        finished.map_err(|error| cannot_write(&path, &error))?;
+        Ok(true)
+    }
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::error(format!(
+        "{} cannot be written: {error}; name another file, or - for stdout",
+        path.display()
+    ))
+}
