@@ -33,16 +33,18 @@ pub(crate) fn execute_admin(
     command: &EntryCommand,
     admin: &AdminRequest,
 ) -> Result<AdminOutcome, ApplyFault> {
+    // Before the epoch: a program that does not know the command cannot tell what it does
+    // to others.
+    let (AdminCmdType::CompactLog, Some(request)) = (admin.cmd_type(), &admin.compact_log) else {
+        return Err(ApplyFault::UnknownEntry {
+            region_id: context.region.id,
+            index: context.state.applied_index,
+        });
+    };
     if context.region.region_epoch != command.region_epoch {
         return Ok(AdminOutcome::Refused);
     }
-    match (admin.cmd_type(), &admin.compact_log) {
-        (AdminCmdType::CompactLog, Some(request)) => Ok(compact_log(context.state, request)),
-        _ => Err(ApplyFault::UnknownEntry {
-            region_id: context.region.id,
-            index: context.state.applied_index,
-        }),
-    }
+    Ok(compact_log(context.state, request))
 }
 
 fn compact_log(state: &mut RaftApplyState, request: &CompactLogRequest) -> AdminOutcome {

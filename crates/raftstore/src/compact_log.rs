@@ -53,6 +53,15 @@ pub(crate) struct LogGc {
 }
 
 impl LogGc {
+    /// For a log that begins behind `truncated`. What a crash has left in front of it goes
+    /// with the next compaction.
+    pub(crate) fn new(truncated: u64) -> Self {
+        LogGc {
+            asked_to: truncated,
+            ..LogGc::default()
+        }
+    }
+
     /// A message of another peer has come.
     pub(crate) fn heard_from(&mut self, peer_id: u64, now: Duration) {
         self.heard.insert(peer_id, now);

@@ -337,7 +337,7 @@ impl<E: SnapshotEngine> StoreCore<E> {
             }
             StoreEvent::ReportAll => self.each_shard(now, || ShardEvent::ReportAll),
             StoreEvent::JobDone(done) => {
-                self.to_shard_of(now, done.region_id(), ShardEvent::JobDone(done));
+                self.hand_to_shard(now, done.region_id(), ShardEvent::JobDone(done));
             }
             StoreEvent::SnapshotSent {
                 region_id,
@@ -349,12 +349,12 @@ impl<E: SnapshotEngine> StoreCore<E> {
                     to_peer_id,
                     ok,
                 };
-                self.to_shard_of(now, region_id, event);
+                self.hand_to_shard(now, region_id, event);
             }
         }
     }
 
-    fn to_shard_of(&mut self, now: Now, region_id: u64, event: ShardEvent) {
+    fn hand_to_shard(&mut self, now: Now, region_id: u64, event: ShardEvent) {
         let shard = shard_of(region_id, self.shards.len());
         self.shards[shard].handle(now, event);
     }

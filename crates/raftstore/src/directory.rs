@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub struct PeerView {
     generation: AtomicU64,
     /// Counts how often the region's data were taken from under its readers.
     data_epoch: AtomicU64,
+    /// A snapshot is being installed.
+    installing: AtomicBool,
     term: AtomicU64,
     /// Peer id of the known leader; 0: none.
     leader: AtomicU64,
@@ -78,6 +80,15 @@ impl PeerView {
     /// with is refused.
     pub fn data_epoch(&self) -> u64 {
         self.data_epoch.load(Ordering::SeqCst)
+    }
+
+    /// True while a snapshot is being installed: data and clock are not of one moment.
+    pub fn is_installing(&self) -> bool {
+        self.installing.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_installing(&self, installing: bool) {
+        self.installing.store(installing, Ordering::SeqCst);
     }
 
     /// Moves the data epoch, and the generation with it.

@@ -5,7 +5,8 @@
 //! Sync      The driver makes the kv engine durable: now none of them can fall back.
 //! Publish   The engine is handed the look-up; it waits for snapshots that are older.
 //!
-//! Invariant: a key that no region of this store covers has no clock, and stays.
+//! Invariant: a key that no region of this store covers, or one that installs a snapshot,
+//! has no clock, and stays.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ impl RegionClocks {
     pub fn collect(directory: Arc<Directory>) -> Self {
         let by_region = directory
             .iter()
-            .filter(|entry| entry.region.id != SYSTEM_REGION_ID)
+            .filter(|entry| entry.region.id != SYSTEM_REGION_ID && !entry.view.is_installing())
             .map(|entry| (entry.region.id, entry.view.numbers().clock_ms))
             .collect();
         RegionClocks {

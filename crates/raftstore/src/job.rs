@@ -67,7 +67,7 @@ pub enum JobDone {
         /// The region.
         region_id: u64,
         /// The description of the snapshot, whose files lie in the snapshot manager.
-        result: Result<SnapshotMeta, SnapshotError>,
+        result: Result<Box<SnapshotMeta>, SnapshotError>,
     },
     /// Answer to [`RegionJob::Install`]: Normal is synced. An install that cannot be
     /// finished has no answer, it ends the process.

@@ -114,6 +114,7 @@ impl<E: Engine> Peer<E> {
         let install = storage
             .is_applying()
             .then(|| Install::resumed(apply_state.applied_index, apply_state.applied_term));
+        view.set_installing(install.is_some());
         let config = raft_config(
             options,
             &region,
@@ -151,7 +152,7 @@ impl<E: Engine> Peer<E> {
             lost_leadership_at: None,
             reported_at: None,
             clock_proposed_at: None,
-            log_gc: LogGc::default(),
+            log_gc: LogGc::new(apply_state.truncated_index),
             snapshots: SnapshotSends::default(),
             install,
             claim_pending: false,

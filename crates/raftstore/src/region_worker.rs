@@ -203,7 +203,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
                 Ok(None)
             }
             Ok(Generated::Done(files)) => {
-                let result = Ok(files.meta().clone());
+                let result = Ok(Box::new(files.meta().clone()));
                 Ok(Some(JobDone::Generated { region_id, result }))
             }
             Err(error) => self.not_generated(region_id, error),
@@ -283,7 +283,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
     }
 
     /// Removes files that nobody wants: what was made, once it is older than twice the time
-    /// for which a leader sends it; what was received, once it is old and no region is being
+    /// for which a leader sends it, or a newer one was made; what was received, once it is old and no region is being
     /// installed from it.
     fn collect_files(&mut self, now: Duration) -> Result<(), WorkerFault> {
         let due = *self.next_gc.get_or_insert(now + self.gc_interval);
@@ -297,11 +297,24 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         for info in &listed {
             self.seen.entry(info.key).or_insert(now);
         }
+        // Of a region's older ones a sender may still be about to take a hold.
+        let newest = |info: &SnapshotInfo| {
+            let later = |other: &SnapshotInfo| {
+                (other.key.origin, other.key.region_id) == (info.key.origin, info.key.region_id)
+                    && other.key.index > info.key.index
+            };
+            !listed.iter().any(later)
+        };
         let mut failed = None;
         let keep = |info: &SnapshotInfo| {
             let age = now.saturating_sub(self.seen.get(&info.key).copied().unwrap_or(now));
             if info.key.origin == Origin::Generated {
-                return age < self.keep_time * 2;
+                let kept = if newest(info) {
+                    self.keep_time
+                } else {
+                    self.gc_interval
+                };
+                return age < kept * 2;
             }
             age < self.keep_time
                 || installs_from(&self.kv, &info.key).unwrap_or_else(|error| {
@@ -323,7 +336,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
 /// Whether a region is in Applying with this snapshot (crash rule 3: its files stay).
 fn installs_from<E: SnapshotEngine>(kv: &E, key: &SnapshotKey) -> Result<bool, Error> {
     let state = read_region_state(kv, key.region_id)?;
-    if !state.is_some_and(|state| state.state() == PeerState::Applying) {
+    if state.is_none_or(|state| state.state() != PeerState::Applying) {
         return Ok(false);
     }
     let apply = read_apply_state(kv, key.region_id)?.unwrap_or_default();

@@ -191,6 +191,7 @@ impl<E: Engine> Peer<E> {
             &mut raft,
         );
         self.settle_superseded(context);
+        self.view.set_installing(true);
         self.view.bump_data_epoch();
         context.out.apply.push(ApplyTask::BeginInstall {
             region: region.clone(),
@@ -283,6 +284,7 @@ impl<E: Engine> Peer<E> {
         let storage = self.raft.storage_mut();
         storage.finish_restore();
         self.apply_state = *storage.apply_state();
+        self.view.set_installing(false);
         self.raft.advance_apply_to(index);
         context.metrics.snapshots_installed.increment();
         self.ask_log_gc(context);

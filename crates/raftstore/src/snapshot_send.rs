@@ -88,7 +88,7 @@ impl<E: Engine> Peer<E> {
     fn on_generated(
         &mut self,
         context: &mut StepContext<'_>,
-        result: Result<SnapshotMeta, SnapshotError>,
+        result: Result<Box<SnapshotMeta>, SnapshotError>,
     ) {
         let now = context.now.monotonic;
         self.snapshots.making_from = None;
@@ -97,7 +97,7 @@ impl<E: Engine> Peer<E> {
             Ok(meta) => {
                 context.metrics.snapshots_generated.increment();
                 self.snapshots.made_at = Some(now);
-                storage.end_generating(Some(meta));
+                storage.end_generating(Some(*meta));
             }
             Err(_) => {
                 context.metrics.snapshots_failed.increment();

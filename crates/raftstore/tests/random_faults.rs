@@ -95,6 +95,8 @@ impl World {
         let system: Arc<dyn SystemStateMachine> = Arc::new(Journal);
         let options = StoreOptions {
             seed: self.rng.random(),
+            // Compaction and snapshots have the simulator's rows.
+            log_gc_tick_interval: Duration::from_secs(1_000_000),
             ..StoreOptions::default()
         };
         let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();

@@ -23,6 +23,10 @@ use strata_storage::{
 use crate::cluster::Cluster;
 use crate::violation::Violation;
 
+/// How many limits a follower's log may be longer than its leader's: what a snapshot under
+/// way may hold at most.
+const FOLLOWER_LIMITS: u64 = 4;
+
 /// Everything that a replica holds beside its log: records and data.
 type Content = BTreeMap<(Cf, Bytes), Bytes>;
 
@@ -170,16 +174,23 @@ pub fn check_logs(cluster: &Cluster) -> Vec<Violation> {
 }
 
 /// Checks that every log is within its limits. For a cluster at rest that has had the time
-/// of some log gc ticks.
+/// of some log gc ticks. The leader looks at its own log alone: if that began with a snapshot,
+/// the others keep what they had until it has grown again.
 #[must_use]
 pub fn check_log_limits(cluster: &Cluster) -> Vec<Violation> {
     let mut found = Vec::new();
     for region in cluster.regions() {
+        let leader = cluster.leader_of(region.id);
         for peer in &region.peers {
             let store = cluster.store(peer.store_id);
             let options = &store.options;
             // One entry more is the last compaction itself.
-            let limit = options.log_gc_count_limit.min(options.log_gc_threshold) + 1;
+            let own = options.log_gc_count_limit.min(options.log_gc_threshold) + 1;
+            let limit = if leader == Some(peer.store_id) {
+                own
+            } else {
+                own + FOLLOWER_LIMITS * options.log_gc_count_limit.max(options.log_gc_threshold)
+            };
             let entries = match read_apply_state(&store.engines.kv, region.id) {
                 Ok(Some(state)) => state.applied_index - state.truncated_index,
                 _ => 0,

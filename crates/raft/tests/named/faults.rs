@@ -237,7 +237,7 @@ fn pending_snapshot_shows_once() {
 
 /// No entry of the old log survives beside a newer snapshot.
 #[test]
-fn old_entries_go_when_a_newer_snapshot_arrives() {
+fn old_entries_dropped_by_newer_snapshot() {
     let mut node = Node::at(2, &[1, 2], 1, 0, &[1, 1, 1], 1);
     node.step(carry(1, 2, 4, snapshot(2, 3, &[1, 2])));
     // Entry 2 was of term 1, the snapshot's is of term 3: the tail belonged to another log.

@@ -12,16 +12,16 @@ use bytes::Bytes;
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{
-    CompareAndSwapCommand, DataCommand, DeleteRangeCommand, Mutation, RawSpace, WriteCommand,
-    data_command::Body,
+    CompareAndSwapCommand, DataCommand, DeleteRangeCommand, Mutation, RawSpace, SnapshotForm,
+    WriteCommand, data_command::Body,
 };
 use strata_raftstore::{
-    Answer, CommandOutcome, Error, Now, ReadCommand, Reply, Request, RequestBody, RequestHeader,
-    StoreCore, StoreEffect, StoreEvent, StoreOptions, SystemStateMachine, SystemView,
-    SystemViewError, SystemWrites,
+    Answer, CommandOutcome, Error, Now, ReadCommand, RegionJob, Reply, Request, RequestBody,
+    RequestHeader, StoreCore, StoreEffect, StoreEvent, StoreOptions, SystemStateMachine,
+    SystemView, SystemViewError, SystemWrites, Workers,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
-use strata_storage::snapshot::{MemFiles, SnapshotManager};
+use strata_storage::snapshot::{MemFiles, Offered, SnapshotManager, from_raft};
 use strata_storage::{Durability, Engine, Engines, MemEngine};
 
 pub const TICK: Duration = Duration::from_millis(50);
@@ -56,6 +56,10 @@ pub struct Node {
     /// Apply work is done only while this holds.
     pub apply_works: bool,
     pub held: VecDeque<StoreEffect>,
+    pub workers: Workers<MemEngine>,
+    /// Jobs are done only while this holds.
+    pub jobs_work: bool,
+    pub files: MemFiles,
 }
 
 pub struct Cluster {
@@ -68,6 +72,8 @@ pub struct Cluster {
     /// Stores to which no entries arrive, though all else does.
     pub no_entries_to: BTreeSet<u64>,
     pub options: StoreOptions,
+    /// Whether snapshots arrive and are answered.
+    pub answer_snapshots: bool,
     pub reports: Vec<strata_proto::pdpb::RegionHeartbeatRequest>,
 }
 
@@ -89,6 +95,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             no_entries_to: BTreeSet::new(),
             options,
+            answer_snapshots: true,
             reports: Vec::new(),
         };
         for id in ids {
@@ -100,10 +107,15 @@ impl Cluster {
     }
 
     pub fn start(&mut self, id: u64, engines: Engines<MemEngine>) {
+        self.start_with(id, engines, MemFiles::new());
+    }
+
+    /// Starts a store from its engines and snapshot files.
+    pub fn start_with(&mut self, id: u64, engines: Engines<MemEngine>, files: MemFiles) {
         let system: Arc<dyn SystemStateMachine> = Arc::new(Journal);
         let mut options = self.options.clone();
         options.seed = id;
-        let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();
+        let snapshots = SnapshotManager::open(files.clone(), u64::MAX).unwrap();
         let core = StoreCore::load(
             id,
             &options,
@@ -113,12 +125,16 @@ impl Cluster {
             self.clock(id),
         )
         .unwrap();
+        let workers = core.workers(&options);
         let node = Node {
             core,
             engines,
             disk_works: true,
             apply_works: true,
             held: VecDeque::new(),
+            workers,
+            jobs_work: true,
+            files,
         };
         self.nodes.insert(id, node);
     }
@@ -149,6 +165,13 @@ impl Cluster {
         self.drain(queue);
     }
 
+    /// Carries out one effect and all that follows from it.
+    pub fn carry_out_one(&mut self, id: u64, effect: StoreEffect) {
+        let mut queue = VecDeque::new();
+        self.carry_out(id, effect, &mut queue);
+        self.drain(queue);
+    }
+
     /// Carries out events in order until nothing follows from them.
     fn drain(&mut self, mut queue: VecDeque<(u64, StoreEvent)>) {
         while let Some((id, event)) = queue.pop_front() {
@@ -163,6 +186,7 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, id: u64, effect: StoreEffect, queue: &mut VecDeque<(u64, StoreEvent)>) {
+        let now = self.now;
         let node = self.nodes.get_mut(&id).unwrap();
         match effect {
             StoreEffect::Send {
@@ -212,10 +236,76 @@ impl Cluster {
             StoreEffect::Read(task) => queue.push_back((id, StoreEvent::Serve(task))),
             StoreEffect::Reply { reply, result } => reply.deliver(result),
             StoreEffect::Report(reports) => self.reports.extend(reports),
-            StoreEffect::Job(job) => panic!("store {id}: {job:?}"),
-            StoreEffect::SendSnapshot { message, .. } => panic!("store {id}: {message:?}"),
+            StoreEffect::Job(job) if !node.jobs_work => {
+                node.held.push_back(StoreEffect::Job(job));
+            }
+            StoreEffect::Job(job @ RegionJob::GcLog { .. }) => {
+                node.workers.log_gc.push(&job);
+                let done = node.workers.log_gc.step().unwrap();
+                queue.extend(done.into_iter().map(|done| (id, StoreEvent::JobDone(done))));
+            }
+            StoreEffect::Job(job) => {
+                node.workers.region.push(job);
+                while node.workers.region.has_work(now) {
+                    let done = node.workers.region.step(now, 1 << 20).unwrap();
+                    queue.extend(done.map(|done| (id, StoreEvent::JobDone(done))));
+                }
+            }
+            StoreEffect::SendSnapshot { .. } if !self.answer_snapshots => {}
+            StoreEffect::SendSnapshot {
+                to_store_id,
+                message,
+            } => {
+                let region_id = message.region_id;
+                let to_peer_id = message.to_peer.unwrap().id;
+                let cut = self.cut.contains(&id) || self.cut.contains(&to_store_id);
+                let ok = !cut && self.copy_snapshot(id, to_store_id, &message);
+                if ok {
+                    queue.push_back((to_store_id, StoreEvent::Message(*message)));
+                }
+                queue.push_back((
+                    id,
+                    StoreEvent::SnapshotSent {
+                        region_id,
+                        to_peer_id,
+                        ok,
+                    },
+                ));
+            }
             StoreEffect::Fatal(line) => panic!("store {id}: {line}"),
         }
+    }
+
+    /// Takes the files of a snapshot from one store to another.
+    fn copy_snapshot(&self, from: u64, to: u64, message: &RaftMessage) -> bool {
+        let snapshot = message.message.as_ref().unwrap().snapshot.as_ref();
+        let meta = from_raft(snapshot.unwrap(), SnapshotForm::Memory).unwrap();
+        let source = self.nodes[&from].core.snapshots();
+        let made = source
+            .list()
+            .into_iter()
+            .find(|info| info.key.id == meta.id);
+        let files = source.get(&made.unwrap().key).unwrap();
+        let target = self.nodes[&to].core.snapshots();
+        let Offered::Receive(mut receiver) = target.receive(&meta).unwrap() else {
+            return true;
+        };
+        for (file, described) in meta.files.iter().enumerate() {
+            let mut offset = 0;
+            while offset < described.length {
+                let chunk = files.read_chunk(file as u32, offset).unwrap();
+                offset += chunk.data.len() as u64;
+                receiver.accept(&chunk).unwrap();
+            }
+        }
+        receiver.finish().unwrap();
+        true
+    }
+
+    /// Lets a stopped worker work again.
+    pub fn release_jobs(&mut self, id: u64) {
+        self.nodes.get_mut(&id).unwrap().jobs_work = true;
+        self.release(id);
     }
 
     /// Lets a stopped disk work again.

@@ -179,7 +179,12 @@ impl<E: Engine> PeerStorage<E> {
         self.cache.clear();
         // Not synced yet: the truncation point itself counts only with the batch.
         self.unpersisted.push_back((number, self.last_index));
-        self.append(number, entries, Some(hard_state), batch);
+        // A start tells by the commit index whether this batch was written.
+        let hard_state = HardState {
+            commit: hard_state.commit.max(self.last_index),
+            ..*hard_state
+        };
+        self.append(number, entries, Some(&hard_state), batch);
     }
 
     /// Normal is synced: the data are those of the snapshot.
