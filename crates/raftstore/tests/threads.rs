@@ -3,6 +3,7 @@
 // Real threads run on real time.
 #![allow(clippy::disallowed_methods)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,31 +12,89 @@ use bytes::Bytes;
 use strata_proto::metapb::Region;
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_proto::stratapb::{DataCommand, Mutation, RawSpace, WriteCommand, data_command::Body};
+use strata_proto::stratapb::{
+    DataCommand, Mutation, RawSpace, SnapshotForm, WriteCommand, data_command::Body,
+};
 use strata_raftstore::{
     Answer, Error, HeartbeatSink, PeerChange, PeerChangeKind, ReadCommand, Request, RequestBody,
     RequestHeader, Store, StoreHandle, StoreOptions, Surroundings, SystemStateMachine, SystemView,
     SystemViewError, SystemWrites, Transport,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
-use strata_storage::snapshot::{DiskFiles, SnapshotManager};
+use strata_storage::snapshot::{DiskFiles, Offered, SnapshotError, SnapshotManager, from_raft};
 use strata_storage::{EngineKind, EngineOptions, Engines, RocksEngine};
 
-type Handles = Arc<OnceLock<Vec<StoreHandle>>>;
+/// What stores reach each other by.
+#[derive(Default)]
+struct Wires {
+    handles: OnceLock<Vec<StoreHandle>>,
+    managers: OnceLock<Vec<SnapshotManager<DiskFiles>>>,
+    /// Messages to and from this store are lost; 0: none.
+    cut: AtomicU64,
+}
 
 struct Direct {
-    handles: Handles,
+    own: u64,
+    wires: Arc<Wires>,
+}
+
+impl Direct {
+    fn is_cut(&self, to: u64) -> bool {
+        let cut = self.wires.cut.load(Ordering::SeqCst);
+        cut == self.own || cut == to
+    }
+}
+
+/// Takes the files of a snapshot from one manager to another.
+fn copy_files(
+    from: &SnapshotManager<DiskFiles>,
+    to: &SnapshotManager<DiskFiles>,
+    message: &RaftMessage,
+) -> Result<(), SnapshotError> {
+    let snapshot = message.message.as_ref().and_then(|m| m.snapshot.clone());
+    let meta = from_raft(&snapshot.unwrap_or_default(), SnapshotForm::Sst)?;
+    let made = from.list().into_iter().find(|info| info.key.id == meta.id);
+    let Some(files) = made.and_then(|info| from.get(&info.key)) else {
+        return Err(SnapshotError::NoSuchRegion { region_id: 0 });
+    };
+    let Offered::Receive(mut receiver) = to.receive(&meta)? else {
+        return Ok(());
+    };
+    for (file, described) in meta.files.iter().enumerate() {
+        let mut offset = 0;
+        while offset < described.length {
+            let chunk = files.read_chunk(file as u32, offset)?;
+            offset += chunk.data.len() as u64;
+            receiver.accept(&chunk)?;
+        }
+    }
+    receiver.finish().map(drop)
 }
 
 impl Transport for Direct {
     fn send(&self, to_store_id: u64, messages: Vec<RaftMessage>) {
-        if let Some(handles) = self.handles.get() {
+        if let Some(handles) = self
+            .wires
+            .handles
+            .get()
+            .filter(|_| !self.is_cut(to_store_id))
+        {
             handles[to_store_id as usize - 1].deliver(messages);
         }
     }
 
-    fn send_snapshot(&self, _: u64, message: RaftMessage) {
-        panic!("region {}: a snapshot is sent", message.region_id);
+    fn send_snapshot(&self, to_store_id: u64, message: RaftMessage) {
+        let (wires, own, cut) = (self.wires.clone(), self.own, self.is_cut(to_store_id));
+        std::thread::spawn(move || {
+            let (handles, managers) = (wires.handles.wait(), wires.managers.wait());
+            let (from, to) = (own as usize - 1, to_store_id as usize - 1);
+            let copied = !cut && copy_files(&managers[from], &managers[to], &message).is_ok();
+            let (region_id, to_peer) = (message.region_id, message.to_peer.unwrap().id);
+            if copied {
+                handles[to].deliver_snapshot(message);
+            }
+            handles[from].report_snapshot(region_id, to_peer, copied);
+        });
     }
 }
 
@@ -62,17 +121,23 @@ impl SystemStateMachine for Echo {
 struct Cluster {
     stores: Vec<Store>,
     regions: Vec<Region>,
+    wires: Arc<Wires>,
     _folder: tempfile::TempDir,
 }
 
 impl Cluster {
     fn start(count: u64) -> Self {
+        Cluster::start_with(count, &StoreOptions::default())
+    }
+
+    fn start_with(count: u64, options: &StoreOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ids: Vec<u64> = (1..=count).collect();
         let replicas = if count >= 3 { 3 } else { 1 };
         let spec = ClusterSpec::new(&ids, "threads", 6, replicas).unwrap();
         let regions = spec.layout();
-        let handles: Handles = Arc::default();
+        let wires: Arc<Wires> = Arc::default();
+        let mut managers = Vec::new();
         let stores: Vec<Store> = ids
             .iter()
             .map(|id| {
@@ -87,9 +152,11 @@ impl Cluster {
                 write_bootstrap(&engines, &spec.ident(*id, *id), &regions).unwrap();
                 let files = DiskFiles::open(&path.join("snapshots")).unwrap();
                 let snapshots = SnapshotManager::open(files, u64::MAX).unwrap();
+                managers.push(snapshots.clone());
                 let surroundings = Surroundings {
                     transport: Arc::new(Direct {
-                        handles: handles.clone(),
+                        own: *id,
+                        wires: wires.clone(),
                     }),
                     heartbeats: Arc::new(NoSink),
                     system: Arc::new(Echo),
@@ -97,18 +164,16 @@ impl Cluster {
                 };
                 let options = StoreOptions {
                     seed: *id,
-                    ..StoreOptions::default()
+                    ..options.clone()
                 };
                 Store::start(*id, options, engines, snapshots, surroundings).unwrap()
             })
             .collect();
-        assert!(
-            handles
-                .set(stores.iter().map(Store::handle).collect())
-                .is_ok()
-        );
+        let handles = stores.iter().map(Store::handle).collect();
+        assert!(wires.managers.set(managers).is_ok() && wires.handles.set(handles).is_ok());
         Cluster {
             stores,
+            wires,
             regions,
             _folder: folder,
         }
@@ -248,6 +313,77 @@ fn peer_destroyed_on_threads() {
         Answer::Value(Some(value)) => assert_eq!(&value[..], b"v"),
         other => panic!("{other:?}"),
     }
+    cluster.shutdown();
+}
+
+/// A store that was away until the log it needs was deleted comes back by a snapshot of
+/// RocksDB's tables, on real threads, and serves from it.
+#[test]
+fn a_store_that_was_away_comes_back_by_a_snapshot() {
+    let options = StoreOptions {
+        log_gc_count_limit: 20,
+        log_gc_threshold: 10,
+        log_gc_tick_interval: Duration::from_millis(100),
+        ..StoreOptions::default()
+    };
+    let cluster = Cluster::start_with(3, &options);
+    let region_id = cluster.region_of(b"a");
+    cluster.call(region_id, &put("a", "0"));
+    let state = |store: u64| {
+        let handle = cluster.stores[store as usize - 1].handle();
+        handle.region_state(region_id).unwrap()
+    };
+    let leader = state(1).leader.map_or(1, |peer| peer.store_id);
+    let away = (1..=3).find(|store| *store != leader).unwrap();
+    cluster.wires.cut.store(away, Ordering::SeqCst);
+    for number in 0..60 {
+        cluster.call(region_id, &put(&format!("a{number}"), "value"));
+    }
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !condition() {
+            assert!(Instant::now() < end, "not within a minute: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let last_here = state(away).last_index;
+    until("the log is compacted", &|| {
+        (1..=3).any(|store| state(store).truncated_index > last_here)
+    });
+    let metrics = cluster.stores[away as usize - 1].handle().metrics();
+    assert_eq!(metrics.snapshots_installed.get(), 0);
+    cluster.wires.cut.store(0, Ordering::SeqCst);
+    until("a snapshot is installed", &|| {
+        metrics.snapshots_installed.get() > 0
+    });
+    until("it has all that the others have", &|| {
+        state(away).applied_index >= last_here + 60
+    });
+    // The others may be away now: it holds the data.
+    cluster.call(region_id, &put("b", "after"));
+    match cluster.call(region_id, &get("a59")) {
+        Answer::Value(Some(value)) => assert_eq!(&value[..], b"value"),
+        other => panic!("{other:?}"),
+    }
+    let handle = cluster.stores[away as usize - 1].handle();
+    let (sender, receiver) = channel();
+    let header = RequestHeader {
+        region_id,
+        replica_read: true,
+        deadline: handle.now() + Duration::from_secs(5),
+        ..RequestHeader::default()
+    };
+    let request = Request {
+        header,
+        body: get("a30"),
+    };
+    let reply = Box::new(move |result| drop(sender.send(result)));
+    handle.execute(request, reply).detach();
+    let answer = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(
+        matches!(&answer, Ok(Answer::Value(Some(value))) if &value[..] == b"value"),
+        "{answer:?}"
+    );
     cluster.shutdown();
 }
 
