@@ -24,6 +24,18 @@ pub(crate) struct ServerMetrics {
     pub(crate) transport_refused: IntCounter,
     /// Frames sent to other stores.
     pub(crate) transport_frames: IntCounter,
+    /// Snapshots that another store has whole.
+    pub(crate) snapshots_sent: IntCounter,
+    /// Snapshots that were given up.
+    pub(crate) snapshots_send_failed: IntCounter,
+    /// Chunks of snapshots sent, those of broken streams among them.
+    pub(crate) snapshot_chunks_sent: IntCounter,
+    /// Streams of snapshots that ended early and had a successor.
+    pub(crate) snapshot_streams_broken: IntCounter,
+    /// Snapshots that are whole here.
+    pub(crate) snapshots_received: IntCounter,
+    /// Streams of snapshots that this node ended with a refusal.
+    pub(crate) snapshots_refused: IntCounter,
     /// Connections that broke off or spoke no HTTP.
     pub(crate) connections_failed: IntCounter,
     /// Connections closed because too many were open.
@@ -71,6 +83,30 @@ impl ServerMetrics {
             transport_frames: counter(
                 "strata_transport_frames_total",
                 "Frames of raft messages sent to other stores.",
+            ),
+            snapshots_sent: counter(
+                "strata_snapshots_sent_total",
+                "Snapshots that another store has whole.",
+            ),
+            snapshots_send_failed: counter(
+                "strata_snapshots_send_failed_total",
+                "Snapshots whose sending was given up.",
+            ),
+            snapshot_chunks_sent: counter(
+                "strata_snapshot_chunks_sent_total",
+                "Chunks of snapshots sent, those of broken streams among them.",
+            ),
+            snapshot_streams_broken: counter(
+                "strata_snapshot_streams_broken_total",
+                "Streams of snapshots that ended early and had a successor.",
+            ),
+            snapshots_received: counter(
+                "strata_snapshots_received_total",
+                "Snapshots that are whole on this node.",
+            ),
+            snapshots_refused: counter(
+                "strata_snapshots_refused_total",
+                "Streams of snapshots that this node ended with a refusal.",
             ),
             connections_failed: counter(
                 "strata_connections_failed_total",

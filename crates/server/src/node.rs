@@ -40,7 +40,10 @@ use crate::pd::{Locator, PdService, ReportQueue, run_reporter};
 use crate::raw::RawService;
 use crate::settings::store_options;
 use crate::strata_service::{ToolService, TransportService};
-use crate::transport::{Admission, ExchangeServer, Incarnations, Liveness, RaftTransport};
+use crate::transport::{
+    Admission, Attached, AttachedStore, ExchangeServer, Greeter, Incarnations, Liveness,
+    NodeTransport, RaftTransport, SnapshotLink, SnapshotServer, SnapshotStreams,
+};
 
 /// How often a store that is not admitted says whom it waits for.
 const ADMISSION_LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -78,6 +81,7 @@ struct Node {
     store: Store,
     locator: Arc<Locator>,
     transport: Arc<RaftTransport>,
+    snapshots: Arc<dyn SnapshotStreams>,
     incarnations: Arc<Incarnations>,
     admission: Arc<Admission>,
     metrics: Arc<ServerMetrics>,
@@ -121,10 +125,21 @@ impl Node {
             logger.clone(),
             Handle::current(),
         );
+        let snapshot_link: Arc<dyn SnapshotStreams> = SnapshotLink::new(
+            cluster.clone(),
+            (&config.snapshot, config.transport.clone()),
+            snapshots.clone(),
+            metrics.clone(),
+            logger.clone(),
+            Handle::current(),
+        );
         let system_changed = Arc::new(Notify::new());
         let reports = ReportQueue::new(system_changed.clone());
         let surroundings = Surroundings {
-            transport: transport.clone(),
+            transport: Arc::new(NodeTransport {
+                raft: transport.clone(),
+                snapshots: snapshot_link.clone(),
+            }),
             heartbeats: reports.clone(),
             system: Arc::new(SchedulerMachine::new(layout.clone())),
             logger: logger.clone(),
@@ -147,6 +162,7 @@ impl Node {
             store,
             locator,
             transport,
+            snapshots: snapshot_link,
             incarnations,
             admission,
             metrics,
@@ -162,6 +178,15 @@ impl Node {
     fn start_tasks(&mut self, reports: Arc<ReportQueue>) {
         let store = self.store.handle();
         self.admission.attach(store.clone());
+        self.snapshots.attach(Attached {
+            store: Arc::new(AttachedStore {
+                store_id: self.cluster.store_id,
+                handle: store.clone(),
+            }),
+            admission: self.admission.clone(),
+            incarnations: self.incarnations.clone(),
+            stopping: self.stop.subscribe(),
+        });
         self.transport.start(
             store,
             self.admission.clone(),
@@ -236,17 +261,27 @@ impl Node {
             locator: self.locator.clone(),
             config: self.config.server.clone(),
         };
+        let greeter = Greeter {
+            cluster: self.cluster.clone(),
+            incarnations: self.incarnations.clone(),
+            transport: self.transport.clone(),
+            logger: self.logger.clone(),
+            refusals: Arc::default(),
+        };
+        let handshake_time = self.config.transport.handshake_time;
         let transport = TransportService {
             exchange: ExchangeServer {
-                cluster: self.cluster.clone(),
-                incarnations: self.incarnations.clone(),
-                transport: self.transport.clone(),
+                greeter: greeter.clone(),
                 store: store.clone(),
                 metrics: self.metrics.clone(),
                 logger: self.logger.clone(),
-                handshake_time: self.config.transport.handshake_time,
-                refusals: Arc::default(),
+                handshake_time,
                 stopping: self.stop.subscribe(),
+            },
+            snapshots: SnapshotServer {
+                greeter,
+                snapshots: self.snapshots.clone(),
+                handshake_time,
             },
             locator: self.locator.clone(),
         };
@@ -258,6 +293,7 @@ impl Node {
                 .address(self.cluster.store_id)
                 .unwrap_or_default(),
             store,
+            snapshots: self.snapshots.clone(),
             admission: self.admission.clone(),
             metrics: self.metrics.clone(),
             disk: self.disk.clone(),

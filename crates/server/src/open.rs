@@ -24,8 +24,6 @@ use crate::settings::engine_options;
 
 /// Name of the folder of snapshot files in the data folder.
 const SNAPSHOT_FOLDER: &str = "snapshots";
-/// Bytes that all snapshot files of the node may take together.
-const SNAPSHOT_BYTES_MAX: u64 = 64 << 30;
 
 /// A store's engines with what the node needs to know and write of its identity.
 pub(crate) struct Opened<E: SnapshotEngine> {
@@ -72,9 +70,10 @@ pub(crate) fn open(options: &NodeOptions) -> Result<Opened<RocksEngine>, NodeErr
     }
     let layout = layout_of_ident(&ident).map_err(|error| refuse(&error))?;
     let engines = folder.engines().clone();
+    let snapshot_bytes_max = options.config.snapshot.max_total_size.0;
     let files = DiskFiles::open(&options.data_dir.join(SNAPSHOT_FOLDER));
     let snapshots = files
-        .and_then(|files| SnapshotManager::open(files, SNAPSHOT_BYTES_MAX))
+        .and_then(|files| SnapshotManager::open(files, snapshot_bytes_max))
         .map_err(|error| refuse(&error))?;
     let folder = Mutex::new(folder);
     let persist_admission = move || {

@@ -1,9 +1,9 @@
 //! The node's settings as settings of the store and of the engines.
 
-use strata_raftstore::StoreOptions;
+use strata_raftstore::{StoreOptions, TransferOptions};
 use strata_storage::EngineOptions;
 
-use crate::config::Config;
+use crate::config::{Config, SnapshotConfig};
 
 /// Settings of the store. `seed` must differ from start to start; `admitted`: whether the
 /// store takes part in its cluster from the beginning.
@@ -34,9 +34,26 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         max_parked_requests: store.max_parked_requests as usize,
         max_queued_write_bytes: store.max_queued_write_size.bytes(),
         expiry_interval: store.expiry_interval,
+        log_gc_tick_interval: raft.log_gc_tick_interval,
+        log_gc_count_limit: raft.log_gc_count_limit,
+        log_gc_size_limit: raft.log_gc_size_limit.0,
+        log_gc_threshold: raft.log_gc_threshold,
+        snapshot_send_timeout: config.snapshot.give_up_time,
+        snapshot_keep_time: config.snapshot.keep_time,
+        snapshot_gc_interval: config.snapshot.gc_interval,
         heartbeat_interval: config.scheduler.report_interval,
         seed,
         admitted,
+    }
+}
+
+/// How snapshots travel.
+pub(crate) fn transfer_options(config: &SnapshotConfig) -> TransferOptions {
+    TransferOptions {
+        chunk_bytes: config.chunk_size.bytes(),
+        stall_time: config.stall_time,
+        send_timeout: config.send_timeout,
+        ..TransferOptions::default()
     }
 }
 
@@ -67,5 +84,9 @@ mod tests {
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
         assert_eq!(ours.election_timeout(), Duration::from_millis(400));
         assert_eq!(ours.max_clock_drift_percent, 10);
+        assert_eq!(
+            transfer_options(&Config::default().snapshot),
+            TransferOptions::default()
+        );
     }
 }

@@ -22,7 +22,7 @@ use crate::config::ServerConfig;
 use crate::deadline::request_time;
 use crate::pd::{Leadership, Locator, forwarding, is_forwarded};
 use crate::store_call::call;
-use crate::transport::ExchangeServer;
+use crate::transport::{ExchangeServer, SnapshotReplyStream, SnapshotServer};
 
 /// Batches of reports that wait for a slow watcher in its stream.
 const BATCHES_IN_STREAM: usize = 4;
@@ -33,6 +33,7 @@ const REPORTS_IN_MESSAGE: usize = 1000;
 #[derive(Clone)]
 pub(crate) struct TransportService {
     pub(crate) exchange: ExchangeServer,
+    pub(crate) snapshots: SnapshotServer,
     pub(crate) locator: Arc<Locator>,
 }
 
@@ -47,6 +48,15 @@ impl StoreTransport for TransportService {
         request: Request<Streaming<StoreFrame>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         self.exchange.exchange(request).await
+    }
+
+    type SendSnapshotStream = SnapshotReplyStream;
+
+    async fn send_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotFrame>>,
+    ) -> Result<Response<Self::SendSnapshotStream>, Status> {
+        self.snapshots.send_snapshot(request).await
     }
 
     async fn report_regions(

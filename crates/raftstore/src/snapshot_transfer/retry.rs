@@ -48,6 +48,12 @@ impl SendRetry {
         }
     }
 
+    /// The host let the snapshot wait for others for so long: that is not the receiver's
+    /// fault.
+    pub fn on_waited(&mut self, time: Duration) {
+        self.got_on += time;
+    }
+
     /// The pause before the next stream; `None` gives the snapshot up.
     pub fn on_fault(&mut self, now: Duration, fault: &SendFault) -> Option<Duration> {
         let passes = match fault {
@@ -61,7 +67,7 @@ impl SendRetry {
                 | SnapshotRefusalKind::Failed => false,
             },
             SendFault::Unexpected(_) | SendFault::Stalled { .. } | SendFault::Broken(_) => true,
-            SendFault::Files(_) | SendFault::Outdated { .. } => false,
+            SendFault::Files(_) | SendFault::Gone | SendFault::Outdated { .. } => false,
         };
         let pause = self.pause;
         if !passes || now + pause >= self.got_on + self.timeout {
@@ -122,6 +128,14 @@ mod tests {
         // Bytes that were there before are nothing new.
         retry.on_held(SECOND * 200, 99);
         assert_eq!(retry.on_fault(SECOND * 200, &broken()), None);
+    }
+
+    #[test]
+    fn waiting_for_others_is_not_held_against_a_receiver() {
+        let mut retry = SendRetry::new(&options(), Duration::ZERO);
+        retry.on_waited(SECOND * 30);
+        assert_eq!(retry.on_fault(SECOND * 40, &broken()), Some(SECOND));
+        assert_eq!(retry.on_fault(SECOND * 48, &broken()), None);
     }
 
     #[test]

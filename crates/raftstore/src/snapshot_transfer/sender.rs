@@ -18,6 +18,10 @@ use strata_storage::snapshot::{FileStore, SnapshotError, SnapshotRef};
 
 use super::{TransferOptions, WINDOW_CHUNKS};
 
+/// Bytes a second that a receiver reads back at least: its parts at the offer, all files at
+/// the end.
+const READ_BACK_BYTES_PER_SECOND: u64 = 64 << 20;
+
 /// Why a stream ended without the snapshot being complete.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendFault {
@@ -44,6 +48,9 @@ pub enum SendFault {
     /// The own files cannot be read, or are damaged.
     #[error(transparent)]
     Files(#[from] SnapshotError),
+    /// The snapshot is not among the own files any more.
+    #[error("its files are gone")]
+    Gone,
     /// The snapshot is of no use any more: this store does not lead the region in the
     /// message's term; said by the host.
     #[error("this store no longer leads the region in term {term}")]
@@ -165,6 +172,16 @@ impl<F: FileStore> SnapshotSender<F> {
         Ok(Some(SnapshotFrame { frame: Some(frame) }))
     }
 
+    /// True if [`SnapshotSender::next_frame`] has a frame to give.
+    #[must_use]
+    pub fn has_frame(&self) -> bool {
+        match self.phase {
+            Phase::New => true,
+            Phase::Sending => self.has_room() || self.next_file().is_none(),
+            Phase::Offered | Phase::Ended | Phase::Done => false,
+        }
+    }
+
     /// Bytes of the chunk that [`SnapshotSender::next_frame`] gives next; 0 if that is no
     /// chunk. For the rate limit.
     #[must_use]
@@ -188,10 +205,10 @@ impl<F: FileStore> SnapshotSender<F> {
     /// # Errors
     /// `Stalled`.
     pub fn check_stall(&self, now: Duration) -> Result<(), SendFault> {
-        let silent = now.saturating_sub(self.heard);
-        if self.phase == Phase::Done || silent < self.stall_time {
+        if self.phase == Phase::Done || now < self.stalls_at() {
             return Ok(());
         }
+        let silent = now.saturating_sub(self.heard);
         Err(SendFault::Stalled {
             silent_ms: silent.as_millis() as u64,
         })
@@ -200,7 +217,13 @@ impl<F: FileStore> SnapshotSender<F> {
     /// When [`SnapshotSender::check_stall`] refuses if nothing is heard until then.
     #[must_use]
     pub fn stalls_at(&self) -> Duration {
-        self.heard + self.stall_time
+        let read_back = match self.phase {
+            Phase::Offered | Phase::Ended => {
+                self.snapshot.total_bytes() / READ_BACK_BYTES_PER_SECOND
+            }
+            Phase::New | Phase::Sending | Phase::Done => 0,
+        };
+        self.heard + self.stall_time + Duration::from_secs(read_back)
     }
 
     /// True once the receiver has the whole snapshot.

@@ -136,6 +136,15 @@ settings! {
         shared_entry_size: Size = "raft.shared-entry-size", "256KiB", "0B" ..= "8MiB";
         /// Most commands that share an entry.
         shared_entry_commands: u64 = "raft.shared-entry-commands", "1024", "1" ..= "65536";
+        /// How often a leader asks whether its log shall be compacted.
+        log_gc_tick_interval: Duration = "raft.log-gc-tick-interval", "3s", "10ms" ..= "1h";
+        /// Entries of a log beyond which it is compacted though a silent follower lacks
+        /// some; a live one that lags holds twice as many.
+        log_gc_count_limit: u64 = "raft.log-gc-count-limit", "73728", "1" ..= "1073741824";
+        /// The same by size; a snapshot on its way holds four times as much.
+        log_gc_size_limit: Size = "raft.log-gc-size-limit", "72MiB", "1KiB" ..= "1024GiB";
+        /// Fewer entries than this are not worth a compaction within the limits.
+        log_gc_threshold: u64 = "raft.log-gc-threshold", "50", "0" ..= "1048576";
     }
     /// Threads and queues between the network and the regions.
     store StoreConfig {
@@ -201,6 +210,33 @@ settings! {
         /// Pause between two pings on a quiet connection; as long without an answer
         /// closes it.
         keepalive: Duration = "transport.keepalive", "2s", "100ms" ..= "10m";
+    }
+    /// Snapshots of regions: how they travel between stores.
+    snapshot SnapshotConfig {
+        /// Largest piece in which a snapshot's files travel.
+        chunk_size: Size = "snapshot.chunk-size", "1MiB", "4KiB" ..= "1MiB";
+        /// Snapshots that this node sends at one time, and as many that it receives.
+        max_concurrent: u64 = "snapshot.max-concurrent", "8", "1" ..= "1024";
+        /// Bytes a second that all snapshots together are sent with; 0B is no limit.
+        rate_limit: Size = "snapshot.rate-limit", "100MiB", "0B" ..= "1024GiB";
+        /// A snapshot of which nothing new arrives for so long is given up; its region
+        /// tries again when it still needs one.
+        send_timeout: Duration = "snapshot.send-timeout", "1m", "1s" ..= "24h";
+        /// A side that hears nothing of the other for so long ends the stream; the next
+        /// one goes on where it ended.
+        stall_time: Duration = "snapshot.stall-time", "10s", "100ms" ..= "10m";
+        /// A snapshot that has not arrived after so long counts as failed; the next attempt
+        /// goes on where it stands.
+        give_up_time: Duration = "snapshot.give-up-time", "10m", "1s" ..= "24h";
+        /// How long a snapshot that was made is sent to followers, and one that was received
+        /// waits to be installed; at least snapshot.give-up-time.
+        keep_time: Duration = "snapshot.keep-time", "30m", "1s" ..= "24h";
+        /// How often snapshot files that nobody wants are removed.
+        gc_interval: Duration = "snapshot.gc-interval", "1m", "100ms" ..= "1h";
+        /// Bytes that the files of all snapshots on this node may take together.
+        max_total_size: Size = "snapshot.max-total-size", "64GiB", "1MiB" ..= "1048576GiB";
+        /// Snapshots that are being sent or wait for it; further ones fail at once.
+        max_waiting: u64 = "snapshot.max-waiting", "1024", "1" ..= "65536";
     }
     /// The scheduler: look-ups, ids and timestamps.
     scheduler SchedulerConfig {

@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use keys::{
     ApiConfig, Config, KEYS, Key, LogConfig, RaftConfig, SECTIONS, SchedulerConfig, ServerConfig,
-    SetError, StorageConfig, StoreConfig, TransportConfig,
+    SetError, SnapshotConfig, StorageConfig, StoreConfig, TransportConfig,
 };
 pub use value::{ApiV1, LogFormat, LogLevel, Setting, Size};
 

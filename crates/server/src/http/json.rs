@@ -8,13 +8,15 @@ use strata_proto::pdpb::{GetMembersResponse, Member, ScanRegionsResponse};
 use strata_proto::stratapb::StatusResponse;
 use strata_raftstore::RegionState;
 
+use crate::transport::{RegionSnapshots, SnapshotTransfer};
+
 /// Upper-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 /// A range, its epoch and peers under the names of the interfaces page.
-pub(super) fn region_state(state: &RegionState) -> Value {
+pub(super) fn region_state(state: &RegionState, snapshots: &RegionSnapshots) -> Value {
     let region = &state.region;
     json!({
         "region_id": region.id,
@@ -30,10 +32,19 @@ pub(super) fn region_state(state: &RegionState) -> Value {
         "committed_index": state.committed_index,
         "last_index": state.last_index,
         "region_clock_ms": state.region_clock_ms,
-        // This version sends no snapshots: followers are caught up from the log.
-        "snapshots_sent": 0,
-        "snapshots_received": 0,
-        "snapshot_chunks_sent": 0,
+        "snapshots_sent": snapshots.sent,
+        "snapshots_received": snapshots.received,
+        "snapshot_chunks_sent": snapshots.chunks_sent,
+        "snapshots_under_way": snapshots.under_way.iter().map(under_way).collect::<Vec<_>>(),
+    })
+}
+
+fn under_way(transfer: &SnapshotTransfer) -> Value {
+    json!({
+        "direction": if transfer.outgoing { "to" } else { "from" },
+        "store_id": transfer.store_id,
+        "held_bytes": transfer.held_bytes,
+        "total_bytes": transfer.total_bytes,
     })
 }
 
@@ -161,7 +172,18 @@ mod tests {
             last_index: 11,
             region_clock_ms: 12,
         };
-        let value = region_state(&state);
+        let snapshots = RegionSnapshots {
+            sent: 13,
+            received: 14,
+            chunks_sent: 15,
+            under_way: vec![SnapshotTransfer {
+                outgoing: true,
+                store_id: 3,
+                held_bytes: 16,
+                total_bytes: 17,
+            }],
+        };
+        let value = region_state(&state, &snapshots);
         for (field, number) in [
             ("region_id", 5),
             ("term", 6),
@@ -171,18 +193,23 @@ mod tests {
             ("applied_index", 9),
             ("committed_index", 10),
             ("last_index", 11),
-            ("snapshots_sent", 0),
-            ("snapshots_received", 0),
-            ("snapshot_chunks_sent", 0),
+            ("snapshots_sent", 13),
+            ("snapshots_received", 14),
+            ("snapshot_chunks_sent", 15),
         ] {
             assert_eq!(value[field], number, "{field}");
         }
+        let transfer = json!({
+            "direction": "to", "store_id": 3, "held_bytes": 16, "total_bytes": 17,
+        });
+        assert_eq!(value["snapshots_under_way"], json!([transfer]));
         assert_eq!(value["leader"], json!({ "peer_id": 7, "store_id": 2 }));
         assert_eq!(value["range"]["start_key"], "7200");
-        let leaderless = region_state(&RegionState {
+        let leaderless = RegionState {
             leader: None,
             ..state
-        });
+        };
+        let leaderless = region_state(&leaderless, &RegionSnapshots::default());
         assert!(leaderless["leader"].is_null());
     }
 }

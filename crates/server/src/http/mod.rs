@@ -22,7 +22,7 @@ use crate::disk::DiskSpace;
 use crate::metrics::ServerMetrics;
 use crate::pd::PdService;
 use crate::strata_service::ToolService;
-use crate::transport::Admission;
+use crate::transport::{Admission, SnapshotStreams};
 
 /// What the handlers read.
 pub(crate) struct HttpState {
@@ -30,6 +30,7 @@ pub(crate) struct HttpState {
     pub(crate) store_id: u64,
     pub(crate) address: String,
     pub(crate) store: StoreHandle,
+    pub(crate) snapshots: Arc<dyn SnapshotStreams>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) disk: DiskSpace,
@@ -134,7 +135,10 @@ async fn region_state(State(state): Shared, Path(id): Path<String>) -> Response 
         return refuse(StatusCode::BAD_REQUEST, "the region id must be a number");
     };
     match state.store.region_state(region_id) {
-        Some(region) => answer(json::region_state(&region)),
+        Some(region) => answer(json::region_state(
+            &region,
+            &state.snapshots.of_region(region_id),
+        )),
         None => refuse(
             StatusCode::NOT_FOUND,
             &format!("region {region_id} has no replica on this store"),

@@ -1,20 +1,27 @@
-//! Raft messages between stores: one stream for each pair of stores and direction.
+//! Raft messages and snapshots between stores.
+//!
+//! Raft messages of a pair of stores and direction share one stream:
 //!
 //! Send      The store hands messages to [`RaftTransport`]; one bounded queue a store,
 //!           one task a queue that gathers them into frames (`sender`).
 //! Greet     Each stream opens with cluster id, store id and incarnation; the receiver
-//!           syncs the sender's incarnation before it answers (`receiver`, `incarnations`).
+//!           syncs the sender's incarnation before it answers (`greet`, `incarnations`).
 //! Admit     A store with a new folder votes nothing until every other initial store has
 //!           answered its greeting once (`admission`).
 //!
 //! What is lost is lost: Raft repeats what it needs, and learns from
 //! [`StoreHandle::report_unreachable`] that a store cannot be reached.
+//!
+//! Each snapshot has a connection of its own (`snapshot`), so that its chunks hold up no
+//! raft message.
 
 mod admission;
+mod greet;
 mod incarnations;
 mod queue;
 mod receiver;
 mod sender;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use slog::Logger;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_raftstore::{StoreHandle, Transport};
+use strata_raftstore::StoreHandle;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -31,8 +38,13 @@ use crate::config::TransportConfig;
 use crate::metrics::ServerMetrics;
 
 pub(crate) use admission::Admission;
+pub(crate) use greet::Greeter;
 pub(crate) use incarnations::Incarnations;
 pub(crate) use receiver::ExchangeServer;
+pub(crate) use snapshot::{
+    Attached, AttachedStore, NodeTransport, RegionSnapshots, SnapshotLink, SnapshotReplyStream,
+    SnapshotServer, SnapshotStreams, SnapshotTransfer,
+};
 
 use queue::MessageQueue;
 
@@ -136,7 +148,8 @@ impl RaftTransport {
     }
 }
 
-impl Transport for RaftTransport {
+impl RaftTransport {
+    /// Hands messages over for a store, in order. Never blocks.
     fn send(&self, to_store_id: u64, messages: Vec<RaftMessage>) {
         if !self.cluster.is_member(to_store_id) {
             self.metrics.transport_refused.inc_by(messages.len() as u64);
@@ -144,15 +157,5 @@ impl Transport for RaftTransport {
         }
         let dropped = self.queue(to_store_id).push(messages);
         self.metrics.transport_dropped_full.inc_by(dropped);
-    }
-
-    fn send_snapshot(&self, _to_store_id: u64, message: RaftMessage) {
-        // Nothing carries the files yet: the leader learns at once that it failed.
-        if let Some(running) = self.running.get() {
-            let to_peer_id = message.to_peer.map_or(0, |peer| peer.id);
-            running
-                .store
-                .report_snapshot(message.region_id, to_peer_id, false);
-        }
     }
 }

@@ -10,37 +10,19 @@ use std::time::Duration;
 
 use slog::{info, warn};
 use strata_proto::stratapb::store_transport_client::StoreTransportClient;
-use strata_proto::stratapb::{StoreFrame, StoreHello, StoreReply};
+use strata_proto::stratapb::{StoreFrame, StoreReply};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
+use super::greet::{Lost, accept_reply, connect, hello, lost_by};
 use super::queue::MessageQueue;
 use super::{RaftTransport, Running};
-use crate::cluster::endpoint;
 
 /// Frames that wait in the stream itself; all else waits in the queue, where it shares
 /// frames.
 const FRAMES_IN_STREAM: usize = 2;
-
-/// Why a stream is not there.
-enum Lost {
-    /// Nothing listens at the store's address.
-    Refused(String),
-    /// The store answered that it will not have this store.
-    Rejected(String),
-    /// Anything else.
-    Broken(String),
-}
-
-impl Lost {
-    fn reason(&self) -> &str {
-        match self {
-            Lost::Refused(reason) | Lost::Rejected(reason) | Lost::Broken(reason) => reason,
-        }
-    }
-}
 
 /// Runs until the node stops.
 pub(super) async fn run(transport: Arc<RaftTransport>, store_id: u64, queue: Arc<MessageQueue>) {
@@ -147,42 +129,17 @@ fn ended(end: Result<Option<StoreReply>, Status>) -> Lost {
     }
 }
 
-fn lost_by(status: &Status) -> Lost {
-    match status.code() {
-        Code::FailedPrecondition => Lost::Rejected(status.message().to_owned()),
-        _ => Lost::Broken(one_line(status.message())),
-    }
-}
-
-fn one_line(text: &str) -> String {
-    text.replace('\n', " ")
-}
-
 /// Connects, greets, and checks the answer.
 async fn open(
     transport: &RaftTransport,
     running: &Running,
     store_id: u64,
 ) -> Result<(mpsc::Sender<StoreFrame>, Streaming<StoreReply>), Lost> {
-    let cluster = &transport.cluster;
     let config = &transport.config;
-    let address = cluster.address(store_id).unwrap_or_default();
-    let endpoint = endpoint(&address, config)
-        .ok_or_else(|| Lost::Broken(format!("{address} is no address")))?;
-    let channel = timeout(config.handshake_time, endpoint.connect())
-        .await
-        .map_err(|_| Lost::Broken("connecting took too long".to_owned()))?
-        .map_err(|error| not_connected(&error))?;
+    let channel = connect(&transport.cluster, config, store_id).await?;
     let (frames, stream) = mpsc::channel(FRAMES_IN_STREAM);
-    let hello = StoreHello {
-        cluster_id: cluster.cluster_id,
-        store_id: cluster.store_id,
-        incarnation: cluster.incarnation,
-        to_store_id: store_id,
-        address: cluster.address(cluster.store_id).unwrap_or_default(),
-    };
     let first = StoreFrame {
-        hello: Some(hello),
+        hello: Some(hello(&transport.cluster, store_id)),
         messages: Vec::new(),
     };
     let _ = frames.send(first).await;
@@ -201,46 +158,7 @@ async fn open(
         .map_err(|_| Lost::Broken("the greeting was not answered".to_owned()))?
         .map_err(|status| lost_by(&status))?;
     let reply = reply.ok_or_else(|| Lost::Broken("the greeting was not answered".to_owned()))?;
-    accept_reply(running, store_id, reply).await?;
-    Ok((frames, replies))
-}
-
-/// Checks who answered, and counts the answer for this store's own admission.
-async fn accept_reply(running: &Running, store_id: u64, reply: StoreReply) -> Result<(), Lost> {
-    if reply.store_id != store_id {
-        return Err(Lost::Rejected(format!(
-            "store {} answers at the address of store {store_id}",
-            reply.store_id
-        )));
-    }
     let incarnations = running.incarnations.clone();
-    let admission = running.admission.clone();
-    // Both sync to disk.
-    tokio::task::spawn_blocking(move || {
-        incarnations
-            .meet(store_id, reply.incarnation)
-            .map_err(|error| Lost::Rejected(error.to_string()))?;
-        admission.on_recorded_by(store_id).map_err(Lost::Broken)
-    })
-    .await
-    .unwrap_or_else(|_| Err(Lost::Broken("the answer could not be checked".to_owned())))
-}
-
-fn not_connected(error: &tonic::transport::Error) -> Lost {
-    let mut reason = error.to_string();
-    let mut source = std::error::Error::source(error);
-    let mut refused = false;
-    while let Some(cause) = source {
-        reason = cause.to_string();
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            refused |= io.kind() == std::io::ErrorKind::ConnectionRefused;
-        }
-        source = cause.source();
-    }
-    let reason = one_line(&reason);
-    if refused {
-        Lost::Refused(reason)
-    } else {
-        Lost::Broken(reason)
-    }
+    accept_reply(incarnations, running.admission.clone(), store_id, reply).await?;
+    Ok((frames, replies))
 }

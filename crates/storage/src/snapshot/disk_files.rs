@@ -29,9 +29,11 @@ impl DiskFiles {
         };
         if !folder.is_dir() {
             fs::create_dir_all(folder).map_err(|e| files.error("", "make the folder", &e))?;
-            let parent = folder.parent().filter(|p| *p != Path::new(""));
-            sync_path(parent.unwrap_or(Path::new("."))).map_err(|e| files.sync_error("", &e))?;
         }
+        // Also where it is there already: the process that made it may have ended before
+        // its name was synced.
+        let parent = folder.parent().filter(|p| *p != Path::new(""));
+        sync_path(parent.unwrap_or(Path::new("."))).map_err(|e| files.sync_error("", &e))?;
         Ok(files)
     }
 

@@ -22,7 +22,7 @@ use super::content::Content;
 use super::error::SnapshotError;
 use super::files::FileStore;
 use super::manager::{Making, SnapshotManager};
-use super::meta::snapshot_id;
+use super::meta::{contents, snapshot_id};
 use super::name::{Origin, Role, SnapshotKey, temporary};
 use super::reference::{CHUNK_BYTES, SnapshotRef};
 use super::table::{SnapshotEngine, TableWriter};
@@ -266,10 +266,19 @@ impl<E: SnapshotEngine> Generator<E> {
         if let Some(same) = manager.get(&key) {
             return Ok(same);
         }
-        for content in super::meta::contents(&self.meta) {
-            let table = key.name(Role::Table(content), E::Files::ENDING);
+        manager.check_free(&key)?;
+        let files = manager.files();
+        let table = |content| key.name(Role::Table(content), E::Files::ENDING);
+        for (named, content) in contents(&self.meta).enumerate() {
             let temporary = temporary(self.making.number, content);
-            manager.files().rename(&temporary, &table)?;
+            if let Err(error) = files.rename(&temporary, &table(content)) {
+                // Nobody knows of those that have their name: they would stay until the
+                // next start, and count for nothing.
+                for content in contents(&self.meta).take(named) {
+                    let _ = files.remove(&table(content));
+                }
+                return Err(error);
+            }
         }
         // From here on the bytes count as those of a complete snapshot.
         let counted = manager.complete(key, &Arc::new(self.meta.clone()));

@@ -16,7 +16,7 @@
 //! The manager is a handle; its state is behind one lock that is never held during a
 //! read or write of a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -50,12 +50,17 @@ struct State {
     making: BTreeMap<u64, u64>,
     /// Number of the next generation.
     next: u64,
+    /// Snapshots whose files are being removed: none of that name is begun until they are
+    /// gone, for the removal would take the new one's files along.
+    removing: BTreeSet<SnapshotKey>,
 }
 
 struct Complete {
     meta: Arc<SnapshotMeta>,
     /// References that are held.
     uses: usize,
+    /// Its files were found damaged: nobody begins to use it any more.
+    condemned: bool,
 }
 
 struct Partial {
@@ -78,12 +83,47 @@ pub struct SnapshotInfo {
     pub complete: bool,
 }
 
+/// A snapshot that was forgotten and whose files are to be removed.
+type Gone = (SnapshotKey, Arc<SnapshotMeta>);
+
+/// Files are being removed until this is dropped.
+struct Removal<'a> {
+    state: &'a Mutex<State>,
+    key: SnapshotKey,
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.state.lock().removing.remove(&self.key);
+    }
+}
+
 impl State {
     fn used_bytes(&self) -> u64 {
         let complete = self.complete.values().map(|c| total_bytes(&c.meta));
         let partial = self.partial.values().map(|p| total_bytes(&p.meta));
         let making = self.making.values().copied();
         complete.chain(partial).chain(making).sum()
+    }
+
+    /// Forgets what is being received of a region, if `when` holds. The files are the
+    /// caller's to remove.
+    fn take_partial(&mut self, region_id: u64, when: impl Fn(&Partial) -> bool) -> Option<Gone> {
+        self.partial
+            .get(&region_id)
+            .filter(|partial| when(partial))?;
+        let gone = self.partial.remove(&region_id)?;
+        self.removing.insert(gone.key);
+        Some((gone.key, gone.meta))
+    }
+
+    /// Forgets a complete snapshot that is not in use. The files are the caller's to
+    /// remove.
+    fn take_complete(&mut self, key: SnapshotKey) -> Option<Gone> {
+        self.complete.get(&key).filter(|found| found.uses == 0)?;
+        let gone = self.complete.remove(&key)?;
+        self.removing.insert(key);
+        Some((key, gone.meta))
     }
 
     fn check_room(&self, wanted: u64, bytes_max: u64) -> Result<(), SnapshotError> {
@@ -110,7 +150,12 @@ impl<F: FileStore> SnapshotManager<F> {
         let mut state = State::default();
         for (key, meta) in found.complete {
             let meta = Arc::new(meta);
-            state.complete.insert(key, Complete { meta, uses: 0 });
+            let complete = Complete {
+                meta,
+                uses: 0,
+                condemned: false,
+            };
+            state.complete.insert(key, complete);
         }
         for (key, meta) in found.partial {
             let partial = Partial {
@@ -133,59 +178,56 @@ impl<F: FileStore> SnapshotManager<F> {
     /// region are discarded (crash rule 11).
     ///
     /// # Errors
-    /// `BadMeta`; `Busy` if the region has a receiver, whose parts stay; `TooMuch`;
-    /// errors of the files.
+    /// `BadMeta`; `Busy` if the region has a receiver, whose parts stay, or if files of
+    /// that name are being removed; `TooMuch`; errors of the files.
     pub fn receive(&self, meta: &SnapshotMeta) -> Result<Offered<F>, SnapshotError> {
         check(meta, F::FORM)?;
         let key = SnapshotKey::new(Origin::Received, meta);
-        if let Some(complete) = self.get(&key) {
+        let region_id = key.region_id;
+        let mut state = self.shared.state.lock();
+        if let Some(complete) = self.refer(&mut state, &key) {
             return Ok(Offered::Complete(complete));
         }
-        let region_id = key.region_id;
-        let mut other = None;
-        {
-            let mut state = self.shared.state.lock();
-            match state.partial.get(&region_id) {
-                Some(partial) if partial.active => return Err(SnapshotError::Busy { region_id }),
-                Some(partial) if partial.key != key => {
-                    other = Some((partial.key, partial.meta.clone()));
-                    state.partial.remove(&region_id);
-                }
-                _ => {}
-            }
-            if let Some(partial) = state.partial.get_mut(&region_id) {
-                partial.active = true;
-            } else {
-                let room = state.check_room(total_bytes(meta), self.shared.bytes_max);
-                if room.is_ok() {
-                    let partial = Partial {
-                        key,
-                        meta: Arc::new(meta.clone()),
-                        active: true,
-                    };
-                    state.partial.insert(region_id, partial);
-                }
-                if let Err(error) = room {
-                    drop(state);
-                    self.remove_files(other)?;
-                    return Err(error);
-                }
-            }
+        let taken = state.partial.get(&region_id);
+        if taken.is_some_and(|partial| partial.active) || state.removing.contains(&key) {
+            return Err(SnapshotError::Busy { region_id });
         }
+        let other = state.take_partial(region_id, |partial| partial.key != key);
+        let room = if state.partial.contains_key(&region_id) {
+            // Its bytes count already.
+            Ok(())
+        } else {
+            state.check_room(total_bytes(meta), self.shared.bytes_max)
+        };
+        if room.is_ok() {
+            let partial = Partial {
+                key,
+                meta: Arc::new(meta.clone()),
+                active: true,
+            };
+            state.partial.insert(region_id, partial);
+        }
+        drop(state);
         // Dropping it lets the region go, if anything below fails.
-        let claim = PartialClaim {
+        let claim = room.map(|()| PartialClaim {
             manager: self.clone(),
             key,
-        };
+        });
         self.remove_files(other)?;
-        Receiver::open(claim, Arc::new(meta.clone())).map(Offered::Receive)
+        Receiver::open(claim?, Arc::new(meta.clone())).map(Offered::Receive)
     }
 
     /// A reference to a complete snapshot; `None` if there is none.
     #[must_use]
     pub fn get(&self, key: &SnapshotKey) -> Option<SnapshotRef<F>> {
-        let mut state = self.shared.state.lock();
+        self.refer(&mut self.shared.state.lock(), key)
+    }
+
+    fn refer(&self, state: &mut State, key: &SnapshotKey) -> Option<SnapshotRef<F>> {
         let complete = state.complete.get_mut(key)?;
+        if complete.condemned {
+            return None;
+        }
         complete.uses += 1;
         Some(SnapshotRef::new(self.clone(), *key, complete.meta.clone()))
     }
@@ -226,6 +268,14 @@ impl<F: FileStore> SnapshotManager<F> {
             term,
         };
         found.and_then(|key| self.get(&key)).ok_or(missing)
+    }
+
+    /// A complete snapshot was found damaged: it is given to nobody any more, until it is
+    /// made or received anew. Its files go when nobody wants it.
+    pub fn condemn(&self, key: &SnapshotKey) {
+        if let Some(complete) = self.shared.state.lock().complete.get_mut(key) {
+            complete.condemned = true;
+        }
     }
 
     /// All snapshots, complete ones first, in the order of their keys.
@@ -277,35 +327,26 @@ impl<F: FileStore> SnapshotManager<F> {
         let gone = {
             let mut state = self.shared.state.lock();
             if info.complete {
-                match state.complete.get(&key) {
-                    Some(complete) if complete.uses == 0 => {
-                        state.complete.remove(&key).map(|complete| complete.meta)
-                    }
-                    _ => None,
-                }
+                state.take_complete(key)
             } else {
-                match state.partial.get(&key.region_id) {
-                    Some(partial) if partial.key == key && !partial.active => {
-                        let gone = state.partial.remove(&key.region_id);
-                        gone.map(|partial| partial.meta)
-                    }
-                    _ => None,
-                }
+                let idle = |partial: &Partial| partial.key == key && !partial.active;
+                state.take_partial(key.region_id, idle)
             }
         };
         let removed = gone.is_some();
-        self.remove_files(gone.map(|meta| (key, meta)))?;
+        self.remove_files(gone)?;
         Ok(removed)
     }
 
     /// Removes all files that a snapshot may have; its descriptions first, so that a
     /// crash in between leaves what the next start clears away.
-    fn remove_files(
-        &self,
-        gone: Option<(SnapshotKey, Arc<SnapshotMeta>)>,
-    ) -> Result<(), SnapshotError> {
+    fn remove_files(&self, gone: Option<Gone>) -> Result<(), SnapshotError> {
         let Some((key, meta)) = gone else {
             return Ok(());
+        };
+        let _done = Removal {
+            state: &self.shared.state,
+            key,
         };
         let files = &self.shared.files;
         for role in [Role::Meta, Role::Offer, Role::Progress] {
@@ -333,9 +374,21 @@ impl<F: FileStore> SnapshotManager<F> {
         let complete = state.complete.entry(key).or_insert_with(|| Complete {
             meta: meta.clone(),
             uses: 0,
+            condemned: false,
         });
         complete.uses += 1;
+        complete.condemned = false;
         SnapshotRef::new(self.clone(), key, complete.meta.clone())
+    }
+
+    /// Refuses to name files that are being removed under the same name.
+    pub(super) fn check_free(&self, key: &SnapshotKey) -> Result<(), SnapshotError> {
+        if self.shared.state.lock().removing.contains(key) {
+            return Err(SnapshotError::Busy {
+                region_id: key.region_id,
+            });
+        }
+        Ok(())
     }
 
     pub(super) fn share(&self, key: &SnapshotKey) {

@@ -17,30 +17,16 @@ use crate::region_records::conf_state_of;
 /// Bytes that all files of a snapshot together cannot have: sums stay far from overflow.
 const BYTES_BOUND: u64 = 1 << 50;
 
-/// The id that belongs to a description: a hash of region id, epoch, index, term and each
-/// file's name, length and checksum (crash rule 11). The rest follows from these.
+/// The id that belongs to a description: a hash of all of it (crash rule 11), so that a
+/// bit that flips on the way in range, membership or clock is found too.
 #[must_use]
 pub fn snapshot_id(meta: &SnapshotMeta) -> u64 {
-    let region = meta.region.as_ref();
-    let epoch = region
-        .and_then(|region| region.region_epoch)
-        .unwrap_or_default();
-    let numbers = [
-        region.map_or(0, |region| region.id),
-        epoch.conf_ver,
-        epoch.version,
-        meta.index,
-        meta.term,
-    ];
-    let mut hashed: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
-    for file in &meta.files {
-        // The name's length keeps it apart from what follows.
-        hashed.extend_from_slice(&(file.name.len() as u64).to_be_bytes());
-        hashed.extend_from_slice(file.name.as_bytes());
-        hashed.extend_from_slice(&file.length.to_be_bytes());
-        hashed.extend_from_slice(&file.crc32.to_be_bytes());
-    }
-    hash64(&hashed)
+    let without_id = SnapshotMeta {
+        id: 0,
+        ..meta.clone()
+    };
+    // Fields are encoded in their order, and there are no maps.
+    hash64(&without_id.encode_to_vec())
 }
 
 /// Bytes of all files; descriptions that passed [`check`] do not overflow.

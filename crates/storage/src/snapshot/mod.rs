@@ -11,7 +11,7 @@
 //! A snapshot has one file for each data column family that has keys, one for the
 //! sessions and, of the system region, one for its records ([`Content`]). Its description
 //! ([`SnapshotMeta`](strata_proto::stratapb::SnapshotMeta)) lists them with length and
-//! checksum; its id is a hash over all of that ([`snapshot_id`]).
+//! checksum; its id is a hash over all of it ([`snapshot_id`]).
 //!
 //! Two forms exist: RocksDB's sorted tables in [`DiskFiles`], and the in-memory engine's
 //! own in [`MemFiles`], which loses at a crash what was not synced. All logic is generic

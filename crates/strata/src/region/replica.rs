@@ -24,6 +24,14 @@ const NUMBERS: [&str; 5] = [
     "last_index",
 ];
 
+/// Counters of snapshots on the page, for programs.
+const SNAPSHOTS: [&str; 4] = [
+    "snapshots_sent",
+    "snapshots_received",
+    "snapshot_chunks_sent",
+    "snapshots_under_way",
+];
+
 /// One replica.
 pub struct Replica {
     peer: Peer,
@@ -92,7 +100,7 @@ impl Replica {
         });
         match &self.state {
             Ok(state) => {
-                for name in NUMBERS {
+                for name in NUMBERS.into_iter().chain(SNAPSHOTS) {
                     json[name] = state[name].clone();
                 }
             }
@@ -109,7 +117,10 @@ impl Replica {
             self.raft_state().into(),
         ];
         match &self.state {
-            Ok(state) => row.extend(NUMBERS.map(|name| state[name].to_string())),
+            Ok(state) => {
+                row.extend(NUMBERS.map(|name| state[name].to_string()));
+                row.push(under_way(state));
+            }
             Err(reason) => {
                 row.extend(NUMBERS.map(|_| "-".to_string()));
                 row.push(format!("{}: {reason}", self.address));
@@ -118,6 +129,18 @@ impl Replica {
         row.resize(COLUMNS.len(), String::new());
         row
     }
+}
+
+/// The snapshots that a replica sends or receives now, in a few words.
+fn under_way(state: &Value) -> String {
+    let transfers = state["snapshots_under_way"].as_array();
+    let words = transfers.into_iter().flatten().map(|transfer| {
+        let bytes = |name: &str| transfer[name].as_u64().unwrap_or_default();
+        let percent = bytes("held_bytes") * 100 / bytes("total_bytes").max(1);
+        let direction = transfer["direction"].as_str().unwrap_or_default();
+        format!("snapshot {direction} {}: {percent} %", transfer["store_id"])
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 const COLUMNS: [&str; 10] = [
@@ -159,6 +182,16 @@ mod tests {
         assert_eq!(state(json!({ "peer_id": 8 })).raft_state(), "follower");
         assert_eq!(state(Value::Null).raft_state(), "without leader");
         assert_eq!(state(Value::Null).to_json()["last_index"], 9);
+        let sending = Replica {
+            peer,
+            address: "a:1".into(),
+            state: Ok(json!({ "snapshots_sent": 2, "snapshots_under_way": [
+                { "direction": "to", "store_id": 3, "held_bytes": 45, "total_bytes": 90 },
+                { "direction": "from", "store_id": 1, "held_bytes": 0, "total_bytes": 0 },
+            ] })),
+        };
+        assert_eq!(sending.to_json()["snapshots_sent"], 2);
+        assert!(table(&[sending]).contains("snapshot to 3: 50 %, snapshot from 1: 0 %"));
         let silent = Replica {
             peer,
             address: "a:1".into(),

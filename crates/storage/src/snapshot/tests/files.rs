@@ -146,7 +146,11 @@ fn crash_rule_snapshot_identity() {
     let second = generate(&manager, kv, REGION);
     assert_ne!(first.meta().id, second.meta().id);
     let mut ids = vec![first.meta().id];
-    let changes: [fn(&mut SnapshotMeta); 7] = [
+    let changes: [fn(&mut SnapshotMeta); 11] = [
+        |meta| meta.region.as_mut().unwrap().start_key = Bytes::from_static(b"a"),
+        |meta| meta.region.as_mut().unwrap().peers[1].store_id = 9,
+        |meta| meta.region_clock_ms += 1,
+        |meta| meta.conf_state.as_mut().unwrap().voters.reverse(),
         |meta| meta.index += 1,
         |meta| meta.term += 1,
         |meta| meta.region.as_mut().unwrap().id += 1,
@@ -178,7 +182,7 @@ fn crash_rule_snapshot_identity() {
     }
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), 8);
+    assert_eq!(ids.len(), 12);
 }
 
 #[test]
@@ -376,4 +380,138 @@ fn memory_files_lose_what_was_not_synced() {
     // A killed process loses nothing.
     found.append("kept", 6, b"!").unwrap();
     assert_eq!(found.kill().list().unwrap(), [("kept".to_owned(), 7)]);
+}
+
+/// A folder whose removals a test sees.
+#[derive(Clone)]
+struct Watched {
+    files: MemFiles,
+    on_remove: std::sync::Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl FileStore for Watched {
+    const FORM: strata_proto::stratapb::SnapshotForm = MemFiles::FORM;
+    const ENDING: &'static str = MemFiles::ENDING;
+
+    fn remove(&self, name: &str) -> Result<(), SnapshotError> {
+        (self.on_remove)(name);
+        self.files.remove(name)
+    }
+    fn create(&self, name: &str) -> Result<(), SnapshotError> {
+        self.files.create(name)
+    }
+    fn append(&self, name: &str, offset: u64, data: &[u8]) -> Result<(), SnapshotError> {
+        self.files.append(name, offset, data)
+    }
+    fn truncate(&self, name: &str, length: u64) -> Result<(), SnapshotError> {
+        self.files.truncate(name, length)
+    }
+    fn read(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, SnapshotError> {
+        self.files.read(name, offset, length)
+    }
+    fn length(&self, name: &str) -> Result<Option<u64>, SnapshotError> {
+        self.files.length(name)
+    }
+    fn sync(&self, name: &str) -> Result<(), SnapshotError> {
+        self.files.sync(name)
+    }
+    fn sync_folder(&self) -> Result<(), SnapshotError> {
+        self.files.sync_folder()
+    }
+    fn rename(&self, from: &str, to: &str) -> Result<(), SnapshotError> {
+        self.files.rename(from, to)
+    }
+    fn list(&self) -> Result<Vec<(String, u64)>, SnapshotError> {
+        self.files.list()
+    }
+    fn display(&self, name: &str) -> String {
+        self.files.display(name)
+    }
+}
+
+/// While a snapshot's files are removed, the same one may be offered again: it must wait,
+/// or the removal would take its new files along.
+#[test]
+fn a_removal_never_takes_the_files_of_the_same_snapshot_offered_again() {
+    type Shared = std::sync::Arc<parking_lot::Mutex<Option<SnapshotManager<Watched>>>>;
+    let (_, _, snapshot) = sender();
+    let meta = snapshot.meta().clone();
+    let manager = Shared::default();
+    let answers = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let watched = Watched {
+        files: MemFiles::new(),
+        on_remove: std::sync::Arc::new({
+            let (manager, answers, meta) = (manager.clone(), answers.clone(), meta.clone());
+            move |name: &str| {
+                let shared = manager.lock().clone();
+                // Only the removal of the complete snapshot is watched.
+                if let (true, Some(shared)) = (name.ends_with(".mem"), shared) {
+                    answers.lock().push(shared.receive(&meta).err());
+                }
+            }
+        }),
+    };
+    let files = watched.files.clone();
+    let opened = SnapshotManager::open(watched, BYTES_MAX).unwrap();
+    let Offered::Receive(mut receiver) = opened.receive(&meta).unwrap() else {
+        panic!("it is not here yet");
+    };
+    for file in 0..meta.files.len() as u32 {
+        receiver
+            .accept(&snapshot.read_chunk(file, 0).unwrap())
+            .unwrap();
+    }
+    drop(receiver.finish().unwrap());
+    *manager.lock() = Some(opened.clone());
+    assert_eq!(opened.retain(|_| false).unwrap().len(), 1);
+    *manager.lock() = None;
+    let busy = Some(SnapshotError::Busy { region_id: REGION });
+    assert_eq!(*answers.lock(), vec![busy; meta.files.len()]);
+    assert!(names(&files).is_empty(), "{:?}", names(&files));
+    assert!(matches!(opened.receive(&meta), Ok(Offered::Receive(_))));
+}
+
+#[test]
+fn a_snapshot_that_could_not_be_named_leaves_nothing() {
+    let engines = MemEngine::new_pair();
+    fill(&engines.kv);
+    let begin = |files: &MemFiles| {
+        let manager = open(files);
+        let view = engines.kv.snapshot();
+        let generator = Generator::<MemEngine>::begin(&manager, view, REGION).unwrap();
+        (manager, generator)
+    };
+    let (_manager, mut whole) = begin(&MemFiles::new());
+    let mut steps = 0;
+    while let Generated::Working = whole.step(32).unwrap() {
+        steps += 1;
+    }
+    let files = MemFiles::new();
+    let (manager, mut generator) = begin(&files);
+    for _ in 0..steps {
+        generator.step(32).unwrap();
+    }
+    // The first table gets its name, the second cannot.
+    files.remove("tmp_0_lock.tmp").unwrap();
+    let error = generator.step(32).unwrap_err();
+    assert!(matches!(error, SnapshotError::File { .. }), "{error}");
+    drop(generator);
+    assert!(names(&files).is_empty(), "{:?}", names(&files));
+    assert_eq!(manager.used_bytes(), 0);
+}
+
+#[test]
+fn a_condemned_snapshot_is_given_to_nobody_until_it_is_made_anew() {
+    let (kv, manager, snapshot) = sender();
+    let (key, meta) = (*snapshot.key(), snapshot.meta().clone());
+    assert!(manager.find_generated(&meta).is_some());
+    manager.condemn(&key);
+    assert!(manager.find_generated(&meta).is_none());
+    assert!(manager.get(&key).is_none());
+    // The files under the old reference are replaced; both see the new ones.
+    let again = generate(&manager, &kv, REGION);
+    assert_eq!(again.key(), &key);
+    again.verify_file(0).unwrap();
+    snapshot.verify_file(0).unwrap();
+    assert!(manager.find_generated(&meta).is_some());
 }

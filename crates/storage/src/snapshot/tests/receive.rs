@@ -447,3 +447,22 @@ fn finish_cut_off_after_any_operation_loses_nothing() {
         "{cut_off} of 1200 were cut off"
     );
 }
+
+/// Nothing but the id covers an offer on its way.
+#[test]
+fn bad_input_flipped_bit_in_an_offered_description() {
+    let (_, _, snapshot) = sender();
+    let meta = snapshot.meta();
+    let offered = to_raft(meta);
+    for bit in 0..offered.data.len() * 8 {
+        let mut data = offered.data.to_vec();
+        data[bit / 8] ^= 1 << (bit % 8);
+        let damaged = strata_proto::eraftpb::Snapshot {
+            data: data.into(),
+            ..offered.clone()
+        };
+        if let Ok(found) = from_raft(&damaged, MemFiles::FORM) {
+            assert_eq!(&found, meta, "bit {bit}");
+        }
+    }
+}
