@@ -136,6 +136,13 @@ pub enum Waiting {
         /// When the sender stops waiting.
         deadline: Duration,
     },
+    /// The sender of the entry's change of the region.
+    Admin {
+        /// Takes the region after the change; `None` as above.
+        reply: Option<Reply>,
+        /// When the sender stops waiting.
+        deadline: Duration,
+    },
     /// A read that needs the region's clock at the entry's.
     Clock(ReadTask),
 }
@@ -144,7 +151,12 @@ impl Waiting {
     /// Answers with an error that is true of the whole entry.
     pub(crate) fn refuse(self, error: Error, out: &mut Vec<(Reply, Result<Answer, Error>)>) {
         let (reply, error) = match (self, error) {
-            (Waiting::Write { reply, .. } | Waiting::System { reply, .. }, error) => (reply, error),
+            (
+                Waiting::Write { reply, .. }
+                | Waiting::System { reply, .. }
+                | Waiting::Admin { reply, .. },
+                error,
+            ) => (reply, error),
             // A read has no outcome that could be unknown.
             (Waiting::Clock(read), Error::Undetermined { region_id, leader }) => {
                 (Some(read.reply), Error::NotLeader { region_id, leader })
@@ -160,7 +172,8 @@ impl Waiting {
             Waiting::Write {
                 reply, deadline, ..
             }
-            | Waiting::System { reply, deadline } => reply.take_if(|_| *deadline <= now),
+            | Waiting::System { reply, deadline }
+            | Waiting::Admin { reply, deadline } => reply.take_if(|_| *deadline <= now),
             // Looks at its deadline when it is served.
             Waiting::Clock(_) => None,
         }
@@ -261,13 +274,17 @@ pub enum ApplyFault {
 
 /// A region as far as applying needs it.
 #[derive(Debug)]
-struct ApplyPeer {
-    region: Arc<Region>,
-    state: RaftApplyState,
+pub(crate) struct ApplyPeer {
+    pub region: Arc<Region>,
+    pub state: RaftApplyState,
+    /// True: this store's peer was removed by an entry. What follows in the log is not this
+    /// store's any more.
+    pub removed: bool,
 }
 
 /// Applies the entries of the regions that belong to it.
 pub struct ApplyShard {
+    store_id: u64,
     peers: BTreeMap<u64, ApplyPeer>,
     system: Arc<dyn SystemStateMachine>,
     metrics: Arc<StoreMetrics>,
@@ -275,8 +292,13 @@ pub struct ApplyShard {
 
 impl ApplyShard {
     /// A shard without regions.
-    pub fn new(system: Arc<dyn SystemStateMachine>, metrics: Arc<StoreMetrics>) -> Self {
+    pub fn new(
+        store_id: u64,
+        system: Arc<dyn SystemStateMachine>,
+        metrics: Arc<StoreMetrics>,
+    ) -> Self {
         ApplyShard {
+            store_id,
             peers: BTreeMap::new(),
             system,
             metrics,
@@ -285,7 +307,12 @@ impl ApplyShard {
 
     /// Adds a region with the state that is on disk.
     pub fn add_region(&mut self, region: Arc<Region>, state: RaftApplyState) {
-        self.peers.insert(region.id, ApplyPeer { region, state });
+        let peer = ApplyPeer {
+            region,
+            state,
+            removed: false,
+        };
+        self.peers.insert(peer.region.id, peer);
     }
 
     /// Executes all tasks into one batch.
@@ -310,6 +337,7 @@ impl ApplyShard {
         let (system, metrics) = (self.system.clone(), self.metrics.clone());
         let mut round = Round {
             kv,
+            store_id: self.store_id,
             system: &*system,
             metrics: &metrics,
             overlay: Overlay::default(),
@@ -396,14 +424,15 @@ impl ApplyShard {
 }
 
 /// One batch under construction.
-struct Round<'a, E> {
+pub(crate) struct Round<'a, E> {
     kv: &'a E,
+    pub store_id: u64,
     system: &'a dyn SystemStateMachine,
     metrics: &'a StoreMetrics,
-    overlay: Overlay,
+    pub overlay: Overlay,
     /// Changes of the region whose task is being done.
-    changes: Vec<RegionChange>,
-    output: ApplyOutput,
+    pub changes: Vec<RegionChange>,
+    pub output: ApplyOutput,
 }
 
 impl<E: Engine> Round<'_, E> {
@@ -444,6 +473,12 @@ impl<E: Engine> Round<'_, E> {
         waiting: Vec<Waiting>,
     ) -> Result<(), ApplyFault> {
         let region_id = peer.region.id;
+        if peer.removed {
+            // Committed: the others may execute it.
+            let leader = None;
+            self.refuse(waiting, &Error::Undetermined { region_id, leader });
+            return Ok(());
+        }
         assert_eq!(
             entry.index,
             peer.state.applied_index + 1,
@@ -454,10 +489,7 @@ impl<E: Engine> Round<'_, E> {
         peer.state.applied_index = entry.index;
         peer.state.applied_term = entry.term;
         if entry.entry_type() != EntryType::EntryNormal {
-            return Err(ApplyFault::UnknownEntry {
-                region_id,
-                index: entry.index,
-            });
+            return self.apply_conf_change(peer, entry, waiting);
         }
         if entry.data.is_empty() {
             // A new leader's first entry; nobody can wait for it.
@@ -552,11 +584,12 @@ impl<E: Engine> Round<'_, E> {
                     self.output.replies.extend(reply);
                 }
                 Waiting::Clock(read) => self.output.reads.push(read),
+                Waiting::Admin { .. } => panic!("a change of peers waits for a data entry"),
             }
         }
     }
 
-    fn refuse(&mut self, waiting: Vec<Waiting>, error: &Error) {
+    pub(crate) fn refuse(&mut self, waiting: Vec<Waiting>, error: &Error) {
         for one in waiting {
             one.refuse(error.clone(), &mut self.output.replies);
         }

@@ -28,7 +28,7 @@ impl SystemStateMachine for Refusing {
 const REGION: u64 = 7;
 
 fn shard() -> (ApplyShard, MemEngine) {
-    let mut shard = ApplyShard::new(Arc::new(Refusing), Arc::default());
+    let mut shard = ApplyShard::new(1, Arc::new(Refusing), Arc::default());
     let region = Region {
         id: REGION,
         start_key: Bytes::from_static(b"b"),
@@ -318,7 +318,7 @@ fn unknown_entries_stop_the_store() {
     };
     let cases = [
         (unknown(admin.encode_to_vec(), EntryType::EntryNormal), true),
-        (unknown(vec![], EntryType::EntryConfChangeV2), true),
+        (unknown(vec![], EntryType::EntryConfChangeV2), false),
         (unknown(vec![0xff; 9], EntryType::EntryNormal), false),
     ];
     for (entry, newer) in cases {

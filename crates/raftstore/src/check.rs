@@ -13,6 +13,7 @@ use strata_proto::metapb::{Peer, Region};
 use strata_proto::stratapb::{DataCommand, RawSpace, data_command::Body};
 use strata_storage::keys;
 
+use crate::change_peers::check_changes;
 use crate::directory::SYSTEM_REGION_ID;
 use crate::error::{Error, InvalidRequest};
 use crate::options::StoreOptions;
@@ -67,6 +68,12 @@ pub(crate) fn check_form(
             check_write(options, header.region_id, commands)
         }
         RequestBody::TransferLeader { .. } => Ok(0),
+        RequestBody::ChangePeers { changes } => {
+            let region_id = header.region_id;
+            check_changes(changes)
+                .map_err(|fault| InvalidRequest::PeerChange { region_id, fault })?;
+            Ok(0)
+        }
         RequestBody::SystemRead | RequestBody::SystemWrite(_) if !of_system => {
             Err(InvalidRequest::WrongKindOfRegion.into())
         }
@@ -224,7 +231,7 @@ pub(crate) fn check_address(
     if header.term != 0 && header.term.saturating_add(1) < facts.term {
         return Err(Error::StaleCommand { region_id });
     }
-    check_epoch(header, facts.region)?;
+    check_epoch(header, body, facts.region)?;
     check_keys(body, facts.region)?;
     Ok(Standing::Here)
 }
@@ -240,16 +247,19 @@ pub(crate) fn check_store(store_id: u64, header: &RequestHeader) -> Result<(), E
     }
 }
 
-fn check_epoch(header: &RequestHeader, region: &Region) -> Result<(), Error> {
-    let known = region
-        .region_epoch
-        .as_ref()
-        .map_or(0, |epoch| epoch.version);
+/// Clients may work with an older membership; who changes the membership may not.
+fn check_epoch(header: &RequestHeader, body: &RequestBody, region: &Region) -> Result<(), Error> {
+    let known = region.region_epoch.unwrap_or_default();
+    let of_peers = matches!(body, RequestBody::ChangePeers { .. });
     match &header.epoch {
-        Some(epoch) if epoch.version != known => Err(Error::EpochNotMatch {
-            region_id: region.id,
-            current: vec![region.clone()],
-        }),
+        Some(epoch)
+            if epoch.version != known.version || (of_peers && epoch.conf_ver != known.conf_ver) =>
+        {
+            Err(Error::EpochNotMatch {
+                region_id: region.id,
+                current: vec![region.clone()],
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -268,6 +278,7 @@ fn check_keys(body: &RequestBody, region: &Region) -> Result<(), Error> {
             .try_for_each(|command| check_command_keys(region, command)),
         RequestBody::Read(_)
         | RequestBody::TransferLeader { .. }
+        | RequestBody::ChangePeers { .. }
         | RequestBody::SystemRead
         | RequestBody::SystemWrite(_) => Ok(()),
     }

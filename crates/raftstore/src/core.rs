@@ -454,7 +454,7 @@ impl<E: SnapshotEngine> StoreCore<E> {
             for shard in 0..self.shards.len() {
                 for action in self.shards[shard].flush(now) {
                     if let ShardAction::Store(request) = action {
-                        for answer in self.fsm.handle(request) {
+                        for answer in self.fsm.handle(now, request) {
                             self.shards[answer.shard].handle(now, answer.event);
                             answered = true;
                         }

@@ -100,6 +100,11 @@ impl PeerView {
         self.data_epoch.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Moves the generation: the region has changed.
+    pub(crate) fn move_generation(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Peer id of the known leader; 0: none.
     pub fn leader(&self) -> u64 {
         self.leader.load(Ordering::SeqCst)
@@ -255,6 +260,15 @@ impl Directory {
         next.generation = generation;
         next.creating.remove(&entry.region.id);
         next.insert(entry);
+        next
+    }
+
+    /// The directory with other peers that wait for their first snapshot.
+    #[must_use]
+    pub fn with_creating(&self, generation: u64, creating: BTreeMap<u64, Peer>) -> Self {
+        let mut next = self.clone();
+        next.generation = generation;
+        next.creating = creating;
         next
     }
 

@@ -160,4 +160,91 @@ pub enum InvalidRequest {
         /// Store that was named.
         store_id: u64,
     },
+    /// The region's peers cannot be changed in this way.
+    #[error("region {region_id}: {fault}")]
+    PeerChange {
+        /// Region that was addressed.
+        region_id: u64,
+        /// What is wrong.
+        fault: PeerChangeFault,
+    },
+}
+
+/// Why the peers of a region cannot be changed as a request asks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerChangeFault {
+    /// The request names no change.
+    #[error("no change of peers is named")]
+    NoChange,
+    /// The request names more changes than are made at one time.
+    #[error("{changes} changes of peers are above the limit of {limit}")]
+    TooMany {
+        /// Changes named.
+        changes: usize,
+        /// Most that are allowed.
+        limit: usize,
+    },
+    /// A peer without id or without store.
+    #[error("a change names no peer id or no store")]
+    NoId,
+    /// A peer, or a store, stands in two changes of one request.
+    #[error("peer {peer_id} or its store is named twice")]
+    NamedTwice {
+        /// Peer of the second change.
+        peer_id: u64,
+    },
+    /// The last change of several peers has not ended.
+    #[error("the region is in a joint membership")]
+    AlreadyJoint,
+    /// There is no joint membership to leave.
+    #[error("the region is in no joint membership")]
+    NotJoint,
+    /// The store holds another peer of the region; it has to go first.
+    #[error("store {store_id} holds peer {peer_id} of the region")]
+    OtherPeerOnStore {
+        /// Store named.
+        store_id: u64,
+        /// Its peer.
+        peer_id: u64,
+    },
+    /// The peer lives on another store than the one named.
+    #[error("peer {peer_id} is on store {store_id}")]
+    OtherStore {
+        /// Peer named.
+        peer_id: u64,
+        /// Its store.
+        store_id: u64,
+    },
+    /// The region has no such peer.
+    #[error("the region has no peer {peer_id}")]
+    NoSuchPeer {
+        /// Peer named.
+        peer_id: u64,
+    },
+    /// The peer has the role already.
+    #[error("peer {peer_id} has this role already")]
+    NothingToDo {
+        /// Peer named.
+        peer_id: u64,
+    },
+    /// Of several changes one removes a voter: it has to become a learner with them, and
+    /// is removed afterwards.
+    #[error("voter {peer_id} cannot be removed among several changes; make it a learner first")]
+    VoterRemovedInJoint {
+        /// Peer named.
+        peer_id: u64,
+    },
+    /// Several changes none of which concerns a voter; they are made one by one.
+    #[error("several changes of learners alone are made one at a time")]
+    OnlyLearners,
+    /// No voter would be left.
+    #[error("no voter would be left")]
+    NoVoterLeft,
+    /// The leader itself would go in one step. It hands its leadership over first, or
+    /// becomes a learner in a joint change.
+    #[error("peer {peer_id} leads; hand its leadership over first")]
+    Leads {
+        /// The leader.
+        peer_id: u64,
+    },
 }

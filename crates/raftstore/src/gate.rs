@@ -169,6 +169,7 @@ impl<E: Engine> Gate<E> {
             RequestBody::SystemRead => Some(ReadBody::System),
             RequestBody::Write(_)
             | RequestBody::TransferLeader { .. }
+            | RequestBody::ChangePeers { .. }
             | RequestBody::SystemWrite(_) => None,
         };
         let Some(body) = body.filter(|_| standing == Standing::Here) else {

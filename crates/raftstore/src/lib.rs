@@ -16,13 +16,17 @@
 //! * An entry is applied only when it is committed and synced in this store's raft engine.
 //! * Every request is answered exactly once.
 
+mod addresses;
 mod apply;
 mod apply_admin;
 mod apply_command;
+mod change_peers;
 mod check;
 mod claim;
 mod compact_log;
 mod core;
+mod create;
+mod destroy;
 mod directory;
 mod error;
 mod expiry;
@@ -45,6 +49,7 @@ mod shard;
 mod snapshot_install;
 mod snapshot_send;
 mod snapshot_transfer;
+mod stale_peer;
 mod store_fsm;
 mod store_request;
 mod system;
@@ -62,7 +67,7 @@ pub use directory::{
     Directory, DirectoryCell, DirectoryEntry, PeerNumbers, PeerView, SYSTEM_REGION_ID, find_peer,
     find_peer_on,
 };
-pub use error::{Error, InvalidRequest};
+pub use error::{Error, InvalidRequest, PeerChangeFault};
 pub use expiry::RegionClocks;
 pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
 pub use job::{JobDone, RegionJob};
@@ -72,8 +77,8 @@ pub use options::StoreOptions;
 pub use peer::Peer;
 pub use region_worker::{RegionWorker, WorkerFault};
 pub use request::{
-    Answer, Cancellation, CommandOutcome, ReadCommand, Reply, ReplyFn, Request, RequestBody,
-    RequestHeader, RequestToken,
+    Answer, Cancellation, CommandOutcome, PeerChange, PeerChangeKind, ReadCommand, Reply, ReplyFn,
+    Request, RequestBody, RequestHeader, RequestToken,
 };
 pub use runtime::{
     HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Surroundings,

@@ -74,6 +74,22 @@ store_metrics! {
     messages_dropped_refused,
     /// Raft messages dropped: the store is not admitted.
     messages_dropped_not_admitted,
+    /// Raft messages dropped: their sender is no member any more. It is told so.
+    messages_dropped_removed,
+    /// Raft messages held: a live region covers the range of the peer that they would create.
+    messages_held,
+    /// Raft messages dropped: held for too long, or pushed out by later ones.
+    messages_dropped_held,
+    /// Changes of peers proposed by leaders of this store on request.
+    peer_change_proposals,
+    /// Changes of peers applied.
+    peer_changes,
+    /// Peers created by a message.
+    peers_created,
+    /// Peers of this store whose destroy has begun.
+    peers_destroyed,
+    /// Times a peer without a leader asked whether it is a member still.
+    stale_checks,
     /// Reads served under a lease.
     reads_lease,
     /// Reads served after a read index.

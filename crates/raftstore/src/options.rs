@@ -47,6 +47,11 @@ pub struct StoreOptions {
     pub log_credits: usize,
     /// Batches of a shard that may be with one apply shard. 4.
     pub apply_credits: usize,
+    /// Messages for unknown regions that a shard may have with the store FSM; as many may be
+    /// held there, and as many peers may wait for their first snapshot. 1024.
+    pub max_pending_messages: usize,
+    /// How long a peer hears of no leader before it asks whether it is a member still. 2 h.
+    pub peer_stale_time: Duration,
     /// Requests of a region that may be parked. 4096.
     pub max_parked_requests: usize,
     /// Writes of a region that may wait to be proposed, by size; one always may. 32 MiB.
@@ -102,6 +107,8 @@ impl Default for StoreOptions {
             inbox_capacity: 16384,
             log_credits: 2,
             apply_credits: 4,
+            max_pending_messages: 1024,
+            peer_stale_time: Duration::from_secs(2 * 3600),
             max_parked_requests: 4096,
             max_queued_write_bytes: 32 << 20,
             heartbeat_interval: Duration::from_secs(5),
@@ -153,6 +160,14 @@ impl StoreOptions {
             (
                 self.max_clock_drift_percent < 100,
                 "max_clock_drift must be below 100 %",
+            ),
+            (
+                self.peer_stale_time >= self.tick_interval * self.election_ticks_max as u32,
+                "peer_stale_time must not be below the longest election timeout",
+            ),
+            (
+                self.max_pending_messages > 0,
+                "max_pending_messages must be at least 1",
             ),
             (
                 !self.log_gc_tick_interval.is_zero(),

@@ -16,14 +16,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strata_proto::eraftpb::MessageType;
+use strata_proto::eraftpb::{HardState, MessageType};
 use strata_proto::metapb::{self, Region};
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::RaftApplyState;
 use strata_raft::{Config, RawNode, SnapshotStatus, Storage as _};
 use strata_storage::{Engine, PeerStorage};
 
+use crate::addresses::Addresses;
 use crate::apply::Proposal;
+use crate::change_peers::PeerChanges;
 use crate::check::{PeerFacts, Standing, check_address};
 use crate::compact_log::LogGc;
 use crate::directory::{PeerNumbers, PeerView, find_peer};
@@ -78,12 +80,20 @@ pub struct Peer<E: Engine> {
     pub(crate) proposals: VecDeque<Proposal>,
     pub(crate) reads: Reads,
     pub(crate) transfer: Option<Transfer>,
+    pub(crate) changes: PeerChanges,
+    /// Where peers live that the region does not name.
+    pub(crate) addresses: Addresses,
     /// Requests that wait for a leader.
     pub(crate) parked: VecDeque<PendingRequest>,
     /// When the own leadership was lost, while proposals of it are not settled.
     pub(crate) lost_leadership_at: Option<Duration>,
     pub(crate) reported_at: Option<Duration>,
     pub(crate) clock_proposed_at: Option<Duration>,
+    /// When a leader was last heard of, or when it was last asked whether this peer is a
+    /// member still.
+    pub(crate) leader_heard_at: Option<Duration>,
+    /// True: the next flush begins to destroy this peer.
+    pub(crate) doomed: bool,
     pub(crate) log_gc: LogGc,
     pub(crate) snapshots: SnapshotSends,
     /// A snapshot that is being installed here.
@@ -109,19 +119,15 @@ impl<E: Engine> Peer<E> {
     ) -> Result<Self, strata_raft::Error> {
         let apply_state = *storage.apply_state();
         let hard_state = *storage.hard_state();
-        // Nothing can have been promised in the state that the bootstrap wrote.
+        // Nothing can have been promised in the state that the bootstrap wrote, nor without
+        // any state.
         let never_led = hard_state.term == BOOTSTRAP_TERM && hard_state.vote == 0;
+        let fresh = never_led || hard_state == HardState::default();
         let install = storage
             .is_applying()
             .then(|| Install::resumed(apply_state.applied_index, apply_state.applied_term));
         view.set_installing(install.is_some());
-        let config = raft_config(
-            options,
-            &region,
-            &peer,
-            apply_state.applied_index,
-            !never_led,
-        );
+        let config = raft_config(options, &region, &peer, apply_state.applied_index, !fresh);
         let raft = RawNode::new(&config, storage, now.monotonic)?;
         let campaign_first = never_led
             && region
@@ -148,10 +154,14 @@ impl<E: Engine> Peer<E> {
             proposals: VecDeque::new(),
             reads: Reads::new(nonce),
             transfer: None,
+            changes: PeerChanges::default(),
+            addresses: Addresses::default(),
             parked: VecDeque::new(),
             lost_leadership_at: None,
             reported_at: None,
             clock_proposed_at: None,
+            leader_heard_at: None,
+            doomed: false,
             log_gc: LogGc::new(apply_state.truncated_index),
             snapshots: SnapshotSends::default(),
             install,
@@ -166,6 +176,11 @@ impl<E: Engine> Peer<E> {
     /// Id of the region.
     pub fn region_id(&self) -> u64 {
         self.region.id
+    }
+
+    /// False for a peer that a message created and that waits for its first snapshot.
+    pub fn is_initialized(&self) -> bool {
+        !self.region.peers.is_empty()
     }
 
     /// The Raft core, for inspection.
@@ -222,6 +237,7 @@ impl<E: Engine> Peer<E> {
                     let to_store_id = *to_store_id;
                     self.on_transfer(context, pending, to_store_id);
                 }
+                RequestBody::ChangePeers { .. } => self.on_change_peers(context, pending),
             },
         }
     }
@@ -257,11 +273,15 @@ impl<E: Engine> Peer<E> {
         self.expire_proposals(context);
         self.expire_reads(context);
         self.expire_transfer(context);
+        self.tick_changes(context);
+        if admitted {
+            self.tick_stale(context);
+        }
         self.expire_snapshots(context);
         self.maybe_compact_log(context);
         self.maybe_generate(context);
         self.maybe_report(context);
-        ready || self.raft.has_ready() || !self.writes.is_empty()
+        ready || self.raft.has_ready() || !self.writes.is_empty() || self.changes.is_due()
     }
 
     fn expire_parked(&mut self, context: &mut StepContext<'_>) {
@@ -277,11 +297,13 @@ impl<E: Engine> Peer<E> {
     /// Everything after the events of a drain: proposes, asks for reads, takes Readys until
     /// there is none, and publishes.
     pub(crate) fn collect(&mut self, context: &mut StepContext<'_>) {
+        self.propose_changes(context);
         self.propose_writes(context);
         self.ask_reads(context);
         while self.raft.has_ready() && self.may_take_ready() {
             self.on_ready(context);
             // A change of role lets go of requests that had waited for it.
+            self.propose_changes(context);
             self.propose_writes(context);
             self.ask_reads(context);
             if self.has_deferred() && self.fresh.is_empty() {
@@ -309,6 +331,7 @@ impl<E: Engine> Peer<E> {
         let mut waiting: Vec<PendingRequest> = self.parked.drain(..).collect();
         waiting.extend(self.writes.take());
         waiting.extend(self.reads.take_unconfirmed());
+        waiting.extend(self.changes.take());
         for pending in waiting {
             self.on_request(context, pending);
         }
@@ -336,7 +359,8 @@ impl<E: Engine> Peer<E> {
         message: strata_proto::eraftpb::Message,
     ) {
         let snapshot = message.msg_type() == MessageType::MsgSnapshot;
-        let Some(to_peer) = find_peer(&self.region, message.to) else {
+        let known = find_peer(&self.region, message.to);
+        let Some(to_peer) = known.or_else(|| self.addresses.find(message.to)) else {
             context.metrics.messages_dropped_unknown.increment();
             if snapshot {
                 // Every snapshot message is followed by a report.
@@ -352,21 +376,19 @@ impl<E: Engine> Peer<E> {
             to_peer: Some(to_peer),
             message: Some(message),
             region_epoch: self.region.region_epoch,
+            // For a peer that this message creates.
+            start_key: self.region.start_key.clone(),
+            end_key: self.region.end_key.clone(),
             ..RaftMessage::default()
         };
         if snapshot {
             return self.send_snapshot(context, to_store_id, message);
         }
-        context
-            .out
-            .messages
-            .entry(to_store_id)
-            .or_default()
-            .push(message);
+        context.out.send_to(to_store_id, Some(message));
     }
 
     /// Shows others what they may know of this peer.
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let storage = self.raft.storage();
         let first = storage.first_index().unwrap_or(0);
         let last = storage.last_index().unwrap_or(0);

@@ -66,6 +66,11 @@ impl Reads {
         asked.chain(self.asking.drain(..)).collect()
     }
 
+    /// Takes all reads that have an index and wait for it.
+    pub(crate) fn take_confirmed(&mut self) -> Vec<ReadTask> {
+        self.confirmed.drain(..).map(|(_, read)| read).collect()
+    }
+
     fn next_context(&mut self) -> Bytes {
         self.last_round += 1;
         let mut context = BytesMut::with_capacity(24);

@@ -1,6 +1,6 @@
 //! Replication: messages in, Readys out, entries to the log and to apply.
 //!
-//! Message    Checked for region, store and peer, then stepped into the Raft core.
+//! Message    Checked for region, store, peer and membership, then stepped into the Raft core.
 //! Ready      Messages that promise nothing about the own disk (a leader's appends,
 //!            heartbeats) leave with this flush. Entries and hard state join the shard's log
 //!            batch. Entries to be applied go to the apply shard with what waits for them.
@@ -20,6 +20,7 @@ use strata_raft::{EntryId, Ready, Storage as _};
 use strata_storage::Engine;
 
 use crate::apply::{Applied, ApplyTask, EntriesTask, Proposal, RegionChange};
+use crate::directory::find_peer;
 use crate::peer::{MAX_COMMITTED_BYTES_PER_READY, Peer};
 use crate::shard::StepContext;
 
@@ -40,25 +41,34 @@ impl<E: Engine> Peer<E> {
         context: &mut StepContext<'_>,
         mut envelope: RaftMessage,
     ) {
-        let to_this_peer = envelope
-            .to_peer
-            .as_ref()
-            .is_some_and(|to| to.id == self.peer.id && to.store_id == context.store_id);
-        let Some(message) = envelope.message.take().filter(|_| to_this_peer) else {
-            context.metrics.messages_dropped_unknown.increment();
+        if !self.is_for_this_peer(context, &envelope) {
+            return;
+        }
+        // A question of a member, which needs no answer, has no message of the protocol.
+        let Some(message) = envelope.message.take() else {
             return;
         };
         let from_sender = envelope
             .from_peer
             .is_some_and(|from| from.id == message.from);
         // Who installs a snapshot has nothing yet that it could lead with.
-        let hand_over = message.msg_type() == MessageType::MsgTimeoutNow;
-        if !from_sender || message.to != self.peer.id || (hand_over && self.is_installing()) {
+        let hand_over = message.msg_type() == MessageType::MsgTimeoutNow && self.is_installing();
+        // A log begins behind the bootstrap, or behind a snapshot, with no exception.
+        let from_nothing = !self.is_initialized()
+            && message.msg_type() == MessageType::MsgAppend
+            && message.index == 0;
+        if !from_sender || message.to != self.peer.id || hand_over || from_nothing {
             context.metrics.messages_dropped_refused.increment();
             return;
         }
+        if let Some(from) = envelope.from_peer
+            && find_peer(&self.region, from.id).is_none()
+        {
+            self.addresses.note(from);
+        }
         let now = context.now.monotonic;
         self.log_gc.heard_from(message.from, now);
+        self.note_leader_word(now, &message);
         if message.msg_type() == MessageType::MsgSnapshot {
             envelope.message = Some(message);
             self.on_snapshot_message(context, envelope);
@@ -73,6 +83,32 @@ impl<E: Engine> Peer<E> {
         if self.raft.step(context.now.monotonic, message).is_err() {
             context.metrics.messages_dropped_refused.increment();
         }
+    }
+
+    /// True if a message is for this peer and its sender is no peer that was removed. One for
+    /// a newer peer of this store, or one that marks this peer as removed, ends it.
+    fn is_for_this_peer(&mut self, context: &mut StepContext<'_>, envelope: &RaftMessage) -> bool {
+        let Some(to) = envelope
+            .to_peer
+            .filter(|to| to.store_id == context.store_id)
+        else {
+            context.metrics.messages_dropped_unknown.increment();
+            return false;
+        };
+        let conf_ver = envelope.region_epoch.unwrap_or_default().conf_ver;
+        let newer = to.id > self.peer.id;
+        if (envelope.is_tombstone && to.id == self.peer.id) || newer {
+            self.on_tombstone(context, conf_ver);
+            return false;
+        }
+        if self.refuse_removed_sender(context, envelope) {
+            return false;
+        }
+        if to.id != self.peer.id || envelope.is_tombstone {
+            context.metrics.messages_dropped_unknown.increment();
+            return false;
+        }
+        true
     }
 
     /// Takes one Ready and turns it into effects.
@@ -276,12 +312,14 @@ impl<E: Engine> Peer<E> {
     fn on_region_change(&mut self, context: &mut StepContext<'_>, change: RegionChange) {
         match change {
             RegionChange::InstallBegun => self.on_install_begun(context),
-            RegionChange::Conf { index, .. } => panic!(
-                "region {}: conf change at {index}, membership is fixed",
-                self.region.id
-            ),
-            RegionChange::Removed { .. } | RegionChange::Destroyed => {
-                panic!("region {}: destroyed, membership is fixed", self.region.id)
+            RegionChange::Conf {
+                index,
+                change,
+                region,
+            } => self.on_conf_changed(context, index, &change, region),
+            RegionChange::Removed { .. } => self.doom(context),
+            RegionChange::Destroyed => {
+                panic!("region {}: destroyed under its peer", self.region.id)
             }
         }
     }

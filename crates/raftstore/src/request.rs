@@ -57,11 +57,39 @@ pub enum RequestBody {
         /// The store whose peer shall lead.
         to_store_id: u64,
     },
+    /// Changes the peers of the region: one change in one step, several by way of a joint
+    /// membership, which the leader leaves by itself. The header's epoch is compared in
+    /// both parts. Answer: [`Answer::Region`] when the change is applied; of several
+    /// changes, when the joint membership is entered.
+    ChangePeers {
+        /// The changes; each peer and each store once.
+        changes: Vec<PeerChange>,
+    },
     /// Reads the system region, linearizably. Answer: [`Answer::System`].
     SystemRead,
     /// Executes one command of the system region's state machine.
     /// Answer: [`Answer::SystemWritten`].
     SystemWrite(Bytes),
+}
+
+/// One change of a region's peers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PeerChange {
+    /// What becomes of the peer.
+    pub kind: PeerChangeKind,
+    /// Its id and store; the role is not looked at. Ids are never used twice.
+    pub peer: metapb::Peer,
+}
+
+/// What becomes of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerChangeKind {
+    /// It votes: a new peer, or a learner so far.
+    AddVoter,
+    /// It gets the log and does not vote: a new peer, or a voter so far.
+    AddLearner,
+    /// It is no member any more, and destroys itself.
+    Remove,
 }
 
 /// A read of raw data. Ranges are clipped to the region.
@@ -150,6 +178,8 @@ pub enum Answer {
     System(Arc<dyn SystemView>),
     /// The response of the system region's state machine.
     SystemWritten(Bytes),
+    /// The region after a change.
+    Region(metapb::Region),
     /// Done; there is nothing to tell.
     Done,
 }
@@ -173,6 +203,7 @@ impl fmt::Debug for Answer {
             Answer::Written(outcomes) => f.debug_tuple("Written").field(outcomes).finish(),
             Answer::System(_) => f.write_str("System"),
             Answer::SystemWritten(bytes) => f.debug_tuple("SystemWritten").field(bytes).finish(),
+            Answer::Region(region) => f.debug_tuple("Region").field(region).finish(),
             Answer::Done => f.write_str("Done"),
         }
     }

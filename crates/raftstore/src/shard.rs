@@ -19,12 +19,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use strata_proto::metapb::{self, Region};
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_storage::snapshot::SnapshotError;
-use strata_storage::{Engine, WriteBatch};
+use strata_storage::{Engine, Engines, WriteBatch};
 
-use crate::apply::{Applied, ApplyTask};
+use crate::apply::{Applied, ApplyTask, RegionChange};
+use crate::destroy::Destroying;
+use crate::directory::PeerView;
 use crate::error::Error;
 use crate::job::{JobDone, RegionJob};
 use crate::metrics::StoreMetrics;
@@ -82,6 +85,21 @@ pub enum ShardEvent {
         /// True: the peer's store has all of it. False: it failed, or was not tried.
         ok: bool,
     },
+    /// Answer to [`StoreRequest::Unknown`]: the message is judged.
+    UnknownSettled,
+    /// Create a peer without range, membership and data; then let it take its message.
+    Create {
+        /// Id and epoch of the region; nothing else is known.
+        region: Box<Region>,
+        /// The peer.
+        peer: metapb::Peer,
+        /// What the shard publishes of it.
+        view: Arc<PeerView>,
+        /// The message that creates it.
+        message: Box<RaftMessage>,
+    },
+    /// Send a message to the store of its receiver.
+    Tell(Box<RaftMessage>),
     /// Answer to [`StoreRequest::Claim`].
     Claimed {
         /// The raft message with the snapshot.
@@ -176,6 +194,17 @@ pub(crate) struct Outbox {
     /// Snapshots to be sent, with the store of each.
     pub snapshots: Vec<(u64, Box<RaftMessage>)>,
     pub store: Vec<StoreRequest>,
+    /// Regions whose peers are to be destroyed, in the order of their sentence.
+    pub doomed: Vec<u64>,
+}
+
+impl Outbox {
+    /// Puts a message to a store in, if there is one.
+    pub fn send_to(&mut self, store_id: u64, message: Option<RaftMessage>) {
+        if let Some(message) = message {
+            self.messages.entry(store_id).or_default().push(message);
+        }
+    }
 }
 
 /// Log batches on their way to the disk.
@@ -195,15 +224,20 @@ struct ApplyLane {
 
 /// Owns the peers of the regions that belong to it.
 pub struct Shard<E: Engine> {
-    index: usize,
-    store_id: u64,
-    options: StoreOptions,
-    metrics: Arc<StoreMetrics>,
+    pub(crate) index: usize,
+    pub(crate) store_id: u64,
+    pub(crate) options: StoreOptions,
+    pub(crate) engines: Engines<E>,
+    pub(crate) metrics: Arc<StoreMetrics>,
     admitted: bool,
-    peers: BTreeMap<u64, Peer<E>>,
+    pub(crate) peers: BTreeMap<u64, Peer<E>>,
+    /// Peers on their way out, by region; none of these is in `peers`.
+    pub(crate) destroying: BTreeMap<u64, Destroying>,
+    /// Messages for unknown regions that the store FSM has not judged yet.
+    pub(crate) unknown_out: usize,
     /// Peers that an event has touched since the last flush.
-    dirty: BTreeSet<u64>,
-    out: Outbox,
+    pub(crate) dirty: BTreeSet<u64>,
+    pub(crate) out: Outbox,
     log: LogLane,
     apply: Vec<ApplyLane>,
 }
@@ -214,6 +248,7 @@ impl<E: Engine> Shard<E> {
         index: usize,
         store_id: u64,
         options: StoreOptions,
+        engines: Engines<E>,
         metrics: Arc<StoreMetrics>,
     ) -> Self {
         let apply = (0..options.apply_shards)
@@ -224,8 +259,11 @@ impl<E: Engine> Shard<E> {
             store_id,
             admitted: options.admitted,
             options,
+            engines,
             metrics,
             peers: BTreeMap::new(),
+            destroying: BTreeMap::new(),
+            unknown_out: 0,
             dirty: BTreeSet::new(),
             out: Outbox::default(),
             log: LogLane::default(),
@@ -264,6 +302,15 @@ impl<E: Engine> Shard<E> {
             ShardEvent::Unreachable { store_id } => self.on_unreachable(now, store_id),
             ShardEvent::Admitted(admitted) => self.admitted = admitted,
             ShardEvent::ReportAll => self.on_report_all(now),
+            ShardEvent::UnknownSettled => self.on_unknown_settled(),
+            ShardEvent::Create {
+                region,
+                peer,
+                view,
+                message,
+            } => self.on_create(now, *region, peer, view, *message),
+            ShardEvent::Tell(message) => self.on_tell(*message),
+            ShardEvent::JobDone(JobDone::Cleared { region_id }) => self.on_cleared(region_id),
             ShardEvent::JobDone(done) => {
                 self.step(now, done.region_id(), |peer, context| {
                     peer.on_job_done(context, done)
@@ -293,6 +340,7 @@ impl<E: Engine> Shard<E> {
             // Stepping marks the peer as touched; it has just been collected.
             self.dirty.remove(&region_id);
         }
+        self.begin_destroys(now);
         let mut actions = Vec::new();
         self.emit_messages(&mut actions);
         self.emit_log(&mut actions);
@@ -345,11 +393,13 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let region_id = message.region_id;
-        if !self.step(now, region_id, |peer, context| {
-            peer.on_raft_message(context, message)
-        }) {
-            self.metrics.messages_dropped_unknown.increment();
+        if !self.peers.contains_key(&region_id) {
+            self.on_unknown_region(message);
+            return;
         }
+        self.step(now, region_id, |peer, context| {
+            peer.on_raft_message(context, message)
+        });
     }
 
     fn on_request(&mut self, now: Now, pending: PendingRequest) {
@@ -405,9 +455,12 @@ impl<E: Engine> Shard<E> {
         {
             let (_, readys) = self.log.in_flight.pop_front().expect("looked at above");
             for (region_id, ready) in readys {
-                self.step(now, region_id, |peer, context| {
+                let of_peer = self.step(now, region_id, |peer, context| {
                     peer.on_persisted(context, ready)
                 });
+                if !of_peer {
+                    self.on_log_of_destroyed(region_id, ready);
+                }
             }
         }
     }
@@ -421,9 +474,13 @@ impl<E: Engine> Shard<E> {
         *in_flight -= batches;
         for applied in regions {
             let region_id = applied.region_id;
-            self.step(now, region_id, |peer, context| {
-                peer.on_applied(context, applied)
-            });
+            if self.peers.contains_key(&region_id) {
+                self.step(now, region_id, |peer, context| {
+                    peer.on_applied(context, applied)
+                });
+            } else if applied.changes.contains(&RegionChange::Destroyed) {
+                self.on_tombstone_synced(region_id);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The store FSM: which regions live here, and the start of their peers.
 //!
-//! Start   Every region's record is read from the kv engine in the order of region ids. Its
+//! Start   A destroy that was cut off is finished. Every region's record is read from the kv engine in the order of region ids. Its
 //!         replica is opened over both engines, which checks that nothing is missing
 //!         (crash rule 8). A store whose state breaks a rule does not start.
 //! Spread  Each region's peer goes to a raft shard, its apply state to an apply shard, its
@@ -19,10 +19,13 @@ use strata_proto::raft_serverpb::PeerState;
 use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager, recover_install};
 use strata_storage::{
     Durability, Engine, Engines, PeerStorage, PeerStorageOptions, keys, read_all_region_states,
+    read_apply_state,
 };
 
 use crate::apply::ApplyShard;
 use crate::claim::Claims;
+use crate::create::Creations;
+use crate::destroy::finish_destroy;
 use crate::directory::{
     Directory, DirectoryCell, DirectoryEntry, PeerView, SYSTEM_REGION_ID, find_peer_on,
 };
@@ -83,6 +86,7 @@ pub struct StoreFsm<E: SnapshotEngine> {
     raft_shards: usize,
     directory: Arc<DirectoryCell>,
     claims: Claims<E::Files>,
+    creations: Creations,
 }
 
 /// The parts of a store after its start.
@@ -103,11 +107,12 @@ impl<E: SnapshotEngine> StoreFsm<E> {
             raft_shards: 1,
             directory: Arc::default(),
             claims: Claims::new(snapshots),
+            creations: Creations::new(store_id, &StoreOptions::default(), Arc::default()),
         }
     }
 
     /// Takes a request and returns its answers.
-    pub fn handle(&mut self, request: StoreRequest) -> Vec<StoreAnswer> {
+    pub fn handle(&mut self, now: Now, request: StoreRequest) -> Vec<StoreAnswer> {
         match request {
             StoreRequest::Claim { message, .. } => {
                 let result = self.claims.claim(&self.directory.load(), &message);
@@ -118,22 +123,61 @@ impl<E: SnapshotEngine> StoreFsm<E> {
             }
             StoreRequest::SetRegion { region, peer } => {
                 self.claims.release(region.id);
-                self.set_region(region, peer);
-                Vec::new()
+                if !self.set_region(region, peer) {
+                    return Vec::new();
+                }
+                self.creations.retry_held(now, &self.directory.load())
+            }
+            StoreRequest::Unknown { message } => {
+                let directory = self.directory.load();
+                let answers = self.creations.on_unknown(now, &directory, message);
+                self.publish_creating(&directory);
+                answers
+            }
+            StoreRequest::Destroyed { region } => {
+                self.claims.release(region.id);
+                let directory = self.directory.load();
+                let next = directory.without(directory.generation + 1, region.id);
+                self.directory.swap(next);
+                self.creations.bury(region);
+                let directory = self.directory.load();
+                let answers = self.creations.retry_held(now, &directory);
+                self.publish_creating(&directory);
+                answers
             }
         }
     }
 
-    /// Puts a region of the directory in its new form. What does not change makes no new
-    /// directory: a claim that is only released is no change.
-    fn set_region(&mut self, region: Arc<Region>, peer: PeerRecord) {
-        let directory = self.directory.load();
-        let Some(old) = directory.get(region.id) else {
-            return;
-        };
-        if old.region == region && old.peer == peer {
-            return;
+    /// Shows others which peers wait for their first snapshot, if that has changed.
+    fn publish_creating(&self, directory: &Directory) {
+        let creating = self.creations.creating();
+        if directory.creating != creating {
+            let next = directory.with_creating(directory.generation + 1, creating);
+            self.directory.swap(next);
         }
+    }
+
+    /// Puts a region of the directory in its new form, or a peer that was created in its
+    /// place. What does not change makes no new directory: a claim that is only released is
+    /// no change. Returns whether the ranges may have changed.
+    fn set_region(&mut self, region: Arc<Region>, peer: PeerRecord) -> bool {
+        let directory = self.directory.load();
+        let old = directory.get(region.id);
+        if old.is_some_and(|old| old.region == region && old.peer == peer)
+            || region.peers.is_empty()
+        {
+            return false;
+        }
+        let view = match old {
+            Some(old) => old.view.clone(),
+            None => match self.creations.take_view(region.id) {
+                Some(view) => view,
+                None => return false,
+            },
+        };
+        let same_range = old.is_some_and(|old| {
+            (&old.region.start_key, &old.region.end_key) == (&region.start_key, &region.end_key)
+        });
         let overlapping = directory
             .iter()
             .map(|entry| &*entry.region)
@@ -146,13 +190,14 @@ impl<E: SnapshotEngine> StoreFsm<E> {
             region.id
         );
         let entry = DirectoryEntry {
+            shard: shard_of(region.id, self.raft_shards),
             region,
             peer,
-            shard: old.shard,
-            view: old.view.clone(),
+            view,
         };
         let next = directory.with(directory.generation + 1, entry);
         self.directory.swap(next);
+        !same_range
     }
 
     /// Loads every region and spreads the peers over the shards.
@@ -168,13 +213,24 @@ impl<E: SnapshotEngine> StoreFsm<E> {
         now: Now,
     ) -> Result<LoadedStore<E>, LoadError> {
         let mut shards: Vec<Shard<E>> = (0..options.raft_shards)
-            .map(|index| Shard::new(index, self.store_id, options.clone(), metrics.clone()))
+            .map(|index| {
+                let (options, engines) = (options.clone(), engines.clone());
+                Shard::new(index, self.store_id, options, engines, metrics.clone())
+            })
             .collect();
         let mut apply_shards: Vec<ApplyShard> = (0..options.apply_shards)
-            .map(|_| ApplyShard::new(system.clone(), metrics.clone()))
+            .map(|_| ApplyShard::new(self.store_id, system.clone(), metrics.clone()))
             .collect();
         let mut entries = Vec::new();
-        for region in live_regions(engines)? {
+        self.creations = Creations::new(self.store_id, options, metrics.clone());
+        let (live, tombstones) = regions_on_disk(engines)?;
+        for region in tombstones {
+            if read_apply_state(&engines.kv, region.id)?.is_some() {
+                finish_destroy(engines, &region, &live).map_err(strata_storage::Error::from)?;
+            }
+            self.creations.bury(region);
+        }
+        for region in live {
             let region = Arc::new(region);
             let (peer, entry) = self.load_peer(options, engines, &region, now)?;
             let apply_shard = &mut apply_shards[apply_shard_of(region.id, options.apply_shards)];
@@ -235,15 +291,18 @@ impl<E: SnapshotEngine> StoreFsm<E> {
     }
 }
 
-fn live_regions<E: Engine>(engines: &Engines<E>) -> Result<Vec<Region>, LoadError> {
-    let mut regions = Vec::new();
+/// The regions of live peers, and those of tombstones.
+fn regions_on_disk<E: Engine>(
+    engines: &Engines<E>,
+) -> Result<(Vec<Region>, Vec<Region>), LoadError> {
+    let (mut regions, mut tombstones) = (Vec::new(), Vec::new());
     for record in read_all_region_states(&engines.kv)? {
         let Some(region) = record.region.clone() else {
             continue;
         };
         match record.state() {
             PeerState::Normal | PeerState::Applying => regions.push(region),
-            PeerState::Tombstone => {}
+            PeerState::Tombstone => tombstones.push(region),
             PeerState::Merging | PeerState::Unavailable => {
                 return Err(LoadError::UnknownState {
                     region_id: region.id,
@@ -252,7 +311,7 @@ fn live_regions<E: Engine>(engines: &Engines<E>) -> Result<Vec<Region>, LoadErro
             }
         }
     }
-    Ok(regions)
+    Ok((regions, tombstones))
 }
 
 /// True if two regions with ranges have keys in common.

@@ -29,6 +29,18 @@ pub enum StoreRequest {
         /// Its peer on this store.
         peer: Peer,
     },
+    /// A message for a region that the shard does not know. Answers:
+    /// [`ShardEvent::UnknownSettled`], and before it, now or later, [`ShardEvent::Create`]
+    /// or [`ShardEvent::Tell`] if that is what follows from it.
+    Unknown {
+        /// The message.
+        message: Box<RaftMessage>,
+    },
+    /// The peer of a region is gone, with its log and its data. No answer.
+    Destroyed {
+        /// The region as its tombstone has it.
+        region: Region,
+    },
 }
 
 /// An event for one shard.

@@ -25,6 +25,13 @@ pub(crate) struct Transfer {
     pending: PendingRequest,
 }
 
+impl Transfer {
+    /// The request that waits for its end.
+    pub(crate) fn into_pending(self) -> PendingRequest {
+        self.pending
+    }
+}
+
 impl<E: Engine> Peer<E> {
     /// Starts a hand-over.
     pub(crate) fn on_transfer(

@@ -16,9 +16,9 @@ use strata_proto::stratapb::{
     DataCommand, Mutation, RawSpace, SnapshotForm, WriteCommand, data_command::Body,
 };
 use strata_raftstore::{
-    Answer, Error, HeartbeatSink, ReadCommand, Request, RequestBody, RequestHeader, Store,
-    StoreHandle, StoreOptions, Surroundings, SystemStateMachine, SystemView, SystemViewError,
-    SystemWrites, Transport,
+    Answer, Error, HeartbeatSink, PeerChange, PeerChangeKind, ReadCommand, Request, RequestBody,
+    RequestHeader, Store, StoreHandle, StoreOptions, Surroundings, SystemStateMachine, SystemView,
+    SystemViewError, SystemWrites, Transport,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{DiskFiles, Offered, SnapshotError, SnapshotManager, from_raft};
@@ -349,6 +349,41 @@ fn a_store_that_was_away_comes_back_by_a_snapshot() {
         matches!(&answer, Ok(Answer::Value(Some(value))) if &value[..] == b"value"),
         "{answer:?}"
     );
+    cluster.shutdown();
+}
+
+/// A peer is removed and destroyed, with its log and its data in RocksDB, while its store
+/// serves its other regions.
+#[test]
+fn peer_destroyed_on_threads() {
+    let cluster = Cluster::start(3);
+    let region_id = cluster.region_of(b"k");
+    let Answer::Written(_) = cluster.call(region_id, &put("k", "v")) else {
+        panic!("not written");
+    };
+    let handle = cluster.stores[0].handle();
+    let state = handle.region_state(region_id).unwrap();
+    let leader = state.leader.map_or(0, |leader| leader.id);
+    let mut peers = state.region.peers.iter();
+    let peer = *peers.find(|peer| peer.id != leader).unwrap();
+    let kind = PeerChangeKind::Remove;
+    let changes = vec![PeerChange { kind, peer }];
+    match cluster.call(region_id, &RequestBody::ChangePeers { changes }) {
+        Answer::Region(region) => assert_eq!(region.peers.len(), 2),
+        other => panic!("{other:?}"),
+    }
+    let store = cluster.stores[peer.store_id as usize - 1].handle();
+    let end = Instant::now() + Duration::from_secs(20);
+    while store.region_state(region_id).is_some() {
+        assert!(Instant::now() < end, "the peer is not destroyed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(store.regions().len(), cluster.regions.len() - 1);
+    assert_eq!(store.metrics().peers_destroyed.get(), 1);
+    match cluster.call(region_id, &get("k")) {
+        Answer::Value(Some(value)) => assert_eq!(&value[..], b"v"),
+        other => panic!("{other:?}"),
+    }
     cluster.shutdown();
 }
 

@@ -31,6 +31,8 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         inbox_capacity: store.inbox_messages as usize,
         log_credits: store.log_credits as usize,
         apply_credits: store.apply_credits as usize,
+        peer_stale_time: raft.peer_stale_time,
+        max_pending_messages: store.max_pending_messages as usize,
         max_parked_requests: store.max_parked_requests as usize,
         max_queued_write_bytes: store.max_queued_write_size.bytes(),
         expiry_interval: store.expiry_interval,

@@ -103,6 +103,12 @@ impl Scenario {
     /// Plays all rounds; the checks are still to come.
     #[must_use]
     pub fn play(&self) -> Cluster {
+        self.play_with(|cluster| cluster.run_for(self.round))
+    }
+
+    /// Plays all rounds, with `act` in the place of their time; the checks are still to come.
+    #[must_use]
+    pub fn play_with(&self, mut act: impl FnMut(&mut Cluster)) -> Cluster {
         let mut cluster = Cluster::new(self.options());
         let spread = spread_keys(&cluster, SHARED_KEYS.max(self.regions as usize / 2));
         for round in 0..self.rounds {
@@ -115,7 +121,7 @@ impl Scenario {
                 cluster.options.client_loss = 0.05;
             }
             self.start_faults(&mut cluster);
-            cluster.run_for(self.round);
+            act(&mut cluster);
             cluster.stop_clients();
             cluster.heal();
             if self.crashes {

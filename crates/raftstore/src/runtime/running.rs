@@ -237,7 +237,7 @@ impl<E: SnapshotEngine> Running<E> {
         let inboxes = self.inboxes.clone();
         self.spawn("store".to_owned(), move || {
             while let Ok(request) = requests.recv() {
-                for answer in fsm.handle(request) {
+                for answer in fsm.handle(clock::now(), request) {
                     inboxes[answer.shard].event(answer.event);
                 }
             }

@@ -55,6 +55,8 @@ pub struct Node {
     pub disk_works: bool,
     /// Apply work is done only while this holds.
     pub apply_works: bool,
+    /// The kv engine is written only while this holds.
+    pub data_works: bool,
     pub held: VecDeque<StoreEffect>,
     pub workers: Workers<MemEngine>,
     /// Jobs are done only while this holds.
@@ -120,7 +122,7 @@ impl Cluster {
             id,
             &options,
             engines.clone(),
-            snapshots,
+            snapshots.clone(),
             &system,
             self.clock(id),
         )
@@ -131,6 +133,7 @@ impl Cluster {
             engines,
             disk_works: true,
             apply_works: true,
+            data_works: true,
             held: VecDeque::new(),
             workers,
             jobs_work: true,
@@ -226,6 +229,9 @@ impl Cluster {
                 node.held.push_back(StoreEffect::Apply(work));
             }
             StoreEffect::Apply(work) => queue.push_back((id, StoreEvent::Apply(work))),
+            StoreEffect::WriteData(write) if !node.data_works => {
+                node.held.push_back(StoreEffect::WriteData(write));
+            }
             StoreEffect::WriteData(write) => {
                 node.engines
                     .kv
@@ -300,6 +306,21 @@ impl Cluster {
         }
         receiver.finish().unwrap();
         true
+    }
+
+    /// Ends a store's process by a power cut: what was not synced is lost.
+    pub fn power_cut(&mut self, id: u64) -> Engines<MemEngine> {
+        let node = self.nodes.remove(&id).unwrap();
+        Engines::new(
+            node.engines.kv.crash_keeping(0),
+            node.engines.raft.crash_keeping(0),
+        )
+    }
+
+    /// Lets a kv engine that was not written be written again.
+    pub fn release_data(&mut self, id: u64) {
+        self.nodes.get_mut(&id).unwrap().data_works = true;
+        self.release(id);
     }
 
     /// Lets a stopped worker work again.

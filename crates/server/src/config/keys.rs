@@ -132,6 +132,9 @@ settings! {
         /// Part of the minimum election time-out by which clocks of two nodes may differ
         /// in speed; a leader's lease is that much shorter.
         max_clock_drift: f64 = "raft.max-clock-drift", "0.1", "0" ..= "0.5";
+        /// A replica without a leader for so long asks the others whether it is a member
+        /// still, and destroys itself if it is not.
+        peer_stale_time: Duration = "raft.peer-stale-time", "2h", "1m" ..= "24h";
         /// Small writes waiting for one region share an entry up to this size.
         shared_entry_size: Size = "raft.shared-entry-size", "256KiB", "0B" ..= "8MiB";
         /// Most commands that share an entry.
@@ -165,6 +168,9 @@ settings! {
         max_apply_backlog_size: Size = "store.max-apply-backlog-size", "16MiB", "1MiB" ..= "4GiB";
         /// Requests of one region that may wait for a leader or for room.
         max_parked_requests: u64 = "store.max-parked-requests", "4096", "1" ..= "1048576";
+        /// Raft messages for regions that are not here which one thread may have in question,
+        /// and replicas that may wait for their first snapshot.
+        max_pending_messages: u64 = "store.max-pending-messages", "1024", "16" ..= "65536";
         /// Writes of one region that wait to be proposed; one always may. More are refused
         /// as busy.
         max_queued_write_size: Size = "store.max-queued-write-size", "32MiB", "64KiB" ..= "4GiB";
