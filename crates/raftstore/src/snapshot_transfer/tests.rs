@@ -156,7 +156,7 @@ fn reply(reply: Reply) -> SnapshotReply {
 /// What one stream came to.
 #[derive(Debug)]
 enum End {
-    Delivered(RaftMessage),
+    Delivered(Box<RaftMessage>),
     Refused(SnapshotError, SendFault),
     Broken,
 }
@@ -177,7 +177,7 @@ fn run(
             Received::Complete { message, reply } => {
                 sender.handle(Duration::ZERO, reply).unwrap();
                 assert!(sender.is_done());
-                return End::Delivered(*message);
+                return End::Delivered(message);
             }
             Received::Refused { error, reply } => {
                 let fault = sender.handle(Duration::ZERO, reply).unwrap_err();
@@ -211,7 +211,7 @@ fn completes(snapshot: &SnapshotRef<MemFiles>, manager: &SnapshotManager<MemFile
     let End::Delivered(message) = end else {
         panic!("{end:?}");
     };
-    assert_eq!(message, raft_message(snapshot.meta()));
+    assert_eq!(*message, raft_message(snapshot.meta()));
     assert_same(snapshot, manager);
     sender.chunks_sent()
 }
