@@ -21,6 +21,7 @@ use crate::{Error, RawClient, Result, Swapped, channels};
 use bytes::Bytes;
 use course::{Course, Met, Sessions, Step};
 use std::sync::Arc;
+use std::time::Duration;
 use strata_proto::stratapb::{
     AppendCommand, CompareAndSwapCommand, DataCommand, ExecuteRequest, ExecuteResponse, Mutation,
     OpenSessionRequest, RawSpace, SessionAnswer, SessionOperation, WriteCommand,
@@ -258,6 +259,9 @@ impl Clerk {
         match self.sessions.on_met(met) {
             Course::Again => {
                 budget.note(what);
+                // Where more clerks write than the region keeps sessions for, each new one
+                // drives another out.
+                budget.pause(Duration::ZERO).await;
                 Ok(None)
             }
             Course::Unknown => Err(Error::Unknown { last: what }),
