@@ -20,8 +20,12 @@ use std::path::{Path, PathBuf};
 use strata_client::{RawClient, Scan};
 use tokio::task::JoinSet;
 
-/// Rows in a page.
-const PAGE_ROWS: usize = 1024;
+/// Rows in the first page, of which nothing is known yet.
+const PAGE_ROWS_FIRST: usize = 64;
+/// Most rows in a page.
+const PAGE_ROWS_MAX: usize = 1024;
+/// Bytes that a page aims at, by the rows of the page before it.
+const PAGE_BYTES: usize = 4 << 20;
 /// Times to live that are asked for at a time.
 const TTL_REQUESTS_MAX: usize = 64;
 
@@ -36,15 +40,17 @@ pub async fn run(global: &Global, args: &ExportArgs, hex: bool) -> Outcome {
     let mut target = Target::open(&args.file)?;
     let bar = progress::bar(None);
     let (mut next, mut count) = (start, 0u64);
+    let mut limit = PAGE_ROWS_FIRST;
     loop {
         let scan = Scan {
             start: next.clone(),
             end: end.clone(),
-            limit: Some(PAGE_ROWS),
+            limit: Some(limit),
             ..Scan::default()
         };
         let page = client.scan(scan).await?;
-        let full = page.len() == PAGE_ROWS;
+        let full = page.len() == limit;
+        limit = page_rows(&page);
         if let Some((last, _)) = page.last() {
             next = [last, &b"\0"[..]].concat().into();
         }
@@ -83,6 +89,16 @@ pub async fn run(global: &Global, args: &ExportArgs, hex: bool) -> Outcome {
         eprintln!("{count} rows exported");
     }
     Ok(())
+}
+
+/// Rows of the page behind this one.
+fn page_rows(page: &[(Bytes, Bytes)]) -> usize {
+    let bytes: usize = page
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    let row_bytes = (bytes / page.len().max(1)).max(1);
+    (PAGE_BYTES / row_bytes).clamp(1, PAGE_ROWS_MAX)
 }
 
 /// What each key of a page has left to live, in seconds; 0: for good, `None`: it is gone.
@@ -164,4 +180,18 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
         "{} cannot be written: {error}; name another file, or - for stdout",
         path.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_hold_fewer_rows_the_larger_these_are() {
+        let page = |bytes: usize| vec![(Bytes::from_static(b"k"), vec![0; bytes].into()); 4];
+        assert_eq!(page_rows(&page(100)), PAGE_ROWS_MAX);
+        assert_eq!(page_rows(&page((1 << 20) - 1)), 4);
+        assert_eq!(page_rows(&page(PAGE_BYTES * 2)), 1);
+        assert_eq!(page_rows(&[]), PAGE_ROWS_MAX);
+    }
 }
