@@ -235,6 +235,21 @@ pub trait ReadView {
         direction: Direction,
         visit: Visitor<'_>,
     ) -> Result<(), EngineError>;
+
+    /// A forward scan of a range that is read once, as a whole: what it reads takes no place
+    /// in the engine's cache, so that it neither grows nor loses what others read often.
+    ///
+    /// # Errors
+    /// As [`ReadView::scan`].
+    fn scan_once(
+        &self,
+        cf: Cf,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        self.scan(cf, start, end, Direction::Forward, visit)
+    }
 }
 
 /// An ordered key-value store. Clones are handles of the same store.

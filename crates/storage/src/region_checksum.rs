@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use crc::{CRC_64_XZ, Crc, Digest};
 use strata_proto::metapb::Region;
 
-use crate::engine::{Direction, ReadView};
+use crate::engine::ReadView;
 use crate::error::Error;
 use crate::raw_value;
 use crate::record::hex;
@@ -61,8 +61,7 @@ pub fn region_checksum(
                 ControlFlow::Break(())
             }
         };
-        let (cf, direction) = (content.cf(), Direction::Forward);
-        kv.scan(cf, &start, Some(&end), direction, &mut visit)?;
+        kv.scan_once(content.cf(), &start, Some(&end), &mut visit)?;
         if let Some(fault) = fault {
             return Err(fault);
         }

@@ -192,6 +192,17 @@ impl RocksEngine {
             .map_err(|error| self.inner.fail(error))
     }
 
+    /// Bytes in the block cache.
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self, cf: Cf) -> u64 {
+        let handle = self.inner.handle(cf).expect("a family of this engine");
+        let usage = self
+            .inner
+            .db
+            .property_int_value_cf(handle, "rocksdb.block-cache-usage");
+        usage.ok().flatten().expect("there is a block cache")
+    }
+
     /// Compacts one column family whole, and waits for it. Drops what its filter drops.
     ///
     /// # Errors
@@ -419,6 +430,20 @@ impl ReadView for RocksEngine {
         let options = ReadOptions::default();
         self.inner.scan(cf, (start, end), direction, options, visit)
     }
+
+    fn scan_once(
+        &self,
+        cf: Cf,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let range = (start, end);
+        self.inner
+            .scan(cf, range, Direction::Forward, options, visit)
+    }
 }
 
 impl Engine for RocksEngine {
@@ -522,6 +547,21 @@ impl ReadView for RocksSnapshot {
         self.open
             .inner
             .scan(cf, (start, end), direction, options, visit)
+    }
+
+    fn scan_once(
+        &self,
+        cf: Cf,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        let mut options = self.open.read_options();
+        options.fill_cache(false);
+        let range = (start, end);
+        self.open
+            .inner
+            .scan(cf, range, Direction::Forward, options, visit)
     }
 }
 

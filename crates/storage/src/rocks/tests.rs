@@ -4,11 +4,12 @@ mod crash;
 mod expiry;
 mod same_answers;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::*;
 use crate::batch::WriteBatch;
-use crate::engine::{Cf, Durability, Engine, EngineKind};
+use crate::engine::{Cf, Direction, Durability, Engine, EngineKind, ReadView};
 
 /// Small memtables, so that tests reach files and stay cheap.
 pub(super) fn options() -> EngineOptions {
@@ -28,4 +29,39 @@ pub(super) fn put(engine: &RocksEngine, cf: Cf, key: &str, value: &str, durabili
     let mut batch = WriteBatch::new();
     batch.put(cf, key.to_owned(), value.to_owned());
     engine.write(&batch, durability).unwrap();
+}
+
+#[test]
+fn what_is_read_once_takes_no_place_in_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let value = "v".repeat(4096);
+    for number in 0..64 {
+        let key = format!("key{number:03}");
+        put(&engine, Cf::Default, &key, &value, Durability::Unsynced);
+    }
+    engine.flush().unwrap();
+    let snapshot = engine.snapshot();
+    let read = |view: &dyn ReadView, once: bool| {
+        let mut bytes = 0;
+        let mut visit = |_: &[u8], value: &[u8]| {
+            bytes += value.len();
+            ControlFlow::Continue(())
+        };
+        if once {
+            view.scan_once(Cf::Default, b"", None, &mut visit)
+        } else {
+            view.scan(Cf::Default, b"", None, Direction::Forward, &mut visit)
+        }
+        .unwrap();
+        assert_eq!(bytes, 64 * 4096);
+        engine.cached_bytes(Cf::Default)
+    };
+    let blocks = 32 * 4096;
+    assert!(read(&engine, true) < blocks, "of the engine");
+    assert!(read(&snapshot, true) < blocks, "of a snapshot");
+    assert!(
+        read(&snapshot, false) >= blocks,
+        "an ordinary scan fills the cache"
+    );
 }

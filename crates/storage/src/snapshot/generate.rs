@@ -26,7 +26,7 @@ use super::meta::{contents, snapshot_id};
 use super::name::{Origin, Role, SnapshotKey, temporary};
 use super::reference::{CHUNK_BYTES, SnapshotRef};
 use super::table::{SnapshotEngine, TableWriter};
-use crate::engine::{Direction, ReadView};
+use crate::engine::ReadView;
 use crate::region_records::{conf_state_of, read_apply_state, read_region_state};
 
 /// What a step of the work has come to.
@@ -203,7 +203,7 @@ impl<E: SnapshotEngine> Generator<E> {
         };
         let (cf, end) = (writing.content.cf(), writing.end.as_slice());
         self.view
-            .scan(cf, &writing.next, Some(end), Direction::Forward, &mut visit)?;
+            .scan_once(cf, &writing.next, Some(end), &mut visit)?;
         if let Some(error) = failed {
             return Err(error);
         }
