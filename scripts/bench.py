@@ -3,7 +3,8 @@
 
     make bench [SECONDS=10]        all rows; writes docs/benchmarks/comparison.json and the
                                    tables in docs/benchmarks.md
-    make bench QUICK=1             short runs, three kills; prints the tables only
+    make bench QUICK=1             short runs, three kills, half the snapshot; prints
+                                   the tables only
 
 Each server is a cluster of three processes on ports and a folder of its own, with its
 default settings: every write is synced before it is answered. The servers run one after
@@ -19,6 +20,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import signal
 import statistics
@@ -48,6 +50,11 @@ WRITERS = 16
 # Seconds of steady writing before a kill and in all, in one round.
 KILL_AFTER = 2
 KILL_ROUND = 8
+# The region that travels as a snapshot: 1 GiB of values.
+SNAPSHOT_KEYS = 1 << 18
+SNAPSHOT_VALUE_BYTES = 4096
+# Longest wait for such a snapshot, in seconds.
+SNAPSHOT_WAIT = 600
 # Longest wait for a server to serve, in seconds.
 READY = 60
 # etcd refuses writes when its file reaches 2 GiB, which a long run of puts does.
@@ -66,9 +73,9 @@ def end_with_parent():
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def wait_for(what, ask):
+def wait_for(what, ask, seconds=READY):
     """Asks until the answer is true; the last error is told when the time is over."""
-    until = time.monotonic() + READY
+    until = time.monotonic() + seconds
     last = None
     while time.monotonic() < until:
         try:
@@ -78,7 +85,7 @@ def wait_for(what, ask):
         except (OSError, ValueError, subprocess.CalledProcessError) as error:
             last = error
         time.sleep(0.05)
-    raise RuntimeError(f"waited {READY} s for {what}; last: {last}")
+    raise RuntimeError(f"waited {seconds} s for {what}; last: {last}")
 
 
 def http(port, path, body=None):
@@ -146,10 +153,11 @@ class Cluster:
         self.processes[node].kill()
         self.processes[node].wait()
 
-    def bench_words(self, kind, clients, seconds, *more, keys=KEYS, endpoints=None):
-        return [STRATA, "--endpoints", endpoints or self.endpoints(), "--format", "json", "bench", kind,
-                "--target", self.name, "--clients", str(clients), "--seconds", str(seconds),
-                "--keys", str(keys), "--value-size", str(VALUE_BYTES), *more]
+    def bench_words(self, kind, clients, seconds, *more, keys=KEYS, value_bytes=VALUE_BYTES,
+                    endpoints=None):
+        return [STRATA, "--endpoints", endpoints or self.endpoints(), "--format", "json",
+                "bench", kind, "--target", self.name, "--clients", str(clients), "--seconds", str(seconds),
+                "--keys", str(keys), "--value-size", str(value_bytes), *more]
 
     def bench(self, kind, clients, seconds, *more, endpoints=None):
         """One run as the dictionary that `strata bench` prints."""
@@ -191,6 +199,17 @@ class Strata(Cluster):
         for region in regions:
             region.setdefault("leader_store_id", (region.get("leader") or {}).get("store_id"))
         return regions
+
+    def page(self, node, region_id):
+        """What a node shows of its replica of a region."""
+        return json.loads(http(self.port + node - 1, f"/debug/regions/{region_id}"))
+
+    def told(self, node, line):
+        """The seconds in the last log line of a node with this text; none if there is none."""
+        log = (self.folder / f"{self.name}-{node}.out").read_text(errors="replace")
+        found = [one for one in log.splitlines() if f"{line}," in one or one.endswith(line)]
+        seconds = found and re.search(r"seconds: ([0-9.]+)", found[-1])
+        return float(seconds.group(1)) if seconds else None
 
     def leader(self):
         """Who leads the first region, which holds all keys of a run in one region."""
@@ -276,6 +295,61 @@ def leader_kills(cluster, kills):
     return gaps
 
 
+class MemoryWatch:
+    """Samples the resident memory of processes, and keeps how much each grew at most."""
+
+    def __init__(self, pids):
+        self.before = {pid: resident_bytes(pid) for pid in pids}
+        self.grew = dict.fromkeys(pids, 0)
+
+    def sample(self):
+        for pid, before in self.before.items():
+            self.grew[pid] = max(self.grew[pid], resident_bytes(pid) - before)
+
+
+def big_snapshot(cluster, keys, value_bytes):
+    """A follower is dead while a region is filled and its log compacted; it comes back by a
+    snapshot. Seconds of each step as the nodes' logs tell them, and the growth of memory."""
+    region = cluster.regions()[0]
+    region_id, leader = region["region_id"], region["leader_store_id"]
+    follower = leader % NODES + 1
+    applied = cluster.page(follower, region_id)["applied_index"]
+    cluster.kill(follower)
+    run_bench(cluster.bench_words("get", 64, 1, "--single-region", keys=keys,
+                                  value_bytes=value_bytes))
+    leader = wait_for("a leader", cluster.leader)
+    wait_for("the log to be compacted",
+             lambda: cluster.page(leader, region_id)["truncated_index"] > applied, SNAPSHOT_WAIT)
+    began = time.monotonic()
+    cluster.start(follower)
+    cluster.wait(follower)
+    pids = {name: cluster.processes[node].pid
+            for name, node in (("sender", leader), ("receiver", follower))}
+    watch = MemoryWatch(pids.values())
+    wanted = cluster.page(leader, region_id)["applied_index"]
+
+    def caught_up():
+        watch.sample()
+        page = cluster.page(follower, region_id)
+        return page["applied_index"] >= wanted and page["snapshots_received"] > 0
+    wait_for("the snapshot to be installed", caught_up, SNAPSHOT_WAIT)
+    seconds = time.monotonic() - began
+    watch.sample()
+    page = cluster.page(leader, region_id)
+    found = {
+        "value_bytes": keys * value_bytes,
+        "chunks_sent": page["snapshot_chunks_sent"],
+        "generate_seconds": cluster.told(leader, "a snapshot was made"),
+        "send_seconds": cluster.told(leader, "a snapshot was sent"),
+        "install_seconds": cluster.told(follower, "a snapshot was installed"),
+        "whole_seconds": seconds,
+        "grew_bytes": {name: watch.grew[pid] for name, pid in pids.items()},
+        "resident_bytes": {name: resident_bytes(pid) for name, pid in pids.items()},
+    }
+    say(f"  snapshot: {found}")
+    return found
+
+
 def startup(folder, idle_seconds):
     """How soon `strata up` serves on an empty folder, and what an idle node uses."""
     up = subprocess.Popen(
@@ -345,11 +419,11 @@ def main():
     options.add_argument("--seconds", type=int, default=10, help="length of each run")
     options.add_argument("--kills", type=int, default=10, help="leader kills of each server")
     options.add_argument("--quick", action="store_true",
-                         help="runs of 2 seconds, 3 kills, nothing is written")
+                         help="runs of 2 seconds, 3 kills, half the snapshot; nothing is written")
     options = options.parse_args()
-    seconds, kills, idle = options.seconds, options.kills, 10
+    seconds, kills, idle, snapshot_keys = options.seconds, options.kills, 10, SNAPSHOT_KEYS
     if options.quick:
-        seconds, kills, idle = 2, 3, 2
+        seconds, kills, idle, snapshot_keys = 2, 3, 2, SNAPSHOT_KEYS // 2
     etcd = first_line(str(TOP / "scripts" / "setup-etcd.sh"))
     if not etcd:
         sys.exit("no etcd to compare with")
@@ -360,7 +434,7 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit("stopped"))
     try:
-        results = measure(folder, etcd, seconds, kills, idle)
+        results = measure(folder, etcd, seconds, kills, idle, snapshot_keys)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(bench_table.tables(results))
@@ -373,7 +447,7 @@ def main():
             sys.exit("a bound does not hold")
 
 
-def measure(folder, etcd, seconds, kills, idle):
+def measure(folder, etcd, seconds, kills, idle, snapshot_keys):
     results = {
         "date": datetime.date.today().isoformat(),
         "commit": first_line("git", "describe", "--always", "--dirty"),
@@ -394,6 +468,12 @@ def measure(folder, etcd, seconds, kills, idle):
             say(cluster.name)
             results["rows"] += throughput(cluster, seconds)
             results["leader_kills"][cluster.name] = leader_kills(cluster, kills)
+    say("snapshot")
+    snapshot_folder = folder / "snapshot"
+    snapshot_folder.mkdir()
+    with Strata(snapshot_folder) as cluster:
+        results["snapshot"] = big_snapshot(cluster, snapshot_keys, SNAPSHOT_VALUE_BYTES)
+    shutil.rmtree(snapshot_folder, ignore_errors=True)
     say("noop")
     noop = run_bench([
         STRATA, "--format", "json", "bench", "noop", "--clients", str(CLIENTS[-1]),

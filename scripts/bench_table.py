@@ -20,6 +20,8 @@ MIB = 1 << 20
 MOST_CLIENTS = 256
 # Longest median gap when a leader is killed, in seconds.
 GAP_MAX = 2.0
+# Most that either node's memory grows while a large snapshot travels, in bytes.
+SNAPSHOT_GROWTH_MAX = 64 * MIB
 
 
 def fastest(results, target, kind, clients, single_region=False):
@@ -46,6 +48,11 @@ def bounds(results):
     gap = median_gap(results["leader_kills"]["strata"])
     found.append((f"median of the longest gaps when a leader is killed under {GAP_MAX:g} s "
                   f"({gap:.2f} s)", gap < GAP_MAX))
+    grew = max(results["snapshot"]["grew_bytes"].values())
+    found.append((f"memory of neither node grows by more than {SNAPSHOT_GROWTH_MAX // MIB} MiB "
+                  f"while a snapshot of {results['snapshot']['value_bytes'] / (1 << 30):g} GiB is "
+                  f"made, sent and installed ({grew / MIB:.0f} MiB)",
+                  grew <= SNAPSHOT_GROWTH_MAX))
     return found
 
 
@@ -91,6 +98,23 @@ def gap_table(results):
     return lines
 
 
+def snapshot_table(results):
+    snapshot = results["snapshot"]
+    grew, resident = snapshot["grew_bytes"], snapshot["resident_bytes"]
+    return [
+        "| step | seconds |", "|---|---|",
+        f"| making it, at the leader | {snapshot['generate_seconds']} |",
+        f"| sending it, {snapshot['chunks_sent']} chunks | {snapshot['send_seconds']} |",
+        f"| installing it, at the follower | {snapshot['install_seconds']} |",
+        f"| from the follower's start until it has applied what the leader had "
+        f"| {snapshot['whole_seconds']:.1f} |",
+        "",
+        "| node | resident MiB at the end | growth at most, MiB |", "|---|---|---|",
+        *(f"| {name} | {resident[name] / MIB:.0f} | {grew[name] / MIB:.0f} |"
+          for name in ("sender", "receiver")),
+    ]
+
+
 def tables(results):
     """The text between the markers."""
     machine, start = results["machine"], results["startup"]
@@ -108,6 +132,11 @@ def tables(results):
         "leader is killed with -9:",
         "",
         *gap_table(results),
+        "",
+        f"A follower that was dead while {results['snapshot']['value_bytes'] / (1 << 30):g} GiB of "
+        "values were written to a region, and its log compacted, comes back by a snapshot:",
+        "",
+        *snapshot_table(results),
         "",
         "| what | figure |",
         "|---|---|",

@@ -120,6 +120,10 @@ store_metrics! {
     snapshots_generated,
     /// Snapshots that could not be made.
     snapshots_failed,
+    /// Milliseconds spent on making snapshots.
+    snapshot_generate_ms,
+    /// Milliseconds spent on installing snapshots.
+    snapshot_install_ms,
     /// Snapshots handed to the transport.
     snapshots_sent,
     /// Snapshots refused after they had arrived whole.

@@ -50,6 +50,15 @@ pub struct WorkerFault {
     pub error: SnapshotError,
 }
 
+/// A job that the worker has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurrentJob {
+    /// The region.
+    pub region_id: u64,
+    /// Whether its snapshot is being installed; it is being made otherwise.
+    pub install: bool,
+}
+
 enum Current<E: SnapshotEngine> {
     Generate {
         region_id: u64,
@@ -75,6 +84,8 @@ pub struct RegionWorker<E: SnapshotEngine> {
     installed: BTreeMap<u64, Region>,
     /// Nothing is done before.
     not_before: Duration,
+    /// The failure of the last piece of an install, until one succeeds.
+    waits_because: Option<SnapshotError>,
     next_gc: Option<Duration>,
     /// When each snapshot was first seen here.
     seen: BTreeMap<SnapshotKey, Duration>,
@@ -98,6 +109,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             current: None,
             installed: BTreeMap::new(),
             not_before: Duration::ZERO,
+            waits_because: None,
             next_gc: None,
             seen: BTreeMap::new(),
         }
@@ -119,6 +131,26 @@ impl<E: SnapshotEngine> RegionWorker<E> {
     /// True if a step at `now` would do a piece of a job.
     pub fn has_work(&self, now: Duration) -> bool {
         (self.current.is_some() || !self.queue.is_empty()) && self.not_before <= now
+    }
+
+    /// The snapshot that is being made or installed. Clears have no duration: each is one
+    /// piece of work.
+    pub fn current(&self) -> Option<CurrentJob> {
+        self.current.as_ref().map(|current| match current {
+            Current::Generate { region_id, .. } => CurrentJob {
+                region_id: *region_id,
+                install: false,
+            },
+            Current::Install { region_id, .. } => CurrentJob {
+                region_id: *region_id,
+                install: true,
+            },
+        })
+    }
+
+    /// Why the install under way waits and tries again, while it does.
+    pub fn waits_because(&self) -> Option<&SnapshotError> {
+        self.waits_because.as_ref()
     }
 
     /// Does a piece of work: a few hundred kilobytes of a snapshot, about `budget_bytes`, one
@@ -231,11 +263,14 @@ impl<E: SnapshotEngine> RegionWorker<E> {
     ) -> Result<Option<JobDone>, WorkerFault> {
         let live = self.live_regions(region_id);
         match installer.step(&live) {
-            Ok(Installed::Done) => return Ok(Some(JobDone::Installed { region_id, index })),
-            Ok(Installed::Working) => {}
+            Ok(Installed::Done) => {
+                self.waits_because = None;
+                return Ok(Some(JobDone::Installed { region_id, index }));
+            }
+            Ok(Installed::Working) => self.waits_because = None,
             Err(error @ (SnapshotError::DiskFull { .. } | SnapshotError::File { .. })) => {
                 // Nothing is lost by waiting: the files are here and the region is marked.
-                drop(error);
+                self.waits_because = Some(error);
                 self.not_before = now + RETRY_WAIT;
             }
             Err(error) => return Err(fault(region_id, "installing a snapshot", error)),
@@ -282,9 +317,9 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             .collect()
     }
 
-    /// Removes files that nobody wants: what was made, once it is older than twice the time
-    /// for which a leader sends it, or a newer one was made; what was received, once it is old and no region is being
-    /// installed from it.
+    /// Removes files that nobody wants: what was made, once it is older than twice the
+    /// time for which a leader sends it, or a newer one was made; what was received, once it
+    /// is old and no region is being installed from it.
     fn collect_files(&mut self, now: Duration) -> Result<(), WorkerFault> {
         let due = *self.next_gc.get_or_insert(now + self.gc_interval);
         if now < due {

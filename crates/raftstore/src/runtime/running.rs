@@ -14,10 +14,11 @@ use strata_proto::stratapb::SnapshotMeta;
 use strata_storage::Engines;
 use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 
+use super::region_jobs::run_region_worker;
 use super::threads::{
     ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
-    request_weight, run_expiry, run_log_gc_worker, run_log_writer, run_reader, run_region_worker,
-    send_read, stop_process,
+    request_weight, run_expiry, run_log_gc_worker, run_log_writer, run_reader, send_read,
+    stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
 use crate::claim::check_offer;
@@ -218,8 +219,9 @@ impl<E: SnapshotEngine> Running<E> {
             self.gate.directory().clone(),
         );
         let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
+        let metrics = self.metrics.clone();
         self.spawn("region-worker".to_owned(), move || {
-            run_region_worker(region, &region_jobs, &inboxes, &logger);
+            run_region_worker(region, &region_jobs, &inboxes, &metrics, &logger);
         })?;
         let log_gc = LogGcWorker::new(self.engines.clone());
         let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());

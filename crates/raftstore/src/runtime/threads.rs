@@ -7,7 +7,6 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use slog::{Logger, crit};
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::snapshot::SnapshotEngine;
 use strata_storage::{Durability, Engine};
 
 use super::{HeartbeatSink, Transport, clock};
@@ -19,7 +18,6 @@ use crate::gate::{ReadOutcome, serve_task};
 use crate::job::{JobDone, RegionJob};
 use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
-use crate::region_worker::RegionWorker;
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
 use crate::store_request::StoreRequest;
 use crate::task::{PendingRequest, ReadTask};
@@ -28,10 +26,6 @@ use crate::task::{PendingRequest, ReadTask};
 const DRAIN_MAILS: usize = 1024;
 /// Bytes at which a log writer or an apply shard stops gathering batches.
 const GATHER_BYTES: usize = 8 << 20;
-/// Bytes of keys and values that the region worker reads in one piece of work.
-const WORKER_BUDGET_BYTES: usize = 256 << 10;
-/// How often the region worker looks for files to collect, and for work to try again.
-const WORKER_WAIT: Duration = Duration::from_millis(200);
 /// Bytes that count as much as a request without any.
 const WEIGHT_BYTES: usize = 4 << 10;
 /// How long the process waits for its last line to reach the log.
@@ -371,31 +365,6 @@ pub(super) fn run_reader<E: Engine>(
     }
 }
 
-/// The region worker: a piece of work at a time, until no shard can send jobs any more. What
-/// is under way then is begun again by the next start.
-pub(super) fn run_region_worker<E: SnapshotEngine>(
-    mut worker: RegionWorker<E>,
-    jobs: &Receiver<RegionJob>,
-    inboxes: &[Inbox],
-    logger: &Logger,
-) {
-    loop {
-        let wait = match worker.has_work(clock::monotonic()) {
-            true => Duration::ZERO,
-            false => WORKER_WAIT,
-        };
-        match jobs.recv_timeout(wait) {
-            Ok(job) => worker.push(job),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        match worker.step(clock::monotonic(), WORKER_BUDGET_BYTES) {
-            Ok(done) => done.into_iter().for_each(|done| answer_job(inboxes, done)),
-            Err(fault) => stop_process(logger, &fault.to_string()),
-        }
-    }
-}
-
 /// The log gc worker: all jobs that wait share one sync of the kv engine.
 pub(super) fn run_log_gc_worker<E: Engine>(
     mut worker: LogGcWorker<E>,
@@ -415,7 +384,8 @@ pub(super) fn run_log_gc_worker<E: Engine>(
     }
 }
 
-fn answer_job(inboxes: &[Inbox], done: JobDone) {
+/// Hands what a worker has done to the shard of the region.
+pub(super) fn answer_job(inboxes: &[Inbox], done: JobDone) {
     let shard = shard_of(done.region_id(), inboxes.len());
     inboxes[shard].event(ShardEvent::JobDone(done));
 }

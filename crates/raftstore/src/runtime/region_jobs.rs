@@ -1,0 +1,137 @@
+//! The thread of the region worker: a piece of work at a time, and what the log says of it.
+//!
+//! A snapshot that is made or installed has two lines, when its job begins and when it ends,
+//! and its time is counted. An install that waits for room says so once for each reason.
+
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use slog::{Logger, info, warn};
+use strata_storage::snapshot::{SnapshotEngine, total_bytes};
+
+use super::clock;
+use super::threads::{Inbox, answer_job, stop_process};
+use crate::job::{JobDone, RegionJob};
+use crate::metrics::StoreMetrics;
+use crate::region_worker::{CurrentJob, RegionWorker};
+
+/// Bytes of keys and values that the region worker reads in one piece of work.
+const WORKER_BUDGET_BYTES: usize = 256 << 10;
+/// How often the region worker looks for files to collect, and for work to try again.
+const WORKER_WAIT: Duration = Duration::from_millis(200);
+
+/// Works until no shard can send jobs any more. What is under way then is begun again by the
+/// next start.
+pub(super) fn run_region_worker<E: SnapshotEngine>(
+    mut worker: RegionWorker<E>,
+    jobs: &Receiver<RegionJob>,
+    inboxes: &[Inbox],
+    metrics: &StoreMetrics,
+    logger: &Logger,
+) {
+    let mut record = Record {
+        metrics,
+        logger,
+        under_way: None,
+        told: None,
+    };
+    loop {
+        let wait = match worker.has_work(clock::monotonic()) {
+            true => Duration::ZERO,
+            false => WORKER_WAIT,
+        };
+        match jobs.recv_timeout(wait) {
+            Ok(job) => worker.push(job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        match worker.step(clock::monotonic(), WORKER_BUDGET_BYTES) {
+            Ok(done) => {
+                record.note(clock::monotonic(), &worker, done.as_ref());
+                done.into_iter().for_each(|done| answer_job(inboxes, done));
+            }
+            Err(fault) => stop_process(logger, &fault.to_string()),
+        }
+    }
+}
+
+/// What was told of the job under way.
+struct Record<'a> {
+    metrics: &'a StoreMetrics,
+    logger: &'a Logger,
+    /// The job, and when it began.
+    under_way: Option<(CurrentJob, Duration)>,
+    /// The last reason for waiting that was told.
+    told: Option<String>,
+}
+
+impl Record<'_> {
+    /// Compares what the worker is at with what it was at before its last piece of work.
+    fn note<E: SnapshotEngine>(
+        &mut self,
+        now: Duration,
+        worker: &RegionWorker<E>,
+        done: Option<&JobDone>,
+    ) {
+        self.note_wait(worker);
+        if let Some(JobDone::Generated {
+            region_id,
+            result: Err(error),
+        }) = done
+        {
+            // Also where it failed as it began.
+            warn!(self.logger, "a snapshot could not be made, a later request tries again";
+                "region" => region_id, "reason" => %error);
+        }
+        let current = worker.current();
+        if current == self.under_way.map(|(job, _)| job) {
+            return;
+        }
+        if let Some((job, began)) = self.under_way.take() {
+            self.ended(job, now.saturating_sub(began), done);
+        }
+        if let Some(job) = current {
+            info!(self.logger, "{}", begun(job); "region" => job.region_id);
+            self.under_way = Some((job, now));
+        }
+    }
+
+    fn ended(&self, job: CurrentJob, took: Duration, done: Option<&JobDone>) {
+        let spent = match job.install {
+            true => &self.metrics.snapshot_install_ms,
+            false => &self.metrics.snapshot_generate_ms,
+        };
+        spent.add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        let seconds = format!("{:.1}", took.as_secs_f64());
+        match done {
+            Some(JobDone::Generated {
+                result: Ok(meta), ..
+            }) => info!(self.logger, "a snapshot was made"; "region" => job.region_id,
+                "bytes" => total_bytes(meta), "seconds" => seconds),
+            Some(JobDone::Installed { .. }) => {
+                info!(self.logger, "a snapshot was installed"; "region" => job.region_id,
+                    "seconds" => seconds);
+            }
+            _ => {}
+        }
+    }
+
+    fn note_wait<E: SnapshotEngine>(&mut self, worker: &RegionWorker<E>) {
+        let reason = worker.waits_because().map(ToString::to_string);
+        if reason == self.told {
+            return;
+        }
+        if let (Some(reason), Some(job)) = (&reason, worker.current()) {
+            warn!(self.logger, "installing a snapshot waits and tries again";
+                "region" => job.region_id, "reason" => reason);
+        }
+        self.told = reason;
+    }
+}
+
+fn begun(job: CurrentJob) -> &'static str {
+    match job.install {
+        true => "installing a snapshot",
+        false => "making a snapshot",
+    }
+}
