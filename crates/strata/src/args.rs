@@ -227,6 +227,7 @@ pub enum KvCommand {
         /// The key, as text or with --hex.
         key: String,
         /// The value; `-` reads it from stdin, as it is.
+        #[arg(allow_negative_numbers = true)]
         value: Option<String>,
         /// Read the value from a file, as it is.
         #[arg(long)]
@@ -248,6 +249,7 @@ pub enum KvCommand {
         /// The key, as text or with --hex.
         key: String,
         /// What is appended; `-` reads it from stdin, as it is.
+        #[arg(allow_negative_numbers = true)]
         value: Option<String>,
         /// Read what is appended from a file, as it is.
         #[arg(long)]
@@ -302,13 +304,13 @@ pub enum KvCommand {
         /// The key, as text or with --hex.
         key: String,
         /// The value that the key must hold.
-        #[arg(long, value_name = "V")]
+        #[arg(long, value_name = "V", allow_negative_numbers = true)]
         old: Option<String>,
         /// The key must be absent.
         #[arg(long)]
         absent: bool,
         /// The value to write.
-        #[arg(long, value_name = "V")]
+        #[arg(long, value_name = "V", allow_negative_numbers = true)]
         new: String,
     },
     /// Write the keys of a file, a row a line.
@@ -520,6 +522,22 @@ mod tests {
         assert!(parse(&["--initial-cluster", "a:1"]).is_err());
         assert!(parse(&["--initial-cluster", "0=a:1"]).is_err());
         assert!(parse(&["--initial-cluster", "1=a:1", "--replicas", "2"]).is_err());
+    }
+
+    #[test]
+    fn a_value_may_be_a_negative_number() {
+        for words in [
+            &["strata", "kv", "put", "balance", "-5"][..],
+            &["strata", "kv", "put", "balance", "-5", "--ttl", "9"],
+            &["strata", "kv", "append", "balance", "-0.5"],
+            &[
+                "strata", "kv", "cas", "balance", "--old", "-5", "--new", "-6",
+            ],
+        ] {
+            assert!(Cli::try_parse_from(words).is_ok(), "{words:?}");
+        }
+        // A word that is no flag and looks like one is a slip.
+        assert!(Cli::try_parse_from(["strata", "kv", "put", "k", "-v"]).is_err());
     }
 
     #[test]
