@@ -208,7 +208,7 @@ impl Import {
         // The state as of the line before the one that is looked at.
         let mut before = (lines.number, lines.crc32());
         while let Some(line) = lines.next()? {
-            if !line.trim_ascii().is_empty() {
+            if !rows::is_blank(&line, form) {
                 let form = *form.get_or_insert_with(|| rows::form_by_row(&line));
                 let row = match rows::parse(&line, form, hex) {
                     Ok(row) => row,

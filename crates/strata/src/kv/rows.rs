@@ -39,6 +39,12 @@ pub fn form_by_row(line: &[u8]) -> Rows {
     }
 }
 
+/// True for a line that holds no row. Of a row in the second form, whose key is spaces and
+/// whose value is empty, the tab is all that tells it from such a line.
+pub fn is_blank(line: &[u8], form: Option<Rows>) -> bool {
+    line.trim_ascii().is_empty() && (form == Some(Rows::Json) || !line.contains(&b'\t'))
+}
+
 /// Reads a row.
 ///
 /// # Errors
@@ -230,6 +236,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn row_of_white_space_is_a_row() {
+        let row = Row {
+            key: Bytes::from_static(b" "),
+            value: Bytes::new(),
+            ttl_seconds: 0,
+        };
+        for form in [Rows::Json, Rows::Tsv] {
+            let line = write(&row, form, false);
+            let line = line.trim_end_matches('\n').as_bytes();
+            assert!(!is_blank(line, Some(form)), "{form:?}");
+            assert_eq!(parse(line, form, false), Ok(row.clone()));
+        }
+        assert!(!is_blank(b" \t", None));
+        for blank in [&b""[..], b"  "] {
+            for form in [None, Some(Rows::Json), Some(Rows::Tsv)] {
+                assert!(is_blank(blank, form), "{blank:?} {form:?}");
+            }
+        }
+        assert!(is_blank(b"\t ", Some(Rows::Json)));
     }
 
     #[test]
