@@ -4,7 +4,7 @@
 //! `--hex`.
 
 use crate::args::Rows;
-use crate::text;
+use crate::{output, text};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -119,8 +119,8 @@ fn parse_tsv(line: &[u8], hex: bool) -> Result<Row, String> {
     let cells: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
     if cells.len() < 2 || cells.len() > 3 {
         return Err(format!(
-            "{} columns: a row is key, tab, value and maybe tab, seconds to live",
-            cells.len()
+            "{}: a row is key, tab, value and maybe tab, seconds to live",
+            output::count(cells.len() as u64, "column")
         ));
     }
     let bytes = |name: &str, cell: &[u8]| {
@@ -273,7 +273,7 @@ mod tests {
         assert!(json(r#"{"key": "k", "value": "v", "ttl": -1}"#).contains("ttl"));
         assert!(json(r#"{"key": "k", "value": "v", "tll": 1}"#).contains("tll"));
         let tsv = |line: &str| parse(line.as_bytes(), Rows::Tsv, false).unwrap_err();
-        assert!(tsv("k").contains("1 columns"));
+        assert!(tsv("k").contains("1 column:"));
         assert!(tsv("k\tv\t1\t2").contains("4 columns"));
         assert!(tsv("\tv").contains("empty"));
         assert!(tsv("k\tv\tsoon").contains("seconds"));
