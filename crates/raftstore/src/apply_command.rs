@@ -98,6 +98,7 @@ impl<E: Engine> CommandContext<'_, E> {
             metrics: self.metrics,
             region_id: self.region.id,
             clock_ms: self.clock_ms,
+            index: self.index,
         };
         (self.sessions, surroundings)
     }

@@ -83,7 +83,7 @@ pub struct StoreOptions {
     /// A session that a leader of this store opens expires when the region's clock is so
     /// far behind its last use. 10 min.
     pub session_ttl: Duration,
-    /// Most sessions of a region; the oldest go. 4096.
+    /// Most sessions of a region; those not used for the longest time go. 4096.
     pub max_sessions_per_region: u32,
     /// Seed of the election timeouts. Different at every start.
     pub seed: u64,

@@ -4,6 +4,10 @@
 //! no indexed batch). Reads look at the pending changes first and at the engine behind
 //! them. Blind writes, which are most, never pay for that: the index over the changes is
 //! extended only when something reads.
+//!
+//! A command that reads may write much more than the log says of it: an append of a byte
+//! writes the whole value. So a large value that a later change of the same key replaces is
+//! let go, and many appends to one key leave one value in the batch.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -12,6 +16,10 @@ use bytes::Bytes;
 use strata_storage::{Cf, Change, Direction, EngineError, ReadView, Visitor, WriteBatch, keys};
 
 use crate::system::{SystemView, SystemViewError, SystemWrites, system_bounds};
+
+/// Values from this size on are let go when they are replaced, bytes; a smaller one is not
+/// worth the removal that stands in its place.
+const SUPERSEDED_BYTES_MIN: usize = 4 << 10;
 
 /// The newest pending change of one key: its place in the batch and the value, `None` for
 /// a removal.
@@ -79,11 +87,18 @@ impl Overlay {
     }
 
     fn index(&mut self) {
+        let mut superseded = Vec::new();
+        let is_large = |value: &Bytes| value.len() >= SUPERSEDED_BYTES_MIN;
         for (place, change) in self.batch.changes().iter().enumerate().skip(self.indexed) {
             match change {
                 Change::Put { cf, key, value } => {
-                    self.points
-                        .insert((*cf, key.clone()), (place, Some(value.clone())));
+                    let point = (place, Some(value.clone()));
+                    let before = self.points.insert((*cf, key.clone()), point);
+                    if let Some((earlier, Some(value))) = before
+                        && is_large(&value)
+                    {
+                        superseded.push(earlier);
+                    }
                 }
                 Change::Delete { cf, key } => {
                     self.points.insert((*cf, key.clone()), (place, None));
@@ -95,6 +110,9 @@ impl Overlay {
                     end: end.clone(),
                 }),
             }
+        }
+        for place in superseded {
+            self.batch.supersede(place);
         }
         self.indexed = self.batch.len();
     }

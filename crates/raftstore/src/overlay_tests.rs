@@ -33,7 +33,8 @@ fn reads_agree_with_a_map() {
             let at = rng.random_range(0..20u8);
             match rng.random_range(0..4) {
                 0 | 1 => {
-                    let value = Bytes::from(vec![step as u8]);
+                    let bytes = [1, SUPERSEDED_BYTES_MIN][rng.random_range(0..2)];
+                    let value = Bytes::from(vec![step as u8; bytes]);
                     overlay.batch_mut().put(Cf::Raw, key(at), value.clone());
                     model.insert(key(at), value);
                 }
@@ -52,6 +53,27 @@ fn reads_agree_with_a_map() {
             assert_eq!(found.as_ref(), model.get(&probe), "seed {seed} step {step}");
         }
     }
+}
+
+/// Each command of an entry may replace a large value whose bytes are not in the log.
+#[test]
+fn batch_holds_one_value_of_a_key_that_is_replaced_again_and_again() {
+    const VALUE_BYTES: usize = 1 << 20;
+    let engine = MemEngine::new(EngineKind::Kv);
+    let mut overlay = Overlay::default();
+    for step in 0..100u8 {
+        let found = overlay.get(&engine, Cf::Raw, b"journal").unwrap();
+        let expected = step.checked_sub(1).map(|last| vec![last; VALUE_BYTES]);
+        assert_eq!(found.as_deref(), expected.as_deref());
+        let batch = overlay.batch_mut();
+        batch.put(Cf::Raw, "journal", vec![step; VALUE_BYTES]);
+        let bytes = batch.approximate_bytes();
+        assert!(bytes < 3 * VALUE_BYTES, "{bytes} after {step} changes");
+    }
+    let batch = overlay.into_batch();
+    engine.write(&batch, Durability::Unsynced).unwrap();
+    let found = engine.get(Cf::Raw, b"journal").unwrap();
+    assert_eq!(found, Some(vec![99; VALUE_BYTES].into()));
 }
 
 /// Scans of the system region merge pending records into the engine's, both ways, and stop

@@ -13,7 +13,8 @@
 //! A record a session lies in the kv engine, in the batch of the data that its operation
 //! changed, and so travels in snapshots. Beside it the table keeps, in memory, the numbers
 //! that most decisions need, and the order of expiry: by the moment at which a session
-//! would expire, then by id. That is read from the records when a region's first session
+//! would expire, then by the entry that used it last (the region's clock stands still while
+//! a leader's is behind it), then by id. That is read from the records when a region's first session
 //! command comes after a start or an install, so it follows from them alone and is the same
 //! on every replica. It takes about 150 bytes a session. Answers are not kept in memory: only
 //! a repeated operation reads one.
@@ -63,6 +64,8 @@ pub(crate) struct Surroundings<'a, E> {
     pub region_id: u64,
     /// The region's clock as of the entry.
     pub clock_ms: u64,
+    /// Index of the entry.
+    pub index: u64,
 }
 
 /// What the table says of an operation.
@@ -91,15 +94,19 @@ pub(crate) struct SessionTable {
 #[derive(Debug, Default)]
 struct Sessions {
     by_id: BTreeMap<SessionId, Standing>,
-    /// When each session expires, by the region's clock. Same sessions as `by_id`.
-    by_expiry: BTreeSet<(u64, SessionId)>,
+    /// The order in which they expire. Same sessions as `by_id`.
+    by_expiry: BTreeSet<(Expiry, SessionId)>,
 }
+
+/// When a session expires, by the region's clock, and the entry that used it last.
+type Expiry = (u64, u64);
 
 /// A session's record without its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Standing {
     last_sequence: u64,
     last_used_ms: u64,
+    last_used_index: u64,
     ttl_ms: u64,
 }
 
@@ -108,12 +115,14 @@ impl Standing {
         Standing {
             last_sequence: record.last_sequence,
             last_used_ms: record.last_used_ms,
+            last_used_index: record.last_used_index,
             ttl_ms: record.ttl_ms,
         }
     }
 
-    fn expires_at_ms(self) -> u64 {
-        self.last_used_ms.saturating_add(self.ttl_ms)
+    fn expiry(self) -> Expiry {
+        let at_ms = self.last_used_ms.saturating_add(self.ttl_ms);
+        (at_ms, self.last_used_index)
     }
 }
 
@@ -149,6 +158,7 @@ impl SessionTable {
                 last_sequence: 0,
                 last_answer: None,
                 last_used_ms: at.clock_ms,
+                last_used_index: at.index,
                 ttl_ms: command.ttl_ms,
             },
         );
@@ -214,6 +224,7 @@ impl SessionTable {
             last_sequence: sequence,
             last_answer: Some(answer),
             last_used_ms: at.clock_ms,
+            last_used_index: at.index,
             ttl_ms: standing.ttl_ms,
         };
         sessions.put(at, id, &record);
@@ -231,7 +242,7 @@ impl SessionTable {
         while sessions
             .by_expiry
             .first()
-            .is_some_and(|(expires_at_ms, _)| *expires_at_ms <= at.clock_ms)
+            .is_some_and(|((expires_at_ms, _), _)| *expires_at_ms <= at.clock_ms)
         {
             sessions.remove_first(at);
         }
@@ -253,7 +264,7 @@ impl Sessions {
             Direction::Forward,
             &mut |key, value| match read_standing(region_id, &start, key, value) {
                 Ok((id, standing)) => {
-                    sessions.by_expiry.insert((standing.expires_at_ms(), id));
+                    sessions.by_expiry.insert((standing.expiry(), id));
                     sessions.by_id.insert(id, standing);
                     ControlFlow::Continue(())
                 }
@@ -298,7 +309,7 @@ impl Sessions {
             .clone()
             .and_then(outcome_of)
             .ok_or_else(|| corrupt("it holds no answer that this version knows"))?;
-        record.last_used_ms = at.clock_ms;
+        (record.last_used_ms, record.last_used_index) = (at.clock_ms, at.index);
         self.put(at, id, &record);
         at.metrics.session_repeats.increment();
         Ok(outcome)
@@ -307,9 +318,9 @@ impl Sessions {
     fn put<E>(&mut self, at: &mut Surroundings<'_, E>, id: SessionId, record: &ClientSession) {
         let standing = Standing::of(record);
         if let Some(before) = self.by_id.insert(id, standing) {
-            self.by_expiry.remove(&(before.expires_at_ms(), id));
+            self.by_expiry.remove(&(before.expiry(), id));
         }
-        self.by_expiry.insert((standing.expires_at_ms(), id));
+        self.by_expiry.insert((standing.expiry(), id));
         let key = keys::session(at.region_id, &id);
         record::put(at.overlay.batch_mut(), Cf::Raft, key, record);
     }

@@ -393,6 +393,27 @@ fn oldest_session_goes_when_there_are_too_many() {
     assert_eq!(replica.sessions(), 1);
 }
 
+/// A leader whose clock is behind the region's leaves that where it is.
+#[test]
+fn session_in_use_stays_while_the_clock_stands_still() {
+    let mut replica = Replica::new();
+    let busy = replica.open(1000);
+    for sequence in 1..=20 {
+        // Short commands that open a session each, as of a tool that ends behind them.
+        for _ in 0..3 {
+            let short = replica.open(7);
+            let outcome = replica.one(7, append(&short, 1, ""));
+            assert_eq!(outcome, CommandOutcome::Done);
+        }
+        if sequence % 5 == 0 {
+            replica = replica.restart_with_clock(1000);
+        }
+        let outcome = replica.one(7, append(&busy, sequence, ""));
+        assert_eq!(outcome, CommandOutcome::Done, "operation {sequence}");
+    }
+    assert_eq!(replica.sessions(), 4);
+}
+
 #[test]
 fn bad_input_sequence_goes_back() {
     let mut replica = Replica::new();

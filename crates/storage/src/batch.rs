@@ -106,6 +106,23 @@ impl WriteBatch {
         self.changes.extend(other.changes);
     }
 
+    /// Lets the value of a put go, of which a later change of the batch leaves nothing: a
+    /// removal of the key stands in its place.
+    ///
+    /// # Panics
+    /// If no put stands at `place`.
+    pub fn supersede(&mut self, place: usize) {
+        let change = &mut self.changes[place];
+        let Change::Put { cf, key, value } = change else {
+            panic!("change {place} of a batch is superseded and is no put: {change:?}");
+        };
+        self.bytes -= value.len();
+        *change = Change::Delete {
+            cf: *cf,
+            key: std::mem::take(key),
+        };
+    }
+
     /// The changes in their order.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
@@ -162,6 +179,18 @@ mod tests {
         first.clear();
         assert!(first.is_empty());
         assert_eq!(first.approximate_bytes(), 0);
+    }
+
+    #[test]
+    fn superseded_put_is_a_removal_in_its_place() {
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::Raw, "za", "long before");
+        batch.put(Cf::Raw, "za", "now");
+        batch.supersede(0);
+        let mut expected = WriteBatch::new();
+        expected.delete(Cf::Raw, "za");
+        expected.put(Cf::Raw, "za", "now");
+        assert_eq!(batch, expected);
     }
 
     #[test]

@@ -20,7 +20,10 @@ pub use debug::{DebugArgs, DebugCommand, Family};
   strata up                          start a cluster of three nodes on this machine
   strata kv put greeting hello       write a key
   strata kv get greeting             read it
-  strata status                      stores, leaders, regions, health"
+  strata status                      stores, leaders, regions, health
+
+Exit codes: 0 done; 1 the answer is no, such as a key that is absent; 2 the command line is
+wrong; 3 anything else. What went wrong is one line on stderr."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -32,12 +35,13 @@ pub struct Cli {
 /// Flags of every command, before or after its name.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Any node or nodes of the cluster, HOST:PORT,...
+    /// Any node or nodes of the cluster, HOST:PORT,...; asked in this order until one answers,
+    /// unless given those of `strata up`
     #[arg(
         long,
         global = true,
         env = "STRATA_ENDPOINTS",
-        default_value = "127.0.0.1:2379",
+        default_value = "127.0.0.1:2379,127.0.0.1:2380,127.0.0.1:2381",
         value_delimiter = ',',
         value_name = "HOST:PORT,..."
     )]
@@ -227,6 +231,7 @@ pub enum KvCommand {
         /// The key, as text or with --hex.
         key: String,
         /// The value; `-` reads it from stdin, as it is.
+        #[arg(allow_negative_numbers = true)]
         value: Option<String>,
         /// Read the value from a file, as it is.
         #[arg(long)]
@@ -248,6 +253,7 @@ pub enum KvCommand {
         /// The key, as text or with --hex.
         key: String,
         /// What is appended; `-` reads it from stdin, as it is.
+        #[arg(allow_negative_numbers = true)]
         value: Option<String>,
         /// Read what is appended from a file, as it is.
         #[arg(long)]
@@ -302,13 +308,13 @@ pub enum KvCommand {
         /// The key, as text or with --hex.
         key: String,
         /// The value that the key must hold.
-        #[arg(long, value_name = "V")]
+        #[arg(long, value_name = "V", allow_negative_numbers = true)]
         old: Option<String>,
         /// The key must be absent.
         #[arg(long)]
         absent: bool,
         /// The value to write.
-        #[arg(long, value_name = "V")]
+        #[arg(long, value_name = "V", allow_negative_numbers = true)]
         new: String,
     },
     /// Write the keys of a file, a row a line.
@@ -520,6 +526,35 @@ mod tests {
         assert!(parse(&["--initial-cluster", "a:1"]).is_err());
         assert!(parse(&["--initial-cluster", "0=a:1"]).is_err());
         assert!(parse(&["--initial-cluster", "1=a:1", "--replicas", "2"]).is_err());
+    }
+
+    /// A local cluster of which one node is dead needs no flag either.
+    #[test]
+    fn the_nodes_of_a_local_cluster_are_asked_unless_others_are_named() {
+        let parse = |words: &[&str]| Cli::try_parse_from(words).unwrap();
+        let cli = parse(&["strata", "status"]);
+        if std::env::var_os("STRATA_ENDPOINTS").is_none() {
+            let ports = [2379, 2380, 2381].map(|port| format!("127.0.0.1:{port}"));
+            assert_eq!(cli.global.endpoints, ports);
+        }
+        let cli = parse(&["strata", "status", "--endpoints", "a:1,b:2"]);
+        assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn a_value_may_be_a_negative_number() {
+        for words in [
+            &["strata", "kv", "put", "balance", "-5"][..],
+            &["strata", "kv", "put", "balance", "-5", "--ttl", "9"],
+            &["strata", "kv", "append", "balance", "-0.5"],
+            &[
+                "strata", "kv", "cas", "balance", "--old", "-5", "--new", "-6",
+            ],
+        ] {
+            assert!(Cli::try_parse_from(words).is_ok(), "{words:?}");
+        }
+        // A word that is no flag and looks like one is a slip.
+        assert!(Cli::try_parse_from(["strata", "kv", "put", "k", "-v"]).is_err());
     }
 
     #[test]

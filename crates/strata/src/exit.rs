@@ -84,6 +84,7 @@ pub fn command_line(error: &clap::Error) -> Outcome {
                 .next()
                 .unwrap_or_default();
             let head = head.trim().trim_start_matches("error: ").to_string();
+            let head = head.replace("\n\n  tip: ", "; ");
             Err(Failure::CommandLine(format!("{head}; see --help")))
         }
     }
@@ -115,5 +116,14 @@ mod tests {
         };
         assert!(line.contains("--new"), "{line}");
         assert!(!line.contains("Usage"), "{line}");
+        let words = ["strata", "kv", "put", "k", "-v"];
+        let error = crate::args::Cli::try_parse_from(words).unwrap_err();
+        let Err(Failure::CommandLine(line)) = command_line(&error) else {
+            panic!("not taken for a wrong command line");
+        };
+        assert_eq!(
+            line,
+            "unexpected argument '-v' found; to pass '-v' as a value, use '-- -v'; see --help"
+        );
     }
 }

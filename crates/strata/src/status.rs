@@ -37,7 +37,9 @@ pub async fn run(global: &Global) -> Outcome {
     output::print(global.format, &json, || {
         let health = match (leaderless, silent) {
             (0, 0) => "healthy".to_string(),
+            (0, 1) => "1 store is not up".to_string(),
             (0, silent) => format!("{silent} stores are not up"),
+            (1, _) => "1 region has no leader".to_string(),
             (leaderless, _) => format!("{leaderless} regions have no leader"),
         };
         format!(

@@ -14,6 +14,8 @@
 //!   executed, whatever becomes of regions and leaders.
 //! * A number is never used for two operations: the session of an operation that was given
 //!   up in doubt is given up with it.
+//! * A session is used on with the next number only in the region that has executed the
+//!   last one: of the copies that a split leaves, no other knows of it.
 //!
 //! It is stepped, without time and network, and so the same code runs in [`super::Clerk`]
 //! and in the simulator.
@@ -94,8 +96,9 @@ pub struct Sessions {
     bound: Option<Bound>,
     /// The operation may have been executed.
     in_doubt: bool,
-    /// A request is under way; without an answer to it the operation is in doubt.
-    sent: bool,
+    /// The region that a request is under way to; without an answer to it the operation is
+    /// in doubt.
+    sent_to: Option<u64>,
 }
 
 impl Sessions {
@@ -117,7 +120,7 @@ impl Sessions {
         match &self.bound {
             None => Step::Open,
             Some(bound) => {
-                self.sent = true;
+                self.sent_to = Some(region_id);
                 Step::Execute {
                     session_id: bound.session_id.clone(),
                     sequence: bound.sequence,
@@ -150,11 +153,12 @@ impl Sessions {
     /// # Panics
     /// If nothing was sent.
     pub fn on_met(&mut self, met: Met) -> Course {
-        assert!(self.sent, "{met:?} answers an operation that was not sent");
-        self.sent = false;
+        let Some(sent_to) = self.sent_to.take() else {
+            panic!("{met:?} answers an operation that was not sent");
+        };
         match met {
             Met::Executed => {
-                self.settle();
+                self.settle(sent_to);
                 Course::Done
             }
             Met::Refused => Course::Again,
@@ -177,7 +181,7 @@ impl Sessions {
     /// Ends the operation without an answer. True: it may have been executed, or may be
     /// later; its session is given up, so that its number is not used again.
     pub fn give_up(&mut self) -> bool {
-        let in_doubt = self.in_doubt || self.sent;
+        let in_doubt = self.in_doubt || self.sent_to.is_some();
         if in_doubt {
             self.drop_session();
         }
@@ -191,7 +195,13 @@ impl Sessions {
         self.by_region.len()
     }
 
-    fn settle(&mut self) {
+    /// The operation was executed in a region.
+    fn settle(&mut self, executed_in: u64) {
+        let home = self.bound.as_ref().map(|bound| bound.region_id);
+        if home != Some(executed_in) {
+            self.drop_session();
+            return;
+        }
         self.in_doubt = false;
         let Some(bound) = self.bound.take() else {
             return;
@@ -205,7 +215,7 @@ impl Sessions {
     }
 
     fn drop_session(&mut self) {
-        (self.in_doubt, self.sent) = (false, false);
+        (self.in_doubt, self.sent_to) = (false, None);
         let Some(bound) = self.bound.take() else {
             return;
         };
@@ -270,8 +280,20 @@ mod tests {
         // The region was split; both sides know the session.
         assert_eq!(sessions.next(7), execute(1, 1));
         assert_eq!(sessions.on_met(Met::Executed), Course::Done);
+    }
+
+    /// The first attempts never arrived. The region's own copy still waits for number 1, and
+    /// would refuse number 2 for ever.
+    #[test]
+    fn session_is_not_used_on_where_its_last_operation_was_not_executed() {
+        let mut sessions = opened();
+        assert_eq!(sessions.next(2), execute(1, 1));
+        assert_eq!(sessions.on_met(Met::Lost), Course::Again);
+        assert_eq!(sessions.next(7), execute(1, 1));
+        assert_eq!(sessions.on_met(Met::Executed), Course::Done);
         sessions.begin();
-        assert_eq!(sessions.next(2), execute(1, 2));
+        assert_eq!(sessions.next(2), Step::Open);
+        assert_eq!(sessions.next(7), Step::Open);
     }
 
     #[test]

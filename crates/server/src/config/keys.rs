@@ -188,7 +188,8 @@ settings! {
         /// A session that was not used for so long expires; the clock of its region counts,
         /// which moves with the region's writes. Taken by sessions that are opened later.
         ttl: Duration = "session.ttl", "10m", "1s" ..= "720h";
-        /// Most sessions of one region; when one more is opened, the oldest goes.
+        /// Most sessions of one region; when one more is opened, the one that was not used for
+        /// the longest time goes.
         max_per_region: u64 = "session.max-per-region", "4096", "1" ..= "1048576";
     }
     /// The port: requests, deadlines and connections between stores.

@@ -227,7 +227,44 @@ impl Config {
                     .to_owned(),
             );
         }
-        Ok(())
+        let longest_election = self.raft.tick_interval * self.raft.election_ticks as u32 * 2;
+        if self.raft.peer_stale_time < longest_election {
+            return refuse(format!(
+                "raft.peer-stale-time ({}) must be at least the longest election time-out ({}), \
+                 twice raft.election-ticks ticks",
+                self.raft.peer_stale_time.render(),
+                longest_election.render()
+            ));
+        }
+        self.check_snapshots().map_or(Ok(()), refuse)
+    }
+
+    /// What contradicts itself in the section of snapshots.
+    fn check_snapshots(&self) -> Option<String> {
+        let snapshot = &self.snapshot;
+        if snapshot.keep_time < snapshot.give_up_time {
+            return Some(format!(
+                "snapshot.keep-time ({}) must be at least snapshot.give-up-time ({})",
+                snapshot.keep_time.render(),
+                snapshot.give_up_time.render()
+            ));
+        }
+        // A chunk waits for one of each other snapshot before it leaves. A receiver that
+        // hears nothing for stall-time ends the stream, and nothing would ever get on.
+        let round_bytes = u128::from(snapshot.chunk_size.0) * u128::from(snapshot.max_concurrent);
+        let heard_bytes =
+            u128::from(snapshot.rate_limit.0) * snapshot.stall_time.as_millis() / 1000;
+        if snapshot.rate_limit.0 > 0 && heard_bytes < 2 * round_bytes {
+            return Some(format!(
+                "snapshot.rate-limit ({}) must send two chunks of each of snapshot.max-concurrent \
+                 ({}) snapshots within snapshot.stall-time ({}); smaller chunks or fewer \
+                 snapshots at a time allow a lower limit",
+                snapshot.rate_limit.render(),
+                snapshot.max_concurrent,
+                snapshot.stall_time.render()
+            ));
+        }
+        None
     }
 
     /// The documented file: every key with its meaning and default.
@@ -413,6 +450,36 @@ mod tests {
     fn settings_that_contradict_each_other_are_refused() {
         let config = read("[raft]\nheartbeat-ticks = 3\nelection-ticks = 8\n").unwrap();
         assert!(matches!(config.check(), Err(ConfigError::Contradiction(_))));
+    }
+
+    #[test]
+    fn times_that_the_store_would_refuse_are_no_setting() {
+        for (text, named) in [
+            ("[snapshot]\ngive-up-time = \"1h\"\n", "snapshot.keep-time"),
+            (
+                "[raft]\nelection-ticks = 900\npeer-stale-time = \"1m\"\n",
+                "raft.peer-stale-time",
+            ),
+        ] {
+            let refused = read(text).unwrap().check().unwrap_err();
+            assert!(matches!(refused, ConfigError::Contradiction(_)));
+            assert!(refused.to_string().contains(named), "{refused}");
+        }
+    }
+
+    #[test]
+    fn rate_at_which_no_chunk_arrives_in_time_is_no_setting() {
+        let check = |text: &str| read(&format!("[snapshot]\n{text}\n")).unwrap().check();
+        // Eight chunks of 1 MiB, twice, in ten seconds.
+        let refused = check("rate-limit = \"1MiB\"").unwrap_err();
+        assert!(matches!(refused, ConfigError::Contradiction(_)));
+        assert!(
+            refused.to_string().contains("snapshot.rate-limit"),
+            "{refused}"
+        );
+        check("rate-limit = \"2MiB\"").unwrap();
+        check("rate-limit = \"1MiB\"\nchunk-size = \"512KiB\"").unwrap();
+        check("rate-limit = \"0B\"").unwrap();
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! A scan answers without times to live, so they are asked for key by key, some at a time.
 //! A key that is gone by then is left out. Each page is one moment of each region that it
 //! reaches; the whole is not. A file is written under another name, synced, and renamed
-//! when it is complete, so that a cut export is never taken for a whole one.
+//! when it is complete, so that a cut export is never taken for a whole one. A device or a
+//! pipe is written as it is.
 
 use super::check_range;
+use super::import::sync_folder_of;
 use super::progress;
 use super::rows::{self, Row};
 use crate::args::{ExportArgs, Format, Global, Rows};
@@ -81,12 +83,12 @@ pub async fn run(global: &Global, args: &ExportArgs, hex: bool) -> Outcome {
     if target.finish()? {
         let line = json!({ "rows": count, "file": args.file });
         return output::print(global.format, &line, || {
-            format!("{count} rows exported to {}", args.file)
+            format!("{} exported to {}", output::count(count, "row"), args.file)
         });
     }
     // Stdout holds the rows; what is to be said goes beside them.
     if global.format == Format::Text {
-        eprintln!("{count} rows exported");
+        eprintln!("{} exported", output::count(count, "row"));
     }
     Ok(())
 }
@@ -128,11 +130,26 @@ async fn times_to_live(
 /// Where the rows go.
 enum Target {
     Stdout,
-    File {
+    /// A device or a pipe: it is written as it is, and keeps its name.
+    Device {
         path: PathBuf,
-        part: PathBuf,
         file: BufWriter<File>,
     },
+    File {
+        path: PathBuf,
+        part: Part,
+        file: BufWriter<File>,
+    },
+}
+
+/// A file that is not complete. Dropping it removes it, unless it has got its name.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Nothing is lost with it, and it may be gone already.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Target {
@@ -141,37 +158,51 @@ impl Target {
             return Ok(Target::Stdout);
         }
         let path = PathBuf::from(name);
+        if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+            // A folder is refused here.
+            let file = File::options().write(true).open(&path);
+            let file = BufWriter::new(file.map_err(|error| cannot_write(&path, &error))?);
+            return Ok(Target::Device { path, file });
+        }
         let part = PathBuf::from(format!("{name}.part"));
         let file = File::create(&part).map_err(|error| cannot_write(&part, &error))?;
         Ok(Target::File {
             path,
-            part,
+            part: Part(part),
             file: BufWriter::new(file),
         })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Outcome {
-        match self {
-            Target::Stdout => output::write_out(bytes),
-            Target::File { part, file, .. } => {
-                let written = file.write_all(bytes);
-                written.map_err(|error| cannot_write(part, &error))
-            }
-        }
+        let (path, file) = match self {
+            Target::Stdout => return output::write_out(bytes),
+            Target::Device { path, file } => (&*path, file),
+            Target::File { part, file, .. } => (&part.0, file),
+        };
+        let written = file.write_all(bytes);
+        written.map_err(|error| cannot_write(path, &error))
     }
 
-    /// Gives a complete file its name; true if it was a file.
+    /// Gives a complete file its name; true if it was no stdout.
     fn finish(self) -> Result<bool, Failure> {
-        let Target::File { path, part, file } = self else {
-            return Ok(false);
-        };
-        let finished = file
-            .into_inner()
-            .map_err(std::io::IntoInnerError::into_error)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::rename(&part, &path));
-        finished.map_err(|error| cannot_write(&path, &error))?;
-        Ok(true)
+        match self {
+            Target::Stdout => Ok(false),
+            Target::Device { path, mut file } => {
+                let finished = file.flush();
+                finished.map_err(|error| cannot_write(&path, &error))?;
+                Ok(true)
+            }
+            Target::File { path, part, file } => {
+                let finished = file
+                    .into_inner()
+                    .map_err(std::io::IntoInnerError::into_error)
+                    .and_then(|file| file.sync_all())
+                    .and_then(|()| std::fs::rename(&part.0, &path))
+                    .and_then(|()| sync_folder_of(&path));
+                finished.map_err(|error| cannot_write(&path, &error))?;
+                Ok(true)
+            }
+        }
     }
 }
 
@@ -185,6 +216,40 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_gets_its_name_when_it_is_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.tsv");
+        let name = path.to_str().unwrap();
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        let mut cut = Target::open(name).unwrap();
+        cut.write(b"a\t1\n").unwrap();
+        assert!(!path.exists());
+        assert_eq!(files(), 1);
+        drop(cut);
+        assert_eq!(files(), 0, "the part is left behind");
+        let mut whole = Target::open(name).unwrap();
+        whole.write(b"a\t1\n").unwrap();
+        assert!(whole.finish().unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"a\t1\n");
+        assert_eq!(files(), 1);
+        assert!(Target::open(folder.path().to_str().unwrap()).is_err());
+        assert_eq!(files(), 1);
+    }
+
+    /// Behind a link, so that a test that goes wrong replaces the link only.
+    #[test]
+    fn a_device_stays_a_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let mut target = Target::open(link.to_str().unwrap()).unwrap();
+        target.write(b"a\t1\n").unwrap();
+        assert!(target.finish().unwrap());
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn pages_hold_fewer_rows_the_larger_these_are() {

@@ -79,9 +79,10 @@ pub async fn run(global: &Global, args: &ImportArgs, hex: bool) -> Outcome {
     }
     let rows = import.written.rows - resumed.rows;
     let line = json!({ "rows": rows, "resumed_after_line": resumed.lines });
+    let imported = output::count(rows, "row");
     output::print(global.format, &line, || match resumed.lines {
-        0 => format!("{rows} rows imported"),
-        skipped => format!("{rows} rows imported behind line {skipped}"),
+        0 => format!("{imported} imported"),
+        skipped => format!("{imported} imported behind line {skipped}"),
     })
 }
 
@@ -208,7 +209,7 @@ impl Import {
         // The state as of the line before the one that is looked at.
         let mut before = (lines.number, lines.crc32());
         while let Some(line) = lines.next()? {
-            if !line.trim_ascii().is_empty() {
+            if !rows::is_blank(&line, form) {
                 let form = *form.get_or_insert_with(|| rows::form_by_row(&line));
                 let row = match rows::parse(&line, form, hex) {
                     Ok(row) => row,
@@ -281,8 +282,9 @@ impl Import {
     /// `rows`: rows before the bad one, all of them written.
     fn bad_row(&self, line: u64, reason: &str, rows: u64) -> Failure {
         Failure::error(format!(
-            "{} line {line}: {reason}; the {rows} rows before it are written{}",
+            "{} line {line}: {reason}; written before it: {}{}",
             self.file,
+            output::count(rows, "row"),
             self.way_on("mend the line and run")
         ))
     }
@@ -363,7 +365,7 @@ impl Note {
     }
 }
 
-fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -4,7 +4,7 @@
 //! `--hex`.
 
 use crate::args::Rows;
-use crate::text;
+use crate::{output, text};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -37,6 +37,12 @@ pub fn form_by_row(line: &[u8]) -> Rows {
     } else {
         Rows::Tsv
     }
+}
+
+/// True for a line that holds no row. Of a row in the second form, whose key is spaces and
+/// whose value is empty, the tab is all that tells it from such a line.
+pub fn is_blank(line: &[u8], form: Option<Rows>) -> bool {
+    line.trim_ascii().is_empty() && (form == Some(Rows::Json) || !line.contains(&b'\t'))
 }
 
 /// Reads a row.
@@ -113,8 +119,8 @@ fn parse_tsv(line: &[u8], hex: bool) -> Result<Row, String> {
     let cells: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
     if cells.len() < 2 || cells.len() > 3 {
         return Err(format!(
-            "{} columns: a row is key, tab, value and maybe tab, seconds to live",
-            cells.len()
+            "{}: a row is key, tab, value and maybe tab, seconds to live",
+            output::count(cells.len() as u64, "column")
         ));
     }
     let bytes = |name: &str, cell: &[u8]| {
@@ -233,6 +239,28 @@ mod tests {
     }
 
     #[test]
+    fn row_of_white_space_is_a_row() {
+        let row = Row {
+            key: Bytes::from_static(b" "),
+            value: Bytes::new(),
+            ttl_seconds: 0,
+        };
+        for form in [Rows::Json, Rows::Tsv] {
+            let line = write(&row, form, false);
+            let line = line.trim_end_matches('\n').as_bytes();
+            assert!(!is_blank(line, Some(form)), "{form:?}");
+            assert_eq!(parse(line, form, false), Ok(row.clone()));
+        }
+        assert!(!is_blank(b" \t", None));
+        for blank in [&b""[..], b"  "] {
+            for form in [None, Some(Rows::Json), Some(Rows::Tsv)] {
+                assert!(is_blank(blank, form), "{blank:?} {form:?}");
+            }
+        }
+        assert!(is_blank(b"\t ", Some(Rows::Json)));
+    }
+
+    #[test]
     fn bad_rows_say_what_is_wrong() {
         let json = |line: &str| parse(line.as_bytes(), Rows::Json, false).unwrap_err();
         assert!(json("{").contains("not a JSON object"));
@@ -245,7 +273,7 @@ mod tests {
         assert!(json(r#"{"key": "k", "value": "v", "ttl": -1}"#).contains("ttl"));
         assert!(json(r#"{"key": "k", "value": "v", "tll": 1}"#).contains("tll"));
         let tsv = |line: &str| parse(line.as_bytes(), Rows::Tsv, false).unwrap_err();
-        assert!(tsv("k").contains("1 columns"));
+        assert!(tsv("k").contains("1 column:"));
         assert!(tsv("k\tv\t1\t2").contains("4 columns"));
         assert!(tsv("\tv").contains("empty"));
         assert!(tsv("k\tv\tsoon").contains("seconds"));
