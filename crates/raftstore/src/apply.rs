@@ -6,13 +6,15 @@
 //!          overlay of that batch, and adds each region's apply state.
 //! Driver   Writes the batch (unsynced: what a crash takes is replayed from the log), then
 //!          delivers the replies, hands on the reads that waited for a clock, and tells
-//!          the shards what is applied.
+//!          the shards what is applied. Then comes the rest, if the batch was full.
 //!
 //! Invariants
 //! * Data and the apply state that speaks of them are in one batch.
 //! * Nothing here depends on this store alone: not its clock, not who leads, not whether
 //!   someone waits. Replicas that apply the same entries hold the same bytes.
 //! * Entries of a region come without a gap; a gap stops the process.
+//! * A batch ends with the entry that fills it: what entries write can be far more than what
+//!   they hold, as an append writes a whole value. Where it ends changes nothing but memory.
 //! * A command that is refused changes nothing and does not stop those after it.
 //!
 //! Elsewhere: what each command does (`apply_command`), reading the batch (`overlay`), what
@@ -245,6 +247,9 @@ pub struct ApplyOutput {
     pub reads: Vec<ReadTask>,
     /// Progress by region.
     pub applied: Vec<Applied>,
+    /// What the batch had no room for; to be applied once it is written, before anything
+    /// else of this apply shard.
+    pub rest: Vec<ApplyTask>,
 }
 
 /// Applying met something that a correct store cannot meet. The process stops.
@@ -299,12 +304,15 @@ pub struct ApplyShard {
     peers: BTreeMap<u64, ApplyPeer>,
     system: Arc<dyn SystemStateMachine>,
     metrics: Arc<StoreMetrics>,
+    max_batch_bytes: usize,
 }
 
 impl ApplyShard {
-    /// A shard without regions.
+    /// A shard without regions. A batch takes no further entry once it and its answers have
+    /// `max_batch_bytes`.
     pub fn new(
         store_id: u64,
+        max_batch_bytes: usize,
         system: Arc<dyn SystemStateMachine>,
         metrics: Arc<StoreMetrics>,
     ) -> Self {
@@ -313,6 +321,7 @@ impl ApplyShard {
             peers: BTreeMap::new(),
             system,
             metrics,
+            max_batch_bytes,
         }
     }
 
@@ -327,7 +336,7 @@ impl ApplyShard {
         self.peers.insert(peer.region.id, peer);
     }
 
-    /// Executes all tasks into one batch.
+    /// Executes tasks into one batch, at least an entry and as many as it has room for.
     ///
     /// # Errors
     /// See [`ApplyFault`]; nothing of the output may be used, the process stops.
@@ -345,6 +354,7 @@ impl ApplyShard {
             replies: Vec::new(),
             reads: Vec::new(),
             applied: Vec::new(),
+            rest: Vec::new(),
         };
         let (system, metrics) = (self.system.clone(), self.metrics.clone());
         let mut round = Round {
@@ -354,12 +364,18 @@ impl ApplyShard {
             metrics: &metrics,
             overlay: Overlay::default(),
             changes: Vec::new(),
+            answer_bytes: 0,
+            max_batch_bytes: self.max_batch_bytes,
             output,
         };
         let mut touched: BTreeMap<u64, Touched> = BTreeMap::new();
-        for task in tasks {
-            self.do_task(&mut round, &mut touched, task)?;
+        let mut tasks = tasks.into_iter();
+        let mut left = None;
+        while left.is_none() && !round.is_full() {
+            let Some(task) = tasks.next() else { break };
+            left = self.do_task(&mut round, &mut touched, task)?;
         }
+        round.output.rest = left.into_iter().chain(tasks).collect();
         for (region_id, touched) in touched {
             if !touched.gone {
                 record::put(
@@ -390,12 +406,13 @@ impl ApplyShard {
         Ok(output)
     }
 
+    /// Returns what it had no room for.
     fn do_task<E: Engine>(
         &mut self,
         round: &mut Round<'_, E>,
         touched: &mut BTreeMap<u64, Touched>,
         task: ApplyTask,
-    ) -> Result<(), ApplyFault> {
+    ) -> Result<Option<ApplyTask>, ApplyFault> {
         let (region_id, bytes) = (task.region_id(), task.bytes());
         match task {
             ApplyTask::Entries(task) => {
@@ -403,12 +420,18 @@ impl ApplyShard {
                     .peers
                     .get_mut(&region_id)
                     .unwrap_or_else(|| panic!("region {region_id}: apply does not know it"));
-                self.metrics.applied_entries.add(task.entries.len() as u64);
-                round.apply_task(peer, task)?;
+                let entries = task.entries.len();
+                let left = round.apply_task(peer, task)?;
+                let left_entries = left.as_ref().map_or(0, |left| left.entries.len());
+                let left = left.map(ApplyTask::Entries);
+                let left_bytes = left.as_ref().map_or(0, ApplyTask::bytes);
+                let done = entries - left_entries;
+                self.metrics.applied_entries.add(done as u64);
                 let touched = touched.entry(region_id).or_default();
-                touched.entry_bytes += bytes;
+                touched.entry_bytes += bytes - left_bytes;
                 touched.state = peer.state;
                 touched.changes.append(&mut round.changes);
+                return Ok(left);
             }
             ApplyTask::AddRegion { region, state } => self.add_region(region, state),
             ApplyTask::BeginInstall {
@@ -431,7 +454,7 @@ impl ApplyShard {
                 touched.gone = true;
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -444,13 +467,27 @@ pub(crate) struct Round<'a, E> {
     pub overlay: Overlay,
     /// Changes of the region whose task is being done.
     pub changes: Vec<RegionChange>,
+    /// Bytes of values in the answers.
+    answer_bytes: usize,
+    max_batch_bytes: usize,
     pub output: ApplyOutput,
 }
 
 impl<E: Engine> Round<'_, E> {
-    fn apply_task(&mut self, peer: &mut ApplyPeer, task: EntriesTask) -> Result<(), ApplyFault> {
+    fn is_full(&self) -> bool {
+        self.overlay.bytes() + self.answer_bytes >= self.max_batch_bytes
+    }
+
+    /// Returns the entries that the batch had no room for.
+    fn apply_task(
+        &mut self,
+        peer: &mut ApplyPeer,
+        task: EntriesTask,
+    ) -> Result<Option<EntriesTask>, ApplyFault> {
+        let region_id = task.region_id;
         let mut proposals = task.proposals.into_iter().peekable();
-        for entry in task.entries {
+        let mut entries = task.entries.into_iter();
+        while let Some(entry) = entries.next() {
             let mut waiting = Vec::new();
             while let Some(proposal) =
                 proposals.next_if(|proposal| proposal.id.index <= entry.index)
@@ -459,23 +496,24 @@ impl<E: Engine> Round<'_, E> {
                     waiting = proposal.waiting;
                 } else {
                     // Another leader's entry took the place: the command never happens.
-                    self.refuse(
-                        proposal.waiting,
-                        &Error::StaleCommand {
-                            region_id: task.region_id,
-                        },
-                    );
+                    self.refuse(proposal.waiting, &Error::StaleCommand { region_id });
                 }
             }
             self.apply_entry(peer, &entry, waiting)?;
+            if self.is_full() && !entries.as_slice().is_empty() {
+                return Ok(Some(EntriesTask {
+                    region_id,
+                    entries: entries.collect(),
+                    proposals: proposals.collect(),
+                }));
+            }
         }
         let late = proposals.next().map(|proposal| proposal.id.index);
         assert_eq!(
             late, None,
-            "region {}: a proposal lies behind its task",
-            task.region_id
+            "region {region_id}: a proposal lies behind its task"
         );
-        Ok(())
+        Ok(None)
     }
 
     fn apply_entry(
@@ -526,6 +564,7 @@ impl<E: Engine> Round<'_, E> {
             return Ok(());
         }
         let outcomes = self.execute_all(peer, entry.index, &command.commands)?;
+        self.answer_bytes += outcomes.iter().map(CommandOutcome::bytes).sum::<usize>();
         self.answer(waiting, outcomes);
         Ok(())
     }

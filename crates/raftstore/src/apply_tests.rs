@@ -28,7 +28,7 @@ impl SystemStateMachine for Refusing {
 const REGION: u64 = 7;
 
 fn shard() -> (ApplyShard, MemEngine) {
-    let mut shard = ApplyShard::new(1, Arc::new(Refusing), Arc::default());
+    let mut shard = ApplyShard::new(1, 64 << 20, Arc::new(Refusing), Arc::default());
     let region = Region {
         id: REGION,
         start_key: Bytes::from_static(b"b"),
@@ -348,4 +348,77 @@ fn unknown_entries_stop_the_store() {
 fn a_gap_stops_the_store() {
     let (mut shard, kv) = shard();
     drive(&mut shard, &kv, vec![entry(8, 6, 1, 3, vec![])], vec![]);
+}
+
+#[test]
+fn batch_ends_with_the_entry_that_fills_it_and_the_rest_follows() {
+    let (mut shard, kv) = shard();
+    shard.max_batch_bytes = 100;
+    let long = "v".repeat(120);
+    let (first, first_answer) = waiting(1);
+    let (last, last_answer) = waiting(1);
+    let task = |entries, proposals| {
+        ApplyTask::Entries(EntriesTask {
+            region_id: REGION,
+            entries,
+            proposals,
+        })
+    };
+    let all: Vec<Entry> = (6..9)
+        .map(|index| entry(index, 5, 1, 3, vec![put(&format!("c{index}"), &long, 0)]))
+        .collect();
+    let bytes: Vec<usize> = all.iter().map(|entry| entry.data.len()).collect();
+    let mut tasks = vec![
+        task(
+            all,
+            vec![proposal(5, 6, vec![first]), proposal(5, 8, vec![last])],
+        ),
+        task(vec![entry(9, 5, 1, 3, vec![put("d", "x", 0)])], Vec::new()),
+    ];
+    for (round, index) in (6..9).enumerate() {
+        let output = shard.apply(&kv, tasks).unwrap();
+        assert_eq!(output.applied.len(), 1, "entry {index}");
+        assert_eq!(output.applied[0].state.applied_index, index);
+        assert_eq!(output.applied[0].entry_bytes, bytes[round]);
+        assert_eq!(value(&kv, &format!("c{index}")), None, "not written yet");
+        kv.write(&output.batch, output.durability).unwrap();
+        for (reply, result) in output.replies {
+            reply.deliver(result);
+        }
+        assert!(first_answer.try_recv().is_ok() == (index == 6));
+        assert!(last_answer.try_recv().is_ok() == (index == 8));
+        tasks = output.rest;
+    }
+    assert_eq!(tasks.len(), 1, "the second task is left whole");
+    let output = shard.apply(&kv, tasks).unwrap();
+    assert_eq!(output.applied[0].state.applied_index, 9);
+    assert!(output.rest.is_empty());
+}
+
+#[test]
+fn values_in_answers_fill_a_batch() {
+    let (mut shard, kv) = shard();
+    shard.max_batch_bytes = 1000;
+    let long = "v".repeat(800);
+    drive(
+        &mut shard,
+        &kv,
+        vec![entry(6, 5, 1, 3, vec![put("c", &long, 0)])],
+        Vec::new(),
+    );
+    let failing: Vec<Entry> = (7..12)
+        .map(|index| entry(index, 5, 1, 3, vec![cas("c", Some("other"), "new")]))
+        .collect();
+    let mut tasks = vec![ApplyTask::Entries(EntriesTask {
+        region_id: REGION,
+        entries: failing,
+        proposals: Vec::new(),
+    })];
+    let mut applied = Vec::new();
+    while !tasks.is_empty() {
+        let output = shard.apply(&kv, tasks).unwrap();
+        applied.push(output.applied[0].state.applied_index);
+        tasks = output.rest;
+    }
+    assert_eq!(applied, [8, 10, 11]);
 }

@@ -9,7 +9,7 @@
 //! | `Send` | takes the messages to a store, or loses them | none |
 //! | `WriteLog` | writes to the raft engine, in order per shard | `LogPersisted` |
 //! | `Apply` | nothing yet; in order per shard and apply shard | `Apply` with the same work |
-//! | `WriteData` | writes to the kv engine, in order per apply shard | `DataWritten` |
+//! | `WriteData` | writes to the kv engine, in order per apply shard | `DataWritten`; after it `WriteData` of the rest, where it has one, before other work |
 //! | `Read` | nothing yet | `Serve` with the same task |
 //! | `Reply` | delivers the result | none |
 //! | `Job` | lets the worker of its kind get to it, jobs in order | `JobDone` |
@@ -166,6 +166,12 @@ impl DataWrite {
     /// What to write.
     pub fn batch(&self) -> &WriteBatch {
         &self.output.batch
+    }
+
+    /// True if the work had no room in this batch: another one of it follows, which goes
+    /// before other work of the apply shard.
+    pub fn has_rest(&self) -> bool {
+        !self.output.rest.is_empty()
     }
 
     /// Whether the batch has to be synced.
@@ -415,6 +421,15 @@ impl<E: SnapshotEngine> StoreCore<E> {
             apply_shard,
             tasks,
         } = work;
+        self.apply_tasks((shard, apply_shard), tasks, effects);
+    }
+
+    fn apply_tasks(
+        &mut self,
+        (shard, apply_shard): (usize, usize),
+        tasks: Vec<ApplyTask>,
+        effects: &mut Vec<StoreEffect>,
+    ) {
         effects.push(
             match self.apply_shards[apply_shard].apply(&self.engines.kv, tasks) {
                 Ok(output) => StoreEffect::WriteData(DataWrite {
@@ -441,10 +456,13 @@ impl<E: SnapshotEngine> StoreCore<E> {
             now,
             ShardEvent::Applied {
                 apply_shard,
-                batches: 1,
+                batches: usize::from(output.rest.is_empty()),
                 regions,
             },
         );
+        if !output.rest.is_empty() {
+            self.apply_tasks((shard, apply_shard), output.rest, effects);
+        }
     }
 
     fn flush(&mut self, now: Now, effects: &mut Vec<StoreEffect>) {

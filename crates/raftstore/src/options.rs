@@ -31,6 +31,12 @@ pub struct StoreOptions {
     pub shared_entry_bytes: usize,
     /// Most commands that share an entry. 1024.
     pub shared_entry_commands: usize,
+    /// Most commands of those that share an entry whose work may be far larger than they are:
+    /// appends write a whole value, compare-and-swaps answer with one. 32.
+    pub shared_entry_rewrites: usize,
+    /// A batch of applied entries takes no further one from this size on; values in the
+    /// answers count. 64 MiB.
+    pub max_apply_batch_bytes: usize,
     /// Entries of a region that are proposed and not yet committed. 16 MiB.
     pub max_uncommitted_bytes: u64,
     /// Committed entries of a region that are held in memory until they are applied; more
@@ -108,6 +114,8 @@ impl Default for StoreOptions {
             max_entry_bytes: 8 << 20,
             shared_entry_bytes: 256 << 10,
             shared_entry_commands: 1024,
+            shared_entry_rewrites: 32,
+            max_apply_batch_bytes: 64 << 20,
             max_uncommitted_bytes: 16 << 20,
             max_apply_backlog_bytes: 16 << 20,
             max_message_bytes: 1 << 20,

@@ -48,6 +48,11 @@ impl Overlay {
         &mut self.batch
     }
 
+    /// Keys and values of the pending changes in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.approximate_bytes()
+    }
+
     /// The whole batch, which ends the overlay.
     pub(crate) fn into_batch(self) -> WriteBatch {
         self.batch

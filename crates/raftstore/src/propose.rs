@@ -77,12 +77,13 @@ impl<E: Engine> Peer<E> {
 
     /// Takes as many writes as may share an entry; the first always goes.
     fn take_group(&mut self, context: &mut StepContext<'_>) -> Vec<PendingRequest> {
-        let (mut bytes, mut commands) = (0, 0);
+        let (mut bytes, mut commands, mut rewrites) = (0, 0, 0);
         let mut group = Vec::new();
         while let Some(next) = self.writes.front() {
-            let next_commands = command_count(next);
+            let (next_commands, next_rewrites) = (command_count(next), rewrite_count(next));
             let fits = bytes + next.bytes <= context.options.shared_entry_bytes
-                && commands + next_commands <= context.options.shared_entry_commands;
+                && commands + next_commands <= context.options.shared_entry_commands
+                && rewrites + next_rewrites <= context.options.shared_entry_rewrites;
             if !group.is_empty() && !fits {
                 break;
             }
@@ -94,6 +95,7 @@ impl<E: Engine> Peer<E> {
             }
             bytes += pending.bytes;
             commands += next_commands;
+            rewrites += next_rewrites;
             group.push(pending);
         }
         group
@@ -264,6 +266,19 @@ fn command_count(pending: &PendingRequest) -> usize {
     match &pending.request.body {
         RequestBody::Write(commands) => commands.len(),
         _ => 1,
+    }
+}
+
+/// Commands that may write or answer far more than they hold. An entry is applied as a
+/// whole, so what it may come to has to be bounded here.
+fn rewrite_count(pending: &PendingRequest) -> usize {
+    let rewrites = |command: &&DataCommand| {
+        let body = &command.body;
+        matches!(body, Some(Body::Append(_) | Body::CompareAndSwap(_)))
+    };
+    match &pending.request.body {
+        RequestBody::Write(commands) => commands.iter().filter(rewrites).count(),
+        _ => 0,
     }
 }
 

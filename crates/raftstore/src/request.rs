@@ -258,6 +258,20 @@ pub enum CommandOutcome {
     Refused,
 }
 
+impl CommandOutcome {
+    /// Bytes of the value that it carries.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            CommandOutcome::CompareAndSwap {
+                previous: Some(value),
+                ..
+            }
+            | CommandOutcome::System(value) => value.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Delivers the result of one request, exactly once.
 ///
 /// The stepped core only carries replies and hands them back with a result; the driver

@@ -56,7 +56,7 @@ impl Replica {
     /// A replica that starts with what is in an engine.
     fn over(kv: MemEngine, applied_index: u64) -> Self {
         let metrics = Arc::<StoreMetrics>::default();
-        let mut shard = ApplyShard::new(1, Arc::new(NoSystem), metrics.clone());
+        let mut shard = ApplyShard::new(1, 64 << 20, Arc::new(NoSystem), metrics.clone());
         let state = RaftApplyState {
             applied_index,
             applied_term: 5,

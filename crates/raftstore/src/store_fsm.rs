@@ -219,7 +219,14 @@ impl<E: SnapshotEngine> StoreFsm<E> {
             })
             .collect();
         let mut apply_shards: Vec<ApplyShard> = (0..options.apply_shards)
-            .map(|_| ApplyShard::new(self.store_id, system.clone(), metrics.clone()))
+            .map(|_| {
+                ApplyShard::new(
+                    self.store_id,
+                    options.max_apply_batch_bytes,
+                    system.clone(),
+                    metrics.clone(),
+                )
+            })
             .collect();
         let mut entries = Vec::new();
         self.creations = Creations::new(self.store_id, options, metrics.clone());

@@ -205,6 +205,34 @@ fn writes_of_one_drain_share_an_entry() {
 }
 
 #[test]
+fn few_rewrites_share_an_entry() {
+    let mut cluster = cluster(1);
+    let region_id = cluster.region_of(b"a");
+    written(cluster.put("a", "0"));
+    let metrics = cluster.nodes[&1].core.metrics().clone();
+    let before = metrics.proposals.get();
+    let limit = StoreOptions::default().shared_entry_rewrites;
+    let mut receivers = Vec::new();
+    let events: Vec<StoreEvent> = (0..=limit)
+        .map(|_| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            receivers.push(receiver);
+            let request = Request {
+                header: cluster.header(region_id),
+                body: RequestBody::Write(vec![cas("a", Some("0"), Some("0"))]),
+            };
+            let reply = Reply::new(move |result| drop(sender.send(result)));
+            StoreEvent::Request { request, reply }
+        })
+        .collect();
+    cluster.events(1, events);
+    for receiver in &receivers {
+        written(cluster.wait(receiver));
+    }
+    assert_eq!(metrics.proposals.get(), before + 2, "one more than {limit}");
+}
+
+#[test]
 fn append_keeps_what_was_there() {
     let mut cluster = cluster(1);
     let append = |value: &str| {

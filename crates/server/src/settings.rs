@@ -24,6 +24,8 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         max_entry_bytes: raft.max_entry_size.bytes(),
         shared_entry_bytes: raft.shared_entry_size.bytes(),
         shared_entry_commands: raft.shared_entry_commands as usize,
+        shared_entry_rewrites: raft.shared_entry_rewrites as usize,
+        max_apply_batch_bytes: store.apply_batch_size.bytes(),
         max_uncommitted_bytes: raft.max_uncommitted_size.0,
         max_apply_backlog_bytes: store.max_apply_backlog_size.bytes(),
         max_message_bytes: raft.max_message_size.0,

@@ -85,6 +85,8 @@ fn tight(rng: &mut ChaCha8Rng) -> StoreOptions {
         apply_credits: rng.random_range(1..3),
         shared_entry_commands: rng.random_range(1..4),
         shared_entry_bytes: rng.random_range(1..200),
+        shared_entry_rewrites: rng.random_range(1..4),
+        max_apply_batch_bytes: rng.random_range(1..400),
         max_uncommitted_bytes: rng.random_range(100..2_000),
         max_apply_backlog_bytes: rng.random_range(100..2_000),
         max_message_bytes: rng.random_range(1..300),

@@ -286,7 +286,8 @@ impl Cluster {
         if let Err(error) = store.engines.kv.write(write.batch(), write.durability()) {
             return self.engine_failed(id, &error);
         }
-        store.applies[lane].busy = false;
+        // The rest of this work goes before other work.
+        store.applies[lane].busy = write.has_rest();
         self.enter(id, StoreEvent::DataWritten(write));
         self.maybe_start_apply(id, lane);
     }

@@ -10,7 +10,7 @@ use strata_proto::raft_serverpb::RaftMessage;
 use strata_storage::{Durability, Engine};
 
 use super::{HeartbeatSink, Transport, clock};
-use crate::apply::{ApplyShard, ApplyTask};
+use crate::apply::{Applied, ApplyShard, ApplyTask};
 use crate::directory::DirectoryCell;
 use crate::error::Error;
 use crate::expiry::RegionClocks;
@@ -311,11 +311,22 @@ impl<E: Engine> ApplyThread<E> {
                     None
                 };
             }
-            self.apply(tasks, &batches);
+            // Credits go back with the last batch.
+            let none = vec![0; batches.len()];
+            loop {
+                let (applied, rest) = self.apply(tasks);
+                let done = rest.is_empty();
+                self.tell(applied, if done { &batches } else { &none });
+                if done {
+                    break;
+                }
+                tasks = rest;
+            }
         }
     }
 
-    fn apply(&mut self, tasks: Vec<ApplyTask>, batches: &[usize]) {
+    /// Writes one batch; returns its progress and what it had no room for.
+    fn apply(&mut self, tasks: Vec<ApplyTask>) -> (Vec<Applied>, Vec<ApplyTask>) {
         let output = match self.shard.apply(&self.kv, tasks) {
             Ok(output) => output,
             Err(fault) => stop_process(&self.logger, &fault.to_string()),
@@ -329,12 +340,17 @@ impl<E: Engine> ApplyThread<E> {
         for task in output.reads {
             send_read(&self.readers, None, task);
         }
+        (output.applied, output.rest)
+    }
+
+    /// Tells the shards their regions' progress, and how many of their works are done.
+    fn tell(&self, applied: Vec<Applied>, batches: &[usize]) {
         let mut regions: Vec<Vec<_>> = batches.iter().map(|_| Vec::new()).collect();
-        for applied in output.applied {
+        for applied in applied {
             regions[shard_of(applied.region_id, batches.len())].push(applied);
         }
         for ((inbox, regions), batches) in self.inboxes.iter().zip(regions).zip(batches) {
-            if *batches > 0 {
+            if *batches > 0 || !regions.is_empty() {
                 let apply_shard = self.index;
                 inbox.event(ShardEvent::Applied {
                     apply_shard,

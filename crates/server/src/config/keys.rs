@@ -139,6 +139,9 @@ settings! {
         shared_entry_size: Size = "raft.shared-entry-size", "256KiB", "0B" ..= "8MiB";
         /// Most commands that share an entry.
         shared_entry_commands: u64 = "raft.shared-entry-commands", "1024", "1" ..= "65536";
+        /// Most appends and compare-and-swaps among them: their work may be far larger than
+        /// they are.
+        shared_entry_rewrites: u64 = "raft.shared-entry-rewrites", "32", "1" ..= "1024";
         /// How often a leader asks whether its log shall be compacted.
         log_gc_tick_interval: Duration = "raft.log-gc-tick-interval", "3s", "10ms" ..= "1h";
         /// Entries of a log beyond which it is compacted though a silent follower lacks
@@ -155,6 +158,9 @@ settings! {
         raft_shards: u64 = "store.raft-shards", "2", "1" ..= "64";
         /// Threads that apply committed entries.
         apply_shards: u64 = "store.apply-shards", "1", "1" ..= "64";
+        /// A batch of applied entries takes no further one from this size on; values in the
+        /// answers count.
+        apply_batch_size: Size = "store.apply-batch-size", "64MiB", "1KiB" ..= "1GiB";
         /// Threads that serve scans, checksums and reads that need a read index.
         read_threads: u64 = "store.read-threads", "1", "1" ..= "64";
         /// Messages and requests that one shard's inbox holds; beyond it requests are
