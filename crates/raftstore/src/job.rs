@@ -37,8 +37,8 @@ pub enum RegionJob {
         /// The region as it was.
         region: Region,
     },
-    /// Delete compacted entries from the raft engine, up to the truncated index that the kv
-    /// engine holds durably (crash rule 6).
+    /// Delete compacted entries from the raft engine, up to `to_index` and no further than
+    /// the truncated index that the kv engine holds durably (crash rule 6).
     GcLog {
         /// The region.
         region_id: u64,
