@@ -144,6 +144,86 @@ fn a_read_on_its_way_is_refused_when_an_install_begins() {
     );
 }
 
+/// The answer of a read index round that was asked for before the install, at an index that
+/// had been applied here long ago, comes in the middle of it: the read waits for the end.
+#[test]
+fn a_read_index_that_comes_in_the_middle_of_an_install_waits_for_its_end() {
+    let mut cluster = Cluster::new(3, short_logs());
+    cluster.elect_all();
+    let region = cluster.region_of(b"b");
+    cluster.put("b", "old").unwrap();
+    cluster.run(SECOND);
+    let leader = cluster.leader(region).unwrap();
+    let away = (1..=3).find(|id| *id != leader).unwrap();
+    let third = (1..=3).find(|id| *id != leader && *id != away).unwrap();
+
+    // The follower asks; the leader's answer is held on its way.
+    let mut header = cluster.header(region);
+    header.replica_read = true;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let reply = strata_raftstore::Reply::new(move |result| drop(sender.send(result)));
+    let request = strata_raftstore::Request {
+        header,
+        body: get("b"),
+    };
+    let now = cluster.clock(away);
+    let node = cluster.nodes.get_mut(&away).unwrap();
+    let (token, effects) = node.core.execute(now, request, reply);
+    token.detach();
+    let mut pending: Vec<(u64, StoreEffect)> = effects.into_iter().map(|e| (away, e)).collect();
+    let mut held = None;
+    while let Some((id, effect)) = pending.pop() {
+        let StoreEffect::Send {
+            to_store_id,
+            messages,
+        } = effect
+        else {
+            cluster.carry_out_one(id, effect);
+            continue;
+        };
+        for message in messages {
+            let inner = message.message.as_ref().unwrap();
+            if inner.msg_type() == MessageType::MsgReadIndexResp {
+                held = Some(message);
+                continue;
+            }
+            let now = cluster.clock(to_store_id);
+            let core = &mut cluster.nodes.get_mut(&to_store_id).unwrap().core;
+            let more = core.handle(now, StoreEvent::Message(message));
+            pending.extend(more.into_iter().map(|e| (to_store_id, e)));
+        }
+    }
+    let held = held.expect("the leader has answered");
+
+    // The log goes on without the follower, which does not tick: it asks no second time.
+    cluster.no_entries_to.insert(away);
+    for number in 0..30 {
+        cluster.put("b", &number.to_string()).unwrap();
+    }
+    cluster.nodes.get_mut(&away).unwrap().jobs_work = false;
+    for _ in 0..30 {
+        cluster.now += common::TICK;
+        cluster.event(leader, StoreEvent::Tick);
+        cluster.event(third, StoreEvent::Tick);
+        if local_state(&cluster, away, region) == PeerState::Applying {
+            break;
+        }
+    }
+    assert_eq!(local_state(&cluster, away, region), PeerState::Applying);
+    cluster.event(away, StoreEvent::Message(held));
+    let early = receiver.try_recv();
+    assert!(
+        early.is_err(),
+        "answered from a range in between: {early:?}"
+    );
+    cluster.release_jobs(away);
+    let value = cluster.wait(&receiver).unwrap();
+    assert!(
+        matches!(&value, Answer::Value(Some(value)) if value == "29"),
+        "{value:?}"
+    );
+}
+
 /// Crash rule 3 at the peers: the power goes after each of the writes of an install, with
 /// what was not synced, and the store comes back whole.
 #[test]
