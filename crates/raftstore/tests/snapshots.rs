@@ -10,8 +10,12 @@ use strata_proto::eraftpb::{Message, MessageType};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
 use strata_raftstore::{Answer, Error, StoreEffect, StoreEvent, StoreOptions};
-use strata_storage::snapshot::{SnapshotError, to_raft};
-use strata_storage::{Engines, MemEngine, read_apply_state, read_raft_state, read_region_state};
+use strata_storage::snapshot::{
+    Generated, Generator, Origin, SnapshotError, SnapshotInfo, SnapshotKey, to_raft,
+};
+use strata_storage::{
+    Engine, Engines, MemEngine, read_apply_state, read_raft_state, read_region_state,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -339,6 +343,138 @@ fn a_sending_without_an_answer_is_given_up_in_time() {
     cluster.until("it arrives in the end", |cluster| {
         cluster.stored(away, "b").as_deref() == Some("29")
     });
+}
+
+/// A snapshot whose files were found damaged, or were removed, is not offered again and
+/// again: the next one is made as soon as a sending has failed.
+#[test]
+fn a_snapshot_whose_files_are_gone_is_made_anew() {
+    let (mut cluster, region, away) = one_away();
+    let leader = cluster.leader(region).unwrap();
+    cluster.answer_snapshots = false;
+    cluster.cut.remove(&away);
+    let generated = |cluster: &Cluster| {
+        let made = cluster.nodes[&leader].core.snapshots().list();
+        let of_region =
+            |key: &SnapshotKey| (key.origin, key.region_id) == (Origin::Generated, region);
+        made.into_iter().map(|info| info.key).find(of_region)
+    };
+    let sent = |cluster: &Cluster| cluster.nodes[&leader].core.metrics().snapshots_sent.get();
+    cluster.until("a snapshot is sent", |cluster| sent(cluster) == 1);
+    let key = generated(&cluster).unwrap();
+    cluster.nodes[&leader].core.snapshots().condemn(&key);
+    let entry = cluster.nodes[&away].core.directory().entry(region).unwrap();
+    cluster.answer_snapshots = true;
+    let failed = StoreEvent::SnapshotSent {
+        region_id: region,
+        to_peer_id: entry.peer.id,
+        ok: false,
+    };
+    cluster.event(leader, failed);
+    cluster.until("a later snapshot arrives", |cluster| {
+        cluster.stored(away, "b").as_deref() == Some("29")
+    });
+    assert!(
+        sent(&cluster) <= 3,
+        "{} snapshots were sent",
+        sent(&cluster)
+    );
+}
+
+/// One that is here still is offered again, and not made anew, when a sending has failed.
+#[test]
+fn a_snapshot_whose_sending_failed_is_offered_again() {
+    let (mut cluster, region, away) = one_away();
+    let leader = cluster.leader(region).unwrap();
+    cluster.answer_snapshots = false;
+    cluster.cut.remove(&away);
+    let metrics = cluster.nodes[&leader].core.metrics().clone();
+    let made = metrics.snapshots_generated.get();
+    cluster.until("a snapshot is sent", |_| metrics.snapshots_sent.get() == 1);
+    assert_eq!(metrics.snapshots_generated.get(), made + 1);
+    let entry = cluster.nodes[&away].core.directory().entry(region).unwrap();
+    for sending in 2..5 {
+        let failed = StoreEvent::SnapshotSent {
+            region_id: region,
+            to_peer_id: entry.peer.id,
+            ok: false,
+        };
+        cluster.event(leader, failed);
+        cluster.until("it is sent again", |_| {
+            metrics.snapshots_sent.get() == sending
+        });
+    }
+    assert_eq!(metrics.snapshots_generated.get(), made + 1);
+}
+
+/// Files that were received stay while a region is installed from them, and while it may be
+/// told to; once it has applied as much, they go with the next collection.
+#[test]
+fn received_files_go_once_they_are_of_no_use() {
+    let (mut cluster, region, away) = one_away();
+    let options = cluster.options.clone();
+    let received = |cluster: &Cluster| {
+        let list = cluster.nodes[&away].core.snapshots().list();
+        let of_region = |info: &SnapshotInfo| {
+            (info.key.origin, info.key.region_id) == (Origin::Received, region)
+        };
+        list.into_iter().filter(of_region).count()
+    };
+    let collect = |cluster: &mut Cluster, after: Duration| {
+        let now = cluster.now + after;
+        let worker = &mut cluster.nodes.get_mut(&away).unwrap().workers.region;
+        worker.step(now, 1).unwrap()
+    };
+    // One of a place that was never reached here, which nobody has told raft of.
+    let leader = cluster.leader(region).unwrap();
+    received_from(&cluster, leader, away, region);
+    assert_eq!(collect(&mut cluster, Duration::ZERO), None);
+    collect(&mut cluster, options.snapshot_gc_interval);
+    assert_eq!(received(&cluster), 1, "it may be wanted");
+
+    cluster.nodes.get_mut(&away).unwrap().jobs_work = false;
+    cluster.put("b", "later").unwrap();
+    cluster.cut.remove(&away);
+    cluster.until("the install begins", |cluster| {
+        local_state(cluster, away, region) == PeerState::Applying
+    });
+    cluster.run(SECOND);
+    assert_eq!(received(&cluster), 2);
+    collect(&mut cluster, options.snapshot_keep_time * 3);
+    assert_eq!(received(&cluster), 1, "one is being installed");
+    cluster.release_jobs(away);
+    cluster.until("the install ends", |cluster| {
+        cluster.stored(away, "b").as_deref() == Some("later")
+    });
+    assert_eq!(received(&cluster), 1);
+    let soon = options.snapshot_keep_time * 3 + options.snapshot_gc_interval;
+    collect(&mut cluster, soon);
+    assert_eq!(received(&cluster), 0);
+}
+
+/// Makes a snapshot on one store and takes its files to another; the raft message for it.
+fn received_from(cluster: &Cluster, from: u64, to: u64, region_id: u64) -> RaftMessage {
+    let source = &cluster.nodes[&from];
+    let view = source.engines.kv.snapshot();
+    let mut generator =
+        Generator::<MemEngine>::begin(source.core.snapshots(), view, region_id).unwrap();
+    let made = loop {
+        if let Generated::Done(made) = generator.step(1 << 20).unwrap() {
+            break made;
+        }
+    };
+    let meta = made.meta().clone();
+    let message = RaftMessage {
+        region_id,
+        message: Some(Message {
+            msg_type: MessageType::MsgSnapshot.into(),
+            snapshot: Some(to_raft(&meta)),
+            ..Message::default()
+        }),
+        ..RaftMessage::default()
+    };
+    assert!(cluster.copy_snapshot(from, to, &message));
+    message
 }
 
 /// A snapshot message without its files, or for a region that is not here, is dropped with a
