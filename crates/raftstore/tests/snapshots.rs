@@ -3,18 +3,23 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Cluster, get};
 use strata_proto::eraftpb::{Message, MessageType};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
-use strata_raftstore::{Answer, Error, StoreEffect, StoreEvent, StoreOptions};
+use strata_raftstore::{
+    Answer, DirectoryCell, Error, ShardEvent, StoreEffect, StoreEvent, StoreFsm, StoreOptions,
+    StoreRequest, SystemStateMachine,
+};
 use strata_storage::snapshot::{
     Generated, Generator, Origin, SnapshotError, SnapshotInfo, SnapshotKey, to_raft,
 };
 use strata_storage::{
-    Engine, Engines, MemEngine, read_apply_state, read_raft_state, read_region_state,
+    Cf, Durability, Engine, Engines, MemEngine, WriteBatch, keys, read_apply_state,
+    read_raft_state, read_region_state,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -450,6 +455,92 @@ fn received_files_go_once_they_are_of_no_use() {
     let soon = options.snapshot_keep_time * 3 + options.snapshot_gc_interval;
     collect(&mut cluster, soon);
     assert_eq!(received(&cluster), 0);
+}
+
+/// A change of the region's peers that reaches the directory while a snapshot waits for
+/// raft to take it does not give the snapshot's claim away.
+#[test]
+fn a_claim_outlives_a_change_of_peers() {
+    let cluster = Cluster::new(3, short_logs());
+    let (store, region_id) = (1, 2);
+    let node = &cluster.nodes[&store];
+    let files = node.core.snapshots().clone();
+    let (mut fsm, directory) = store_fsm(&cluster, store);
+    let message = received_from(&cluster, 2, store, region_id);
+    let uses = || files.list().iter().map(|info| info.uses).sum::<usize>();
+    assert_eq!(uses(), 0);
+    let now = cluster.clock(store);
+    let claim = StoreRequest::Claim {
+        region: (*directory.entry(region_id).unwrap().region).clone(),
+        message: Box::new(message),
+    };
+    let answers = fsm.handle(now, claim);
+    assert!(
+        matches!(
+            &answers[0].event,
+            ShardEvent::Claimed { result: Ok(()), .. }
+        ),
+        "{answers:?}"
+    );
+    assert_eq!(uses(), 1);
+    let entry = directory.entry(region_id).unwrap();
+    let mut region = (*entry.region).clone();
+    region.region_epoch.as_mut().unwrap().conf_ver += 1;
+    let peer = entry.peer;
+    let region = std::sync::Arc::new(region);
+    fsm.handle(now, StoreRequest::SetRegion { region, peer });
+    assert_eq!(uses(), 1, "the files are held");
+    fsm.handle(now, StoreRequest::EndClaim { region_id });
+    assert_eq!(uses(), 0);
+}
+
+/// Two leaders made a snapshot at the same place of the log; their files are not the same
+/// bytes, so neither are their ids. The one that is offered is the one that is claimed.
+#[test]
+fn a_snapshot_is_claimed_beside_another_of_the_same_index() {
+    let cluster = Cluster::new(3, short_logs());
+    let (store, region_id) = (1, 2);
+    let (mut fsm, _) = store_fsm(&cluster, store);
+    let first = received_from(&cluster, 2, store, region_id);
+    let mut batch = WriteBatch::new();
+    let range = cluster.regions.iter().find(|region| region.id == region_id);
+    let (start, _) = keys::data_range(&range.unwrap().start_key, &range.unwrap().end_key);
+    batch.put(Cf::Default, start, "another byte");
+    let other = &cluster.nodes[&3].engines.kv;
+    other.write(&batch, Durability::Synced).unwrap();
+    let second = received_from(&cluster, 3, store, region_id);
+    for message in [first, second] {
+        let claim = StoreRequest::Claim {
+            region: range.unwrap().clone(),
+            message: Box::new(message),
+        };
+        let answers = fsm.handle(cluster.clock(store), claim);
+        assert!(
+            matches!(
+                &answers[0].event,
+                ShardEvent::Claimed { result: Ok(()), .. }
+            ),
+            "{answers:?}"
+        );
+    }
+}
+
+/// The store FSM of a store that was loaded from what the cluster's store holds.
+fn store_fsm(cluster: &Cluster, id: u64) -> (StoreFsm<MemEngine>, Arc<DirectoryCell>) {
+    let node = &cluster.nodes[&id];
+    let mut fsm = StoreFsm::new(id, node.core.snapshots().clone());
+    let system: Arc<dyn SystemStateMachine> = Arc::new(common::Journal);
+    let metrics = node.core.metrics();
+    let loaded = fsm
+        .load(
+            &cluster.options,
+            &node.engines,
+            &system,
+            metrics,
+            cluster.clock(id),
+        )
+        .unwrap();
+    (fsm, loaded.directory)
 }
 
 /// Makes a snapshot on one store and takes its files to another; the raft message for it.
