@@ -3,8 +3,9 @@
 //! Claim    A snapshot whose files are all here asks for its range before raft sees it. The
 //!          range must be free of every other live region and of every earlier claim, for
 //!          once raft has taken the snapshot there is no way back.
-//! Release  The region's next `SetRegion`: the range is in the directory then, or the
-//!          snapshot was not taken.
+//! Release  The region's `EndClaim`: the range is in the directory then, or the snapshot was
+//!          not taken. A `SetRegion` for another reason, which a change of peers brings, may
+//!          come before raft sees the snapshot and ends no claim. `Destroyed` ends it, too.
 //!
 //! Invariants
 //! * No two claims overlap, and no claim overlaps a region of the directory other than its
@@ -58,16 +59,15 @@ impl<F: FileStore> Claims<F> {
         let live = directory.iter().map(|entry| &*entry.region);
         let claimed = self.by_region.values().map(SnapshotRef::region);
         check_install(&meta, None, live.chain(claimed))?;
+        // Another leader's snapshot of the same index may be here, too.
         let files = self
             .snapshots
-            .find_received(region_id, meta.index, meta.term)?;
-        if files.key().id != meta.id {
-            return Err(SnapshotError::FilesMissing {
+            .find_received_of(&meta)
+            .ok_or(SnapshotError::FilesMissing {
                 region_id,
                 index: meta.index,
                 term: meta.term,
-            });
-        }
+            })?;
         self.by_region.insert(region_id, files);
         Ok(())
     }

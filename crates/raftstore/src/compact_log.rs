@@ -218,8 +218,12 @@ impl<E: Engine> Peer<E> {
         });
     }
 
-    /// The worker has deleted entries.
+    /// The worker has deleted entries. Its answer to a peer that was destroyed meanwhile comes
+    /// to the region's next one.
     pub(crate) fn on_log_gone(&mut self, context: &mut StepContext<'_>, index: u64) {
+        if !self.log_gc.outstanding {
+            return;
+        }
         let truncated = self.raft.storage().truncated().index;
         assert!(
             index <= truncated,

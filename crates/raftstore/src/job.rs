@@ -20,6 +20,14 @@ pub enum RegionJob {
         /// The region.
         region_id: u64,
     },
+    /// Look whether a snapshot that was made is here still, undamaged as far as is known. It
+    /// goes before jobs that wait.
+    CheckGenerated {
+        /// The region.
+        region_id: u64,
+        /// Its description.
+        meta: Box<SnapshotMeta>,
+    },
     /// Install the received snapshot at this position. Precondition: the region is in
     /// Applying, and its raft engine is emptied and synced (crash rule 3).
     Install {
@@ -37,8 +45,8 @@ pub enum RegionJob {
         /// The region as it was.
         region: Region,
     },
-    /// Delete compacted entries from the raft engine, up to the truncated index that the kv
-    /// engine holds durably (crash rule 6).
+    /// Delete compacted entries from the raft engine, up to `to_index` and no further than
+    /// the truncated index that the kv engine holds durably (crash rule 6).
     GcLog {
         /// The region.
         region_id: u64,
@@ -52,6 +60,7 @@ impl RegionJob {
     pub fn region_id(&self) -> u64 {
         match self {
             RegionJob::Generate { region_id }
+            | RegionJob::CheckGenerated { region_id, .. }
             | RegionJob::Install { region_id, .. }
             | RegionJob::GcLog { region_id, .. } => *region_id,
             RegionJob::Clear { region } => region.id,
@@ -68,6 +77,15 @@ pub enum JobDone {
         region_id: u64,
         /// The description of the snapshot, whose files lie in the snapshot manager.
         result: Result<Box<SnapshotMeta>, SnapshotError>,
+    },
+    /// Answer to [`RegionJob::CheckGenerated`].
+    GeneratedChecked {
+        /// The region.
+        region_id: u64,
+        /// Id of the snapshot.
+        id: u64,
+        /// False: nobody can send it any more.
+        here: bool,
     },
     /// Answer to [`RegionJob::Install`]: Normal is synced. An install that cannot be
     /// finished has no answer, it ends the process.
@@ -96,6 +114,7 @@ impl JobDone {
     pub fn region_id(&self) -> u64 {
         match self {
             JobDone::Generated { region_id, .. }
+            | JobDone::GeneratedChecked { region_id, .. }
             | JobDone::Installed { region_id, .. }
             | JobDone::Cleared { region_id }
             | JobDone::LogGone { region_id, .. } => *region_id,

@@ -4,6 +4,10 @@
 //! made durable, and only then the entries go. If the kv engine lost the truncated index in
 //! a crash, it would want entries back that are gone.
 //!
+//! What goes is truncated for both the kv engine and the region's shard: apply writes a
+//! truncated index before the shard hears of it, and until then the shard reads the entries
+//! in front of it.
+//!
 //! The deletion itself is not synced: what a crash brings back lies in front of the
 //! truncated index, where nobody looks, and goes with the next compaction.
 
@@ -24,7 +28,8 @@ const SINGLE_DELETIONS_MAX: u64 = 4096;
 /// Deletes compacted entries.
 pub struct LogGcWorker<E: Engine> {
     engines: Engines<E>,
-    queue: VecDeque<u64>,
+    /// Regions, each with the truncated index that its shard knows.
+    queue: VecDeque<(u64, u64)>,
     /// Entries up to this index were deleted since the start, by region.
     gone: BTreeMap<u64, u64>,
 }
@@ -44,10 +49,14 @@ impl<E: Engine> LogGcWorker<E> {
     /// # Panics
     /// On anything but a `GcLog`.
     pub fn push(&mut self, job: &RegionJob) {
-        let RegionJob::GcLog { region_id, .. } = job else {
+        let RegionJob::GcLog {
+            region_id,
+            to_index,
+        } = job
+        else {
             panic!("region {}: the log gc worker got {job:?}", job.region_id());
         };
-        self.queue.push_back(*region_id);
+        self.queue.push_back((*region_id, *to_index));
     }
 
     /// True if there is something to do.
@@ -61,17 +70,17 @@ impl<E: Engine> LogGcWorker<E> {
     /// The process must end.
     pub fn step(&mut self) -> Result<Vec<JobDone>, WorkerFault> {
         let count = self.queue.len().min(GATHERED_JOBS);
-        let regions: Vec<u64> = self.queue.drain(..count).collect();
-        let Some(first) = regions.first().copied() else {
+        let regions: Vec<(u64, u64)> = self.queue.drain(..count).collect();
+        let Some((first, _)) = regions.first().copied() else {
             return Ok(Vec::new());
         };
         let mut batch = WriteBatch::new();
         let mut done = Vec::new();
-        for region_id in regions {
+        for (region_id, to_index) in regions {
             let state = read_apply_state(&self.engines.kv, region_id)
                 .map_err(|error| fault(region_id, error))?;
             // Without a state the region was destroyed, and its log with it.
-            let index = state.map_or(0, |state| state.truncated_index);
+            let index = state.map_or(0, |state| state.truncated_index.min(to_index));
             self.delete(region_id, index, &mut batch);
             done.push(JobDone::LogGone { region_id, index });
         }

@@ -11,7 +11,8 @@
 //! Invariants
 //! * A round's context is never used twice, also over a restart: an answer that was
 //!   delayed must not confirm a later read.
-//! * A read is asked for after it came in, and served after its index is applied.
+//! * A read is asked for after it came in, and served after its index is applied. While a
+//!   snapshot is being installed nothing is: what was applied is being taken away.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -144,7 +145,7 @@ impl<E: Engine> Peer<E> {
         context.metrics.reads_index.add(round.reads.len() as u64);
         for pending in round.reads {
             let task = self.read_task(context, pending);
-            if state.index <= self.apply_state.applied_index {
+            if state.index <= self.apply_state.applied_index && !self.is_installing() {
                 context.out.reads.push(task);
             } else {
                 self.reads.confirmed.push((state.index, task));

@@ -1,9 +1,11 @@
 //! The region worker: makes, installs and clears whole regions, one job after the other.
 //!
 //! Jobs run in the order in which they came, each in small pieces ([`RegionWorker::step`]),
-//! so that a clear never crosses an install (crash rule 11).
+//! so that a clear never crosses an install (crash rule 11). Only a check, which changes
+//! nothing, goes before those that wait.
 //!
 //! Generate  From an engine snapshot taken when the job begins.
+//! Check     Whether a snapshot that was made can still be sent.
 //! Install   Files are verified, the range is cleared, tables are taken in, Normal is synced.
 //! Clear     What a destroyed peer has left, cut when the job runs to what no live region
 //!           covers. The apply state goes last and synced: while it is there a start knows
@@ -28,7 +30,7 @@ use strata_storage::snapshot::{
     SnapshotInfo, SnapshotKey, SnapshotManager, clear_region,
 };
 use strata_storage::{
-    Cf, Durability, Error, WriteBatch, keys, read_apply_state, read_region_state,
+    Cf, Durability, Error, ReadView, WriteBatch, keys, read_apply_state, read_region_state,
 };
 
 use crate::directory::DirectoryCell;
@@ -115,7 +117,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         }
     }
 
-    /// Takes a job over; it runs behind those that are here.
+    /// Takes a job over; it runs behind those that are here, a check before them.
     ///
     /// # Panics
     /// On a `GcLog`, which is the log gc worker's.
@@ -125,7 +127,11 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             "region {}: the region worker deletes no log",
             job.region_id()
         );
-        self.queue.push_back(job);
+        if matches!(job, RegionJob::CheckGenerated { .. }) {
+            self.queue.push_front(job);
+        } else {
+            self.queue.push_back(job);
+        }
     }
 
     /// True if a step at `now` would do a piece of a job.
@@ -214,6 +220,14 @@ impl<E: SnapshotEngine> RegionWorker<E> {
                     installer: Installer::new(self.kv.clone(), files),
                 });
                 Ok(None)
+            }
+            RegionJob::CheckGenerated { region_id, meta } => {
+                let (id, here) = (meta.id, self.snapshots.find_generated(&meta).is_some());
+                Ok(Some(JobDone::GeneratedChecked {
+                    region_id,
+                    id,
+                    here,
+                }))
             }
             RegionJob::Clear { region } => self.clear(&region).map(Some),
             RegionJob::GcLog { .. } => unreachable!("refused when it was pushed"),
@@ -317,9 +331,9 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             .collect()
     }
 
-    /// Removes files that nobody wants: what was made, once it is older than twice the
-    /// time for which a leader sends it, or a newer one was made; what was received, once it
-    /// is old and no region is being installed from it.
+    /// Removes files that nobody wants: what was made, once it is older than twice the time
+    /// for which a leader sends it, or a newer one was made; what was received, once its
+    /// region has applied as much, or it is old and no region is being installed from it.
     fn collect_files(&mut self, now: Duration) -> Result<(), WorkerFault> {
         let due = *self.next_gc.get_or_insert(now + self.gc_interval);
         if now < due {
@@ -341,6 +355,9 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             !listed.iter().any(later)
         };
         let mut failed = None;
+        // One moment for all records of a region: while an install begins they change
+        // together.
+        let view = self.kv.snapshot();
         let keep = |info: &SnapshotInfo| {
             let age = now.saturating_sub(self.seen.get(&info.key).copied().unwrap_or(now));
             if info.key.origin == Origin::Generated {
@@ -351,11 +368,15 @@ impl<E: SnapshotEngine> RegionWorker<E> {
                 };
                 return age < kept * 2;
             }
-            age < self.keep_time
-                || installs_from(&self.kv, &info.key).unwrap_or_else(|error| {
+            match use_of(&view, &info.key) {
+                Ok(Use::Installed) => true,
+                Ok(Use::Possible) => age < self.keep_time,
+                Ok(Use::Superseded) => false,
+                Err(error) => {
                     failed = Some((info.key.region_id, error));
                     true
-                })
+                }
+            }
         };
         // What cannot be removed now is tried again, and removed by the next start.
         let _ = self.snapshots.retain(keep);
@@ -368,14 +389,29 @@ impl<E: SnapshotEngine> RegionWorker<E> {
     }
 }
 
-/// Whether a region is in Applying with this snapshot (crash rule 3: its files stay).
-fn installs_from<E: SnapshotEngine>(kv: &E, key: &SnapshotKey) -> Result<bool, Error> {
-    let state = read_region_state(kv, key.region_id)?;
-    if state.is_none_or(|state| state.state() != PeerState::Applying) {
-        return Ok(false);
-    }
-    let apply = read_apply_state(kv, key.region_id)?.unwrap_or_default();
-    Ok((apply.applied_index, apply.applied_term) == (key.index, key.term))
+/// What a region can still do with a snapshot that was received for it.
+enum Use {
+    /// It is in Applying with this snapshot (crash rule 3: its files stay).
+    Installed,
+    /// It may yet be told to install it.
+    Possible,
+    /// It has applied as much: raft takes it no more.
+    Superseded,
+}
+
+fn use_of(view: &impl ReadView, key: &SnapshotKey) -> Result<Use, Error> {
+    let Some(state) = read_region_state(view, key.region_id)? else {
+        return Ok(Use::Possible);
+    };
+    let apply = read_apply_state(view, key.region_id)?.unwrap_or_default();
+    let same = (apply.applied_index, apply.applied_term) == (key.index, key.term);
+    Ok(match state.state() {
+        PeerState::Applying if same => Use::Installed,
+        PeerState::Applying | PeerState::Normal if apply.applied_index >= key.index => {
+            Use::Superseded
+        }
+        _ => Use::Possible,
+    })
 }
 
 fn is_fatal(error: &SnapshotError) -> bool {

@@ -321,8 +321,8 @@ impl<E: Engine> Shard<E> {
                 to_peer_id,
                 ok,
             } => {
-                self.step(now, region_id, |peer, _| {
-                    peer.on_snapshot_sent(to_peer_id, ok)
+                self.step(now, region_id, |peer, context| {
+                    peer.on_snapshot_sent(context, to_peer_id, ok)
                 });
             }
             ShardEvent::Claimed { message, result } => {
@@ -528,8 +528,8 @@ impl<E: Engine> Shard<E> {
             }
             self.metrics.messages_dropped_not_admitted.increment();
             let to_peer_id = message.to_peer.map_or(0, |peer| peer.id);
-            self.step(now, message.region_id, |peer, _| {
-                peer.on_snapshot_sent(to_peer_id, false)
+            self.step(now, message.region_id, |peer, context| {
+                peer.on_snapshot_sent(context, to_peer_id, false)
             });
         }
     }

@@ -132,10 +132,8 @@ impl<E: Engine> Peer<E> {
         self.claim_pending = false;
         let fits = result.is_ok() && self.check_snapshot(&message).is_ok();
         if result.is_ok() && (!fits || !self.step_snapshot(context, message)) {
-            context.out.store.push(StoreRequest::SetRegion {
-                region: self.region.clone(),
-                peer: self.peer,
-            });
+            let region_id = self.region.id;
+            context.out.store.push(StoreRequest::EndClaim { region_id });
         }
         if !fits {
             context.metrics.snapshots_refused.increment();
@@ -253,10 +251,12 @@ impl<E: Engine> Peer<E> {
             messages,
         });
         install.phase = Phase::Emptying { number };
+        // In this order: the range is never without one of the two.
         context.out.store.push(StoreRequest::SetRegion {
             region: self.region.clone(),
             peer: self.peer,
         });
+        context.out.store.push(StoreRequest::EndClaim { region_id });
     }
 
     /// Writes up to Ready `number` are synced.

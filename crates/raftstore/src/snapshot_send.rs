@@ -11,6 +11,8 @@
 //!           as failed.
 //! Reuse     The snapshot serves every follower that needs one until compaction passes it, or
 //!           `snapshot_keep_time` has gone by.
+//! Check     After a failed sending the region worker looks whether the snapshot's files are
+//!           here still and not found damaged. If not, the next one is made.
 //!
 //! Elsewhere: making it (`region_worker`), its way (`snapshot_transfer`, server), the other
 //! side (`snapshot_install`).
@@ -51,6 +53,8 @@ pub(crate) struct SnapshotSends {
     /// Applied index when the snapshot in the making was asked for.
     making_from: Option<u64>,
     made_at: Option<Duration>,
+    /// The region worker looks whether the snapshot that can be sent is here still.
+    checking: bool,
     /// No snapshot is made before.
     not_before: Duration,
 }
@@ -60,6 +64,7 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn on_job_done(&mut self, context: &mut StepContext<'_>, done: JobDone) {
         match done {
             JobDone::Generated { result, .. } => self.on_generated(context, result),
+            JobDone::GeneratedChecked { id, here, .. } => self.on_generated_checked(id, here),
             JobDone::Installed { index, .. } => self.on_installed(context, index),
             JobDone::LogGone { index, .. } => self.on_log_gone(context, index),
             JobDone::Cleared { region_id } => {
@@ -132,7 +137,12 @@ impl<E: Engine> Peer<E> {
 
     /// The sending of a snapshot has ended. An answer that comes after its time-out, or
     /// after the leadership has changed, finds nothing to tell.
-    pub(crate) fn on_snapshot_sent(&mut self, to_peer_id: u64, ok: bool) {
+    pub(crate) fn on_snapshot_sent(
+        &mut self,
+        context: &mut StepContext<'_>,
+        to_peer_id: u64,
+        ok: bool,
+    ) {
         let Some(sending) = self.snapshots.sending.get_mut(&to_peer_id) else {
             return;
         };
@@ -143,9 +153,34 @@ impl<E: Engine> Peer<E> {
             SnapshotStatus::Finish
         } else {
             self.snapshots.sending.remove(&to_peer_id);
+            self.check_generated(context);
             SnapshotStatus::Failure
         };
         self.raft.report_snapshot(to_peer_id, status);
+    }
+
+    /// Lets the region worker look whether the snapshot that can be sent is here still: what
+    /// is gone would be offered again and again until it is too old.
+    fn check_generated(&mut self, context: &mut StepContext<'_>) {
+        let Some(meta) = self.raft.storage().generated() else {
+            return;
+        };
+        if std::mem::replace(&mut self.snapshots.checking, true) {
+            return;
+        }
+        context.out.jobs.push(RegionJob::CheckGenerated {
+            region_id: self.region.id,
+            meta: Box::new(meta),
+        });
+    }
+
+    fn on_generated_checked(&mut self, id: u64, here: bool) {
+        self.snapshots.checking = false;
+        let storage = self.raft.storage_mut();
+        if !here && storage.generated().is_some_and(|meta| meta.id == id) {
+            self.snapshots.made_at = None;
+            storage.drop_generated();
+        }
     }
 
     /// Gives up sendings that are not answered in time, and snapshots that are too old.
@@ -157,6 +192,7 @@ impl<E: Engine> Peer<E> {
         if !self.leads() {
             self.snapshots = SnapshotSends {
                 making_from: self.snapshots.making_from,
+                checking: self.snapshots.checking,
                 ..SnapshotSends::default()
             };
             self.raft.storage_mut().drop_generated();
@@ -172,7 +208,7 @@ impl<E: Engine> Peer<E> {
             .map(|(peer_id, _)| *peer_id)
             .collect();
         for peer_id in given_up {
-            self.on_snapshot_sent(peer_id, false);
+            self.on_snapshot_sent(context, peer_id, false);
             self.snapshots.sending.remove(&peer_id);
         }
         let keep = context.options.snapshot_keep_time;

@@ -121,8 +121,11 @@ impl<E: SnapshotEngine> StoreFsm<E> {
                     event: ShardEvent::Claimed { message, result },
                 }]
             }
+            StoreRequest::EndClaim { region_id } => {
+                self.claims.release(region_id);
+                Vec::new()
+            }
             StoreRequest::SetRegion { region, peer } => {
-                self.claims.release(region.id);
                 if !self.set_region(region, peer) {
                     return Vec::new();
                 }
@@ -158,8 +161,8 @@ impl<E: SnapshotEngine> StoreFsm<E> {
     }
 
     /// Puts a region of the directory in its new form, or a peer that was created in its
-    /// place. What does not change makes no new directory: a claim that is only released is
-    /// no change. Returns whether the ranges may have changed.
+    /// place. What does not change makes no new directory. Returns whether the ranges may
+    /// have changed.
     fn set_region(&mut self, region: Arc<Region>, peer: PeerRecord) -> bool {
         let directory = self.directory.load();
         let old = directory.get(region.id);

@@ -14,15 +14,21 @@ use crate::shard::ShardEvent;
 pub enum StoreRequest {
     /// A snapshot has come for a peer: claim the range that it brings, against all other
     /// live regions and earlier claims. Answer: [`ShardEvent::Claimed`]. A granted claim
-    /// lasts until the next `SetRegion` of its region.
+    /// lasts until the region's `EndClaim`, or `Destroyed`.
     Claim {
         /// The region as the snapshot has it.
         region: Region,
         /// The raft message that holds the snapshot; comes back with the answer.
         message: Box<RaftMessage>,
     },
-    /// The peer of a region on this store now has this range, epoch and membership. Ends
-    /// the region's claim. No answer.
+    /// The claim of a region is needed no more: the directory has the range by a `SetRegion`
+    /// before, or the snapshot was not taken. No answer.
+    EndClaim {
+        /// The region.
+        region_id: u64,
+    },
+    /// The peer of a region on this store now has this range, epoch and membership. No
+    /// answer.
     SetRegion {
         /// The region as it is from now on.
         region: Arc<Region>,

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use strata_proto::metapb::{Peer, Region, RegionEpoch};
 use strata_proto::raft_serverpb::{RaftLocalState, RegionLocalState};
 use strata_proto::stratapb::RaftApplyState;
 use strata_raft::Storage as _;
-use strata_raftstore::{JobDone, LogGcWorker, RegionJob, StoreOptions};
+use strata_raftstore::{JobDone, LogGcWorker, RegionJob, StoreEffect, StoreEvent, StoreOptions};
 use strata_storage::{
     Cf, Direction, Durability, Engine, Engines, Error, MemEngine, PeerStorage, PeerStorageOptions,
-    ReadView, StartFault, WriteBatch, keys, write_apply_state, write_raft_state,
+    ReadView, StartFault, WriteBatch, keys, read_apply_state, write_apply_state, write_raft_state,
     write_region_state,
 };
 
@@ -118,8 +119,8 @@ fn gc(worker: &mut LogGcWorker<MemEngine>, to_index: u64) -> Vec<JobDone> {
     worker.step().unwrap()
 }
 
-/// The worker deletes up to the truncated index of the kv engine, whatever it is told, and
-/// nothing of other regions.
+/// The worker deletes what the kv engine has truncated and the region's shard knows to be
+/// truncated, and nothing of other regions.
 #[test]
 fn gc_raft_log() {
     let engines = region_with_log(30);
@@ -134,14 +135,16 @@ fn gc_raft_log() {
         (6..=30).collect::<Vec<_>>(),
         "nothing is truncated yet"
     );
-    for (truncated, first) in [(10, 11), (11, 12), (29, 30), (29, 30)] {
+    // The truncated index of the kv engine, what the shard knows of it, and the first index
+    // that is left.
+    for (truncated, known, first) in [(10, 10, 11), (15, 11, 12), (29, 29, 30), (29, 29, 30)] {
         truncate(&engines, 30, truncated);
-        let done = gc(&mut worker, truncated);
+        let done = gc(&mut worker, known);
         assert_eq!(
             done,
             [JobDone::LogGone {
                 region_id: REGION,
-                index: truncated
+                index: known
             }]
         );
         assert_eq!(
@@ -151,6 +154,77 @@ fn gc_raft_log() {
     }
     assert_eq!(log_indexes(&engines, REGION + 1), [8]);
     assert!(!worker.has_work());
+}
+
+/// The kv engine holds a later truncation than the shard has heard of when the worker comes
+/// to a job of an earlier one: the shard finds every entry that it may still ask for.
+#[test]
+fn gc_raft_log_ahead_of_the_shard() {
+    let mut cluster = Cluster::new(1, short_logs());
+    cluster.elect_all();
+    let region = cluster.region_of(b"b");
+    cluster.nodes.get_mut(&1).unwrap().jobs_work = false;
+    for number in 0..30 {
+        cluster.put("b", &number.to_string()).unwrap();
+    }
+    let of_region =
+        |effect: &StoreEffect| matches!(effect, StoreEffect::Job(job) if job.region_id() == region);
+    cluster.until("a deletion is ordered", |cluster| {
+        cluster.nodes[&1].held.iter().any(of_region)
+    });
+    for number in 0..30 {
+        cluster.put("b", &format!("more {number}")).unwrap();
+    }
+    let known = peer_storage(&cluster, 1, region).truncated().index;
+    let truncated = |cluster: &Cluster| {
+        let kv = &cluster.nodes[&1].engines.kv;
+        read_apply_state(kv, region)
+            .unwrap()
+            .unwrap()
+            .truncated_index
+    };
+    // Until the next compaction: it is written, and the shard has not heard of it.
+    cluster.nodes.get_mut(&1).unwrap().data_works = false;
+    let mut untold = None;
+    for _ in 0..100 {
+        cluster.tick();
+        let mut jobs = VecDeque::new();
+        while let Some(effect) = cluster.nodes.get_mut(&1).unwrap().held.pop_front() {
+            let StoreEffect::WriteData(write) = effect else {
+                jobs.push_back(effect);
+                continue;
+            };
+            let kv = cluster.nodes[&1].engines.kv.clone();
+            kv.write(write.batch(), write.durability()).unwrap();
+            if truncated(&cluster) > known && untold.is_none() {
+                untold = Some(write);
+            } else {
+                cluster.event(1, StoreEvent::DataWritten(write));
+            }
+        }
+        cluster.nodes.get_mut(&1).unwrap().held = jobs;
+        if untold.is_some() {
+            break;
+        }
+    }
+    let untold = untold.expect("no second compaction");
+    let last = peer_storage(&cluster, 1, region).last_index().unwrap();
+    assert_eq!(peer_storage(&cluster, 1, region).truncated().index, known);
+    cluster.release_jobs(1);
+    let held = peer_storage(&cluster, 1, region)
+        .entries(known + 1, last + 1, u64::MAX)
+        .unwrap();
+    assert_eq!(held.len() as u64, last - known);
+    cluster.event(1, StoreEvent::DataWritten(untold));
+    let now = truncated(&cluster);
+    assert_eq!(log_indexes(&cluster.nodes[&1].engines, region)[0], now + 1);
+}
+
+fn peer_storage(cluster: &Cluster, id: u64, region: u64) -> &PeerStorage<MemEngine> {
+    let shards = cluster.nodes[&id].core.shards();
+    let mut peers = shards.iter().flat_map(|shard| shard.peers());
+    let peer = peers.find(|peer| peer.region_id() == region);
+    peer.unwrap().raft().storage()
 }
 
 /// Crash rule 6: what is deleted is truncated in what a power cut leaves of the kv engine,
@@ -200,7 +274,7 @@ fn crash_rule_log_deletion() {
 /// all families at one moment, and only then the entries go.
 #[test]
 fn crash_rule_atomic_flush_comes_before_the_truncation() {
-    use strata_storage::{EngineKind, EngineOptions, RocksEngine, read_apply_state};
+    use strata_storage::{EngineKind, EngineOptions, RocksEngine};
     let folder = tempfile::tempdir().unwrap();
     let settings = EngineOptions {
         kv_wal: false,

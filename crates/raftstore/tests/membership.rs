@@ -9,8 +9,8 @@ use strata_proto::eraftpb::{HardState, Message, MessageType};
 use strata_proto::metapb::{self, PeerRole, Region, RegionEpoch};
 use strata_proto::raft_serverpb::{PeerState, RaftLocalState, RaftMessage};
 use strata_raftstore::{
-    Answer, CommandOutcome, Error, InvalidRequest, PeerChange, PeerChangeFault, PeerChangeKind,
-    RequestBody, StoreEvent, StoreOptions, find_peer_on,
+    Answer, CommandOutcome, Error, InvalidRequest, JobDone, PeerChange, PeerChangeFault,
+    PeerChangeKind, RequestBody, StoreEvent, StoreOptions, find_peer_on,
 };
 use strata_storage::{
     Cf, Durability, Engine, ReadView, WriteBatch, keys, read_apply_state, read_raft_state,
@@ -422,6 +422,32 @@ fn peer_destroyed_leaves_tombstone() {
     cluster.start(other, engines);
     cluster.event(other, StoreEvent::Message(beat(peer, 99)));
     assert!(!has_peer(&cluster, other, region_id));
+}
+
+/// The log gc worker answers a job of a peer that was destroyed meanwhile: the region's newer
+/// peer takes no notice.
+#[test]
+fn peer_destroyed_while_its_log_is_deleted() {
+    let mut cluster = cluster(3);
+    let (region_id, leader, [other, _]) = some_region(&cluster);
+    let peer = peer_on(&cluster, region_id, other);
+    let region = changed(&mut cluster, region_id, &[change(Remove, peer.id, other)]);
+    cluster.until("the peer is destroyed", |cluster| {
+        is_gone(cluster, other, region_id)
+    });
+    let newer = metapb::Peer {
+        id: peer.id + 1_000_000,
+        ..peer
+    };
+    let created = heartbeat(&region, leader, newer, conf_ver(&region) + 1);
+    cluster.event(other, StoreEvent::Message(created));
+    assert!(has_peer(&cluster, other, region_id));
+    let late = JobDone::LogGone {
+        region_id,
+        index: 20,
+    };
+    cluster.event(other, StoreEvent::JobDone(late));
+    assert!(has_peer(&cluster, other, region_id));
 }
 
 /// A leader's first heartbeat to a peer.

@@ -3,15 +3,24 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Cluster, get};
 use strata_proto::eraftpb::{Message, MessageType};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
-use strata_raftstore::{Answer, Error, StoreEffect, StoreEvent, StoreOptions};
-use strata_storage::snapshot::{SnapshotError, to_raft};
-use strata_storage::{Engines, MemEngine, read_apply_state, read_raft_state, read_region_state};
+use strata_raftstore::{
+    Answer, DirectoryCell, Error, ShardEvent, StoreEffect, StoreEvent, StoreFsm, StoreOptions,
+    StoreRequest, SystemStateMachine,
+};
+use strata_storage::snapshot::{
+    Generated, Generator, Origin, SnapshotError, SnapshotInfo, SnapshotKey, to_raft,
+};
+use strata_storage::{
+    Cf, Durability, Engine, Engines, MemEngine, WriteBatch, keys, read_apply_state,
+    read_raft_state, read_region_state,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -144,6 +153,86 @@ fn a_read_on_its_way_is_refused_when_an_install_begins() {
     );
 }
 
+/// The answer of a read index round that was asked for before the install, at an index that
+/// had been applied here long ago, comes in the middle of it: the read waits for the end.
+#[test]
+fn a_read_index_that_comes_in_the_middle_of_an_install_waits_for_its_end() {
+    let mut cluster = Cluster::new(3, short_logs());
+    cluster.elect_all();
+    let region = cluster.region_of(b"b");
+    cluster.put("b", "old").unwrap();
+    cluster.run(SECOND);
+    let leader = cluster.leader(region).unwrap();
+    let away = (1..=3).find(|id| *id != leader).unwrap();
+    let third = (1..=3).find(|id| *id != leader && *id != away).unwrap();
+
+    // The follower asks; the leader's answer is held on its way.
+    let mut header = cluster.header(region);
+    header.replica_read = true;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let reply = strata_raftstore::Reply::new(move |result| drop(sender.send(result)));
+    let request = strata_raftstore::Request {
+        header,
+        body: get("b"),
+    };
+    let now = cluster.clock(away);
+    let node = cluster.nodes.get_mut(&away).unwrap();
+    let (token, effects) = node.core.execute(now, request, reply);
+    token.detach();
+    let mut pending: Vec<(u64, StoreEffect)> = effects.into_iter().map(|e| (away, e)).collect();
+    let mut held = None;
+    while let Some((id, effect)) = pending.pop() {
+        let StoreEffect::Send {
+            to_store_id,
+            messages,
+        } = effect
+        else {
+            cluster.carry_out_one(id, effect);
+            continue;
+        };
+        for message in messages {
+            let inner = message.message.as_ref().unwrap();
+            if inner.msg_type() == MessageType::MsgReadIndexResp {
+                held = Some(message);
+                continue;
+            }
+            let now = cluster.clock(to_store_id);
+            let core = &mut cluster.nodes.get_mut(&to_store_id).unwrap().core;
+            let more = core.handle(now, StoreEvent::Message(message));
+            pending.extend(more.into_iter().map(|e| (to_store_id, e)));
+        }
+    }
+    let held = held.expect("the leader has answered");
+
+    // The log goes on without the follower, which does not tick: it asks no second time.
+    cluster.no_entries_to.insert(away);
+    for number in 0..30 {
+        cluster.put("b", &number.to_string()).unwrap();
+    }
+    cluster.nodes.get_mut(&away).unwrap().jobs_work = false;
+    for _ in 0..30 {
+        cluster.now += common::TICK;
+        cluster.event(leader, StoreEvent::Tick);
+        cluster.event(third, StoreEvent::Tick);
+        if local_state(&cluster, away, region) == PeerState::Applying {
+            break;
+        }
+    }
+    assert_eq!(local_state(&cluster, away, region), PeerState::Applying);
+    cluster.event(away, StoreEvent::Message(held));
+    let early = receiver.try_recv();
+    assert!(
+        early.is_err(),
+        "answered from a range in between: {early:?}"
+    );
+    cluster.release_jobs(away);
+    let value = cluster.wait(&receiver).unwrap();
+    assert!(
+        matches!(&value, Answer::Value(Some(value)) if value == "29"),
+        "{value:?}"
+    );
+}
+
 /// Crash rule 3 at the peers: the power goes after each of the writes of an install, with
 /// what was not synced, and the store comes back whole.
 #[test]
@@ -259,6 +348,224 @@ fn a_sending_without_an_answer_is_given_up_in_time() {
     cluster.until("it arrives in the end", |cluster| {
         cluster.stored(away, "b").as_deref() == Some("29")
     });
+}
+
+/// A snapshot whose files were found damaged, or were removed, is not offered again and
+/// again: the next one is made as soon as a sending has failed.
+#[test]
+fn a_snapshot_whose_files_are_gone_is_made_anew() {
+    let (mut cluster, region, away) = one_away();
+    let leader = cluster.leader(region).unwrap();
+    cluster.answer_snapshots = false;
+    cluster.cut.remove(&away);
+    let generated = |cluster: &Cluster| {
+        let made = cluster.nodes[&leader].core.snapshots().list();
+        let of_region =
+            |key: &SnapshotKey| (key.origin, key.region_id) == (Origin::Generated, region);
+        made.into_iter().map(|info| info.key).find(of_region)
+    };
+    let sent = |cluster: &Cluster| cluster.nodes[&leader].core.metrics().snapshots_sent.get();
+    cluster.until("a snapshot is sent", |cluster| sent(cluster) == 1);
+    let key = generated(&cluster).unwrap();
+    cluster.nodes[&leader].core.snapshots().condemn(&key);
+    let entry = cluster.nodes[&away].core.directory().entry(region).unwrap();
+    cluster.answer_snapshots = true;
+    let failed = StoreEvent::SnapshotSent {
+        region_id: region,
+        to_peer_id: entry.peer.id,
+        ok: false,
+    };
+    cluster.event(leader, failed);
+    cluster.until("a later snapshot arrives", |cluster| {
+        cluster.stored(away, "b").as_deref() == Some("29")
+    });
+    assert!(
+        sent(&cluster) <= 3,
+        "{} snapshots were sent",
+        sent(&cluster)
+    );
+}
+
+/// One that is here still is offered again, and not made anew, when a sending has failed.
+#[test]
+fn a_snapshot_whose_sending_failed_is_offered_again() {
+    let (mut cluster, region, away) = one_away();
+    let leader = cluster.leader(region).unwrap();
+    cluster.answer_snapshots = false;
+    cluster.cut.remove(&away);
+    let metrics = cluster.nodes[&leader].core.metrics().clone();
+    let made = metrics.snapshots_generated.get();
+    cluster.until("a snapshot is sent", |_| metrics.snapshots_sent.get() == 1);
+    assert_eq!(metrics.snapshots_generated.get(), made + 1);
+    let entry = cluster.nodes[&away].core.directory().entry(region).unwrap();
+    for sending in 2..5 {
+        let failed = StoreEvent::SnapshotSent {
+            region_id: region,
+            to_peer_id: entry.peer.id,
+            ok: false,
+        };
+        cluster.event(leader, failed);
+        cluster.until("it is sent again", |_| {
+            metrics.snapshots_sent.get() == sending
+        });
+    }
+    assert_eq!(metrics.snapshots_generated.get(), made + 1);
+}
+
+/// Files that were received stay while a region is installed from them, and while it may be
+/// told to; once it has applied as much, they go with the next collection.
+#[test]
+fn received_files_go_once_they_are_of_no_use() {
+    let (mut cluster, region, away) = one_away();
+    let options = cluster.options.clone();
+    let received = |cluster: &Cluster| {
+        let list = cluster.nodes[&away].core.snapshots().list();
+        let of_region = |info: &SnapshotInfo| {
+            (info.key.origin, info.key.region_id) == (Origin::Received, region)
+        };
+        list.into_iter().filter(of_region).count()
+    };
+    let collect = |cluster: &mut Cluster, after: Duration| {
+        let now = cluster.now + after;
+        let worker = &mut cluster.nodes.get_mut(&away).unwrap().workers.region;
+        worker.step(now, 1).unwrap()
+    };
+    // One of a place that was never reached here, which nobody has told raft of.
+    let leader = cluster.leader(region).unwrap();
+    received_from(&cluster, leader, away, region);
+    assert_eq!(collect(&mut cluster, Duration::ZERO), None);
+    collect(&mut cluster, options.snapshot_gc_interval);
+    assert_eq!(received(&cluster), 1, "it may be wanted");
+
+    cluster.nodes.get_mut(&away).unwrap().jobs_work = false;
+    cluster.put("b", "later").unwrap();
+    cluster.cut.remove(&away);
+    cluster.until("the install begins", |cluster| {
+        local_state(cluster, away, region) == PeerState::Applying
+    });
+    cluster.run(SECOND);
+    assert_eq!(received(&cluster), 2);
+    collect(&mut cluster, options.snapshot_keep_time * 3);
+    assert_eq!(received(&cluster), 1, "one is being installed");
+    cluster.release_jobs(away);
+    cluster.until("the install ends", |cluster| {
+        cluster.stored(away, "b").as_deref() == Some("later")
+    });
+    assert_eq!(received(&cluster), 1);
+    let soon = options.snapshot_keep_time * 3 + options.snapshot_gc_interval;
+    collect(&mut cluster, soon);
+    assert_eq!(received(&cluster), 0);
+}
+
+/// A change of the region's peers that reaches the directory while a snapshot waits for
+/// raft to take it does not give the snapshot's claim away.
+#[test]
+fn a_claim_outlives_a_change_of_peers() {
+    let cluster = Cluster::new(3, short_logs());
+    let (store, region_id) = (1, 2);
+    let node = &cluster.nodes[&store];
+    let files = node.core.snapshots().clone();
+    let (mut fsm, directory) = store_fsm(&cluster, store);
+    let message = received_from(&cluster, 2, store, region_id);
+    let uses = || files.list().iter().map(|info| info.uses).sum::<usize>();
+    assert_eq!(uses(), 0);
+    let now = cluster.clock(store);
+    let claim = StoreRequest::Claim {
+        region: (*directory.entry(region_id).unwrap().region).clone(),
+        message: Box::new(message),
+    };
+    let answers = fsm.handle(now, claim);
+    assert!(
+        matches!(
+            &answers[0].event,
+            ShardEvent::Claimed { result: Ok(()), .. }
+        ),
+        "{answers:?}"
+    );
+    assert_eq!(uses(), 1);
+    let entry = directory.entry(region_id).unwrap();
+    let mut region = (*entry.region).clone();
+    region.region_epoch.as_mut().unwrap().conf_ver += 1;
+    let peer = entry.peer;
+    let region = std::sync::Arc::new(region);
+    fsm.handle(now, StoreRequest::SetRegion { region, peer });
+    assert_eq!(uses(), 1, "the files are held");
+    fsm.handle(now, StoreRequest::EndClaim { region_id });
+    assert_eq!(uses(), 0);
+}
+
+/// Two leaders made a snapshot at the same place of the log; their files are not the same
+/// bytes, so neither are their ids. The one that is offered is the one that is claimed.
+#[test]
+fn a_snapshot_is_claimed_beside_another_of_the_same_index() {
+    let cluster = Cluster::new(3, short_logs());
+    let (store, region_id) = (1, 2);
+    let (mut fsm, _) = store_fsm(&cluster, store);
+    let first = received_from(&cluster, 2, store, region_id);
+    let mut batch = WriteBatch::new();
+    let range = cluster.regions.iter().find(|region| region.id == region_id);
+    let (start, _) = keys::data_range(&range.unwrap().start_key, &range.unwrap().end_key);
+    batch.put(Cf::Default, start, "another byte");
+    let other = &cluster.nodes[&3].engines.kv;
+    other.write(&batch, Durability::Synced).unwrap();
+    let second = received_from(&cluster, 3, store, region_id);
+    for message in [first, second] {
+        let claim = StoreRequest::Claim {
+            region: range.unwrap().clone(),
+            message: Box::new(message),
+        };
+        let answers = fsm.handle(cluster.clock(store), claim);
+        assert!(
+            matches!(
+                &answers[0].event,
+                ShardEvent::Claimed { result: Ok(()), .. }
+            ),
+            "{answers:?}"
+        );
+    }
+}
+
+/// The store FSM of a store that was loaded from what the cluster's store holds.
+fn store_fsm(cluster: &Cluster, id: u64) -> (StoreFsm<MemEngine>, Arc<DirectoryCell>) {
+    let node = &cluster.nodes[&id];
+    let mut fsm = StoreFsm::new(id, node.core.snapshots().clone());
+    let system: Arc<dyn SystemStateMachine> = Arc::new(common::Journal);
+    let metrics = node.core.metrics();
+    let loaded = fsm
+        .load(
+            &cluster.options,
+            &node.engines,
+            &system,
+            metrics,
+            cluster.clock(id),
+        )
+        .unwrap();
+    (fsm, loaded.directory)
+}
+
+/// Makes a snapshot on one store and takes its files to another; the raft message for it.
+fn received_from(cluster: &Cluster, from: u64, to: u64, region_id: u64) -> RaftMessage {
+    let source = &cluster.nodes[&from];
+    let view = source.engines.kv.snapshot();
+    let mut generator =
+        Generator::<MemEngine>::begin(source.core.snapshots(), view, region_id).unwrap();
+    let made = loop {
+        if let Generated::Done(made) = generator.step(1 << 20).unwrap() {
+            break made;
+        }
+    };
+    let meta = made.meta().clone();
+    let message = RaftMessage {
+        region_id,
+        message: Some(Message {
+            msg_type: MessageType::MsgSnapshot.into(),
+            snapshot: Some(to_raft(&meta)),
+            ..Message::default()
+        }),
+        ..RaftMessage::default()
+    };
+    assert!(cluster.copy_snapshot(from, to, &message));
+    message
 }
 
 /// A snapshot message without its files, or for a region that is not here, is dropped with a

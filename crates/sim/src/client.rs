@@ -180,12 +180,11 @@ impl Client {
                     Next::Again(Duration::from_millis(*backoff_ms) / 4 + backoff)
                 }
                 Error::StaleCommand { .. } => Next::Again(backoff / 10),
-                Error::Cancelled | Error::DeadlineExceeded => {
+                Error::Cancelled | Error::DeadlineExceeded | Error::RegionNotFound { .. } => {
                     self.forget(region, asked);
                     Next::Again(backoff)
                 }
-                Error::RegionNotFound { .. }
-                | Error::KeyNotInRegion { .. }
+                Error::KeyNotInRegion { .. }
                 | Error::EpochNotMatch { .. }
                 | Error::StoreNotMatch { .. }
                 | Error::MismatchPeerId { .. }

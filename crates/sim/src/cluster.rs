@@ -73,6 +73,8 @@ pub struct ClusterOptions {
     pub attempt_time: Duration,
     /// Share of requests, and of answers, that are lost between clients and stores.
     pub client_loss: f64,
+    /// Regions move between stores: clients may find that one is not where it was.
+    pub peers_move: bool,
 }
 
 impl ClusterOptions {
@@ -91,6 +93,7 @@ impl ClusterOptions {
             wall_spread_ms: 400,
             attempt_time: Duration::from_secs(2),
             client_loss: 0.0,
+            peers_move: false,
         }
     }
 }

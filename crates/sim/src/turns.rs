@@ -166,7 +166,7 @@ impl Cluster {
             peer: region
                 .peers
                 .iter()
-                .find(|peer| peer.store_id == store)
+                .find(|peer| peer.store_id == store && !self.options.peers_move)
                 .cloned(),
             epoch: region.region_epoch,
             replica_read,
@@ -299,6 +299,12 @@ impl Cluster {
         self.queue.push(delay, Event::Client { client: client.id });
     }
 
+    /// True for refusals that no client gets here.
+    pub(crate) fn is_surprising(&self, error: &Error) -> bool {
+        let moved = self.options.peers_move && matches!(error, Error::RegionNotFound { .. });
+        is_surprising(error) && !moved
+    }
+
     /// Enters what an attempt came to into the history.
     pub(crate) fn record(
         &mut self,
@@ -324,7 +330,7 @@ impl Cluster {
                 }
             },
             AttemptResult::Refused(error) => {
-                if is_surprising(error) {
+                if self.is_surprising(error) {
                     let detail = format!("client {}: {operation:?}: {error}", client.id);
                     self.watch.report(Violation::UnexpectedAnswer(detail));
                 }
@@ -353,7 +359,7 @@ impl Cluster {
 }
 
 /// True for refusals that a client with the right layout never gets.
-pub(crate) fn is_surprising(error: &Error) -> bool {
+fn is_surprising(error: &Error) -> bool {
     match error {
         Error::NotLeader { .. }
         | Error::StaleCommand { .. }

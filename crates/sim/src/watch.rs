@@ -84,8 +84,9 @@ impl Watch {
         };
         for region_id in states
             .iter()
-            // Between the two batches of an install the kv engine is ahead (crash rule 3).
-            .filter(|state| state.state() != PeerState::Applying)
+            // Between the two batches of an install the kv engine is ahead (crash rule 3), and
+            // of a destroyed peer the log goes first (crash rule 5).
+            .filter(|state| state.state() == PeerState::Normal)
             .filter_map(|state| state.region.as_ref())
             .map(|r| r.id)
         {

@@ -18,7 +18,7 @@ use super::region_jobs::run_region_worker;
 use super::threads::{
     ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
     request_weight, run_expiry, run_log_gc_worker, run_log_writer, run_reader, send_read,
-    stop_process,
+    stop_process, want_clock,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
 use crate::claim::check_offer;
@@ -334,9 +334,7 @@ impl<E: SnapshotEngine> StoreApi for Running<E> {
             GateAction::Reply { reply, result } => reply.deliver(result),
             GateAction::ToShard { shard, pending } => self.to_shard(shard, pending),
             GateAction::Read { snapshot, task } => send_read(&self.readers, Some(snapshot), task),
-            GateAction::ClockWanted(task) => {
-                self.inboxes[task.shard].event(ShardEvent::ClockWanted(Box::new(task)));
-            }
+            GateAction::ClockWanted(task) => want_clock(&self.inboxes[task.shard], task),
             GateAction::Fatal(fault) => stop_process(&self.logger, &fault.to_string()),
         }
         token

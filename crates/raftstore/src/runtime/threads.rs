@@ -37,6 +37,8 @@ pub(super) enum ShardMail {
     Messages(usize, Vec<RaftMessage>),
     /// A request from outside; counted by [`request_weight`].
     Request(Box<PendingRequest>),
+    /// A read that asks for a clock entry; counts one.
+    ClockWanted(Box<ReadTask>),
     /// Answers and orders from this store; bounded by credits.
     Event(ShardEvent),
     /// Ends the thread.
@@ -77,6 +79,18 @@ impl Inbox {
     pub fn event(&self, event: ShardEvent) {
         // A closed channel means that the shard has ended: nobody needs the event.
         let _ = self.sender.send(ShardMail::Event(event));
+    }
+}
+
+/// Hands a read that asks for a clock entry to its shard, or refuses it where the inbox is
+/// full: every client that reads an expired value comes this way.
+pub(super) fn want_clock(inbox: &Inbox, task: ReadTask) {
+    let mail = ShardMail::ClockWanted(Box::new(task));
+    if let Err(ShardMail::ClockWanted(task)) = inbox.offer(1, mail) {
+        task.reply.deliver(Err(Error::ServerIsBusy {
+            reason: "the inbox of the shard is full",
+            backoff_ms: 100,
+        }));
     }
 }
 
@@ -199,6 +213,11 @@ impl<E: Engine> ShardThread<E> {
                     .fetch_sub(request_weight(&pending), Ordering::Relaxed);
                 self.shard
                     .handle(clock::now(), ShardEvent::Request(pending));
+            }
+            ShardMail::ClockWanted(read) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                let event = ShardEvent::ClockWanted(read);
+                self.shard.handle(clock::now(), event);
             }
             ShardMail::Event(event) => self.shard.handle(clock::now(), event),
             ShardMail::Stop => return false,
@@ -373,9 +392,7 @@ pub(super) fn run_reader<E: Engine>(
         let snapshot = snapshot.unwrap_or_else(|| kv.snapshot());
         match serve_task::<E>(clock::now(), &snapshot, *task) {
             ReadOutcome::Reply { reply, result } => reply.deliver(result),
-            ReadOutcome::ClockWanted(task) => {
-                inboxes[task.shard].event(ShardEvent::ClockWanted(Box::new(task)));
-            }
+            ReadOutcome::ClockWanted(task) => want_clock(&inboxes[task.shard], task),
             ReadOutcome::Fatal(fault) => stop_process(logger, &fault.to_string()),
         }
     }
@@ -430,5 +447,52 @@ pub(super) fn run_expiry<E: Engine>(
         let lookup = clocks.clone();
         kv.publish_expiry_clocks(Arc::new(move |cf, key| lookup.clock_of(cf, key)));
         published = Some(clocks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::request::{Answer, Cancellation, ReadCommand, Reply};
+    use crate::task::{Expiry, ReadBody};
+
+    fn read(reply: Reply) -> ReadTask {
+        ReadTask {
+            region: Arc::default(),
+            shard: 0,
+            body: ReadBody::Raw(ReadCommand::BatchGet {
+                space: Default::default(),
+                keys: Vec::new(),
+            }),
+            expiry: Expiry::RegionClock,
+            answer_bytes_max: 0,
+            deadline: Duration::ZERO,
+            cancellation: Cancellation::default(),
+            view: Arc::default(),
+            data_epoch: 0,
+            reply,
+        }
+    }
+
+    #[test]
+    fn reads_that_ask_for_a_clock_are_bounded_by_the_inbox() {
+        let (sender, mails) = crossbeam::channel::unbounded();
+        let inbox = Inbox {
+            sender,
+            waiting: Arc::default(),
+            capacity: 2,
+        };
+        let (results, answers) = channel::<Result<Answer, Error>>();
+        for _ in 0..3 {
+            let results = results.clone();
+            let reply = Reply::new(move |result| drop(results.send(result)));
+            want_clock(&inbox, read(reply));
+        }
+        assert_eq!(mails.len(), 2);
+        let refused = answers.try_recv().unwrap().unwrap_err();
+        assert!(matches!(refused, Error::ServerIsBusy { .. }), "{refused}");
+        assert!(answers.try_recv().is_err(), "the others wait");
     }
 }

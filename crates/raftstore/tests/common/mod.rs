@@ -282,8 +282,8 @@ impl Cluster {
         }
     }
 
-    /// Takes the files of a snapshot from one store to another.
-    fn copy_snapshot(&self, from: u64, to: u64, message: &RaftMessage) -> bool {
+    /// Takes the files of a snapshot from one store to another. False: they are gone.
+    pub fn copy_snapshot(&self, from: u64, to: u64, message: &RaftMessage) -> bool {
         let snapshot = message.message.as_ref().unwrap().snapshot.as_ref();
         let meta = from_raft(snapshot.unwrap(), SnapshotForm::Memory).unwrap();
         let source = self.nodes[&from].core.snapshots();
@@ -291,7 +291,9 @@ impl Cluster {
             .list()
             .into_iter()
             .find(|info| info.key.id == meta.id);
-        let files = source.get(&made.unwrap().key).unwrap();
+        let Some(files) = made.and_then(|made| source.get(&made.key)) else {
+            return false;
+        };
         let target = self.nodes[&to].core.snapshots();
         let Offered::Receive(mut receiver) = target.receive(&meta).unwrap() else {
             return true;

@@ -119,6 +119,14 @@ impl<E: Engine> PeerStorage<E> {
         }
     }
 
+    /// Description of the snapshot that can be sent.
+    pub fn generated(&self) -> Option<SnapshotMeta> {
+        match &self.snapshot.borrow().phase {
+            Phase::Generated(meta) => Some((**meta).clone()),
+            Phase::Relaxed | Phase::Generating | Phase::Applying => None,
+        }
+    }
+
     /// Lets go of the snapshot that can be sent, and of a wish for one.
     pub fn drop_generated(&mut self) {
         let state = self.snapshot.get_mut();

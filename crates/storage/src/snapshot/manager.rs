@@ -240,6 +240,14 @@ impl<F: FileStore> SnapshotManager<F> {
         self.get(&SnapshotKey::new(Origin::Generated, meta))
     }
 
+    /// A reference to the snapshot of this description that was received here whole; `None`
+    /// if it was not, or is gone.
+    #[must_use]
+    pub fn find_received_of(&self, meta: &SnapshotMeta) -> Option<SnapshotRef<F>> {
+        check(meta, F::FORM).ok()?;
+        self.get(&SnapshotKey::new(Origin::Received, meta))
+    }
+
     /// The received snapshot that an interrupted install is repeated from.
     ///
     /// # Errors
