@@ -2,26 +2,21 @@
 //!
 //! `SIM_SEEDS=A..B` runs other seeds; a failing one is named with what was found.
 
+mod common;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use common::seeds_or;
 use strata_sim::Scenario;
 
 /// Seeds of an ordinary run.
 const SEEDS: std::ops::Range<u64> = 0..300;
 
-fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SIM_SEEDS") else {
-        return SEEDS;
-    };
-    let (first, end) = text.split_once("..").expect("SIM_SEEDS is A..B");
-    first.parse().expect("a number")..end.parse().expect("a number")
-}
-
 #[test]
 fn swarm_of_seeds_with_all_faults() {
     let mut failed = Vec::new();
     let (mut acknowledged, mut runs, mut snapshots) = (0, 0, 0);
-    for seed in seeds() {
+    for seed in seeds_or(SEEDS) {
         let scenario = Scenario::drawn(seed);
         match catch_unwind(AssertUnwindSafe(|| scenario.run())) {
             Ok(Ok(report)) => {

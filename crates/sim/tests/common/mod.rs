@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // Every row uses some of it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,15 @@ use strata_raftstore::{Answer, Error, ReadCommand, RequestBody, StoreOptions};
 use strata_sim::{AttemptResult, CallOptions, ClientOperation, Cluster, ClusterOptions, Mix};
 
 pub const SECOND: Duration = Duration::from_secs(1);
+
+/// The seeds that `SIM_SEEDS=A..B` asks for, else those of an ordinary run.
+pub fn seeds_or(ordinary: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("SIM_SEEDS") else {
+        return ordinary;
+    };
+    let (first, end) = text.split_once("..").expect("SIM_SEEDS is A..B");
+    first.parse().expect("a number")..end.parse().expect("a number")
+}
 
 /// Milliseconds.
 pub fn ms(count: u64) -> Duration {
