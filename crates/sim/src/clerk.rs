@@ -17,7 +17,6 @@ use crate::client::{Attempt, AttemptResult, Client, ClientId, Next};
 use crate::cluster::{Cluster, Event};
 use crate::history::OperationId;
 use crate::operation::ClientOperation;
-use crate::turns::is_surprising;
 use crate::violation::Violation;
 use crate::workload::Workload;
 
@@ -75,7 +74,7 @@ impl Cluster {
         result: &AttemptResult,
     ) -> Next {
         if let AttemptResult::Refused(error) = result
-            && is_surprising(error)
+            && self.is_surprising(error)
         {
             let detail = format!("clerk {}: {operation:?}: {error}", client.id);
             self.watch.report(Violation::UnexpectedAnswer(detail));

@@ -1,5 +1,6 @@
 //! Memberships that change while clients work and everything goes wrong: roles are swapped
-//! in joint changes, leaders become learners, stores lose their power in between.
+//! in joint changes, leaders become learners, peers leave their stores and others come there,
+//! stores lose their power in between.
 //!
 //! `SIM_SEEDS=A..B` runs other seeds; a failing one is named.
 
@@ -8,45 +9,19 @@ mod common;
 use std::panic::catch_unwind;
 use std::time::Duration;
 
-use common::{SECOND, ms, seeds_or};
-use strata_proto::metapb::{PeerRole, Region};
-use strata_raftstore::{Answer, PeerChange, PeerChangeKind, RequestBody, StoreOptions};
-use strata_sim::{AttemptResult, CallOptions, Cluster, FaultKind, Scenario};
+use common::peers::{change_peers, region_at_leader, replace_for, settle, swap_roles};
+use common::{ms, seeds_or};
+use strata_proto::metapb::PeerRole;
+use strata_raftstore::StoreOptions;
+use strata_sim::{Cluster, FaultKind, Scenario};
 
 /// Seeds of an ordinary run.
 const SEEDS: std::ops::Range<u64> = 1..21;
+/// Ids of peers begin behind those of the layout.
+const FIRST_NEW_ID: u64 = 1_000_000;
 
-/// The region as the store that leads it has it.
-fn region_at_leader(cluster: &Cluster, region_id: u64) -> Option<(u64, Region)> {
-    let leader = cluster.leader_of(region_id)?;
-    let core = cluster.store(leader).core.as_ref()?;
-    let entry = core.directory().entry(region_id)?;
-    Some((leader, (*entry.region).clone()))
-}
-
-/// The next change of a region: one voter, the leader too, changes places with the learner;
-/// without a learner a follower becomes one.
-fn next_changes(region: &Region, leader: u64, turn: usize) -> Vec<PeerChange> {
-    let of_role = |role: PeerRole| region.peers.iter().filter(move |peer| peer.role() == role);
-    let change = |kind, peer: &strata_proto::metapb::Peer| PeerChange { kind, peer: *peer };
-    let voters: Vec<_> = of_role(PeerRole::Voter).collect();
-    let chosen = voters[turn % voters.len()];
-    match of_role(PeerRole::Learner).next() {
-        Some(learner) => vec![
-            change(PeerChangeKind::AddVoter, learner),
-            change(PeerChangeKind::AddLearner, chosen),
-        ],
-        None => {
-            let follower = voters.iter().find(|peer| peer.store_id != leader);
-            let follower = follower.expect("a region of three peers has a follower");
-            vec![change(PeerChangeKind::AddLearner, follower)]
-        }
-    }
-}
-
-/// Returns how many changes were acknowledged, and how many snapshots were installed.
-fn swap_roles_under_faults(seed: u64) -> (u64, u64) {
-    let scenario = Scenario {
+fn scenario(seed: u64) -> Scenario {
+    Scenario {
         clients: 4,
         rounds: 2,
         unreliable: true,
@@ -61,28 +36,25 @@ fn swap_roles_under_faults(seed: u64) -> (u64, u64) {
             log_gc_count_limit: 5,
             log_gc_threshold: 5,
             log_gc_tick_interval: ms(50),
+            // Who was removed while it was away asks.
+            peer_stale_time: Duration::from_secs(1),
             ..StoreOptions::default()
         },
         ..Scenario::new(seed)
-    };
-    let (mut applied, mut asked) = (0, 0);
-    let mut cluster = scenario.play_with(|cluster| {
+    }
+}
+
+/// Returns how many changes were acknowledged, and how many snapshots were installed.
+fn swap_roles_under_faults(seed: u64) -> (u64, u64) {
+    let mut applied = 0;
+    let mut cluster = scenario(seed).play_with(|cluster| {
         for turn in 0..12 {
             cluster.run_for(ms(150));
             let region_id = cluster.regions()[turn % cluster.regions().len()].id;
-            let Some((leader, region)) = region_at_leader(cluster, region_id) else {
-                continue;
-            };
-            asked += 1;
-            let changes = next_changes(&region, leader, turn + seed as usize);
-            let body = RequestBody::ChangePeers { changes };
-            let options = CallOptions {
-                allowed: SECOND,
-                ..CallOptions::default()
-            };
-            let call = cluster.call(leader, region_id, body, &options);
-            let done = cluster.wait_for(call);
-            applied += u64::from(matches!(done, AttemptResult::Answered(Answer::Region(_))));
+            if let Some((leader, region)) = region_at_leader(cluster, region_id) {
+                let changes = swap_roles(&region, leader, turn + seed as usize);
+                applied += u64::from(change_peers(cluster, leader, region_id, changes));
+            }
         }
     });
     cluster.heal();
@@ -99,17 +71,39 @@ fn swap_roles_under_faults(seed: u64) -> (u64, u64) {
     let left = cluster.run_until(Duration::from_secs(30), |cluster| !joint(cluster));
     assert!(left, "seed {seed}: a joint membership is never left");
     let report = cluster.finish_clean();
-    println!("seed {seed}: {applied} of {asked} changes, {report:?}");
+    println!("seed {seed}: {applied} changes, {report:?}");
     (applied, report.snapshots)
 }
 
-#[test]
-fn conf_change_under_faults_loses_nothing() {
+/// As above; every peer that comes back needs a snapshot.
+fn replace_peers_under_faults(seed: u64) -> (u64, u64) {
+    let scenario = Scenario {
+        clerks: seed.is_multiple_of(2),
+        mix: common::random_keys(),
+        ..scenario(seed)
+    };
+    let (mut applied, mut new_ids) = (0, FIRST_NEW_ID);
+    let mut cluster = scenario.play_with(|cluster| {
+        cluster.options.peers_move = true;
+        applied += replace_for(cluster, 24, &mut new_ids);
+    });
+    let settled = settle(&mut cluster, &mut new_ids);
+    assert!(
+        settled,
+        "seed {seed}: the regions do not get their peers back"
+    );
+    let report = cluster.finish_clean();
+    println!("seed {seed}: {applied} changes, {report:?}");
+    (applied, report.snapshots)
+}
+
+/// Plays all seeds; returns their number, and the sums of what each has returned.
+fn play_seeds(play: impl Fn(u64) -> (u64, u64) + std::panic::RefUnwindSafe) -> (u64, u64, u64) {
     let seeds = seeds_or(SEEDS);
     let count = seeds.end - seeds.start;
     let (mut applied, mut snapshots, mut failed) = (0, 0, Vec::new());
     for seed in seeds {
-        match catch_unwind(|| swap_roles_under_faults(seed)) {
+        match catch_unwind(|| play(seed)) {
             Ok((changes, installed)) => {
                 applied += changes;
                 snapshots += installed;
@@ -117,11 +111,24 @@ fn conf_change_under_faults_loses_nothing() {
             Err(_) => failed.push(seed),
         }
     }
+    println!("{count} seeds, {applied} changes, {snapshots} snapshots");
     assert!(
         failed.is_empty(),
         "failing seeds: {failed:?}; again with SIM_SEEDS=SEED..SEED+1"
     );
-    println!("{count} seeds, {applied} changes, {snapshots} snapshots");
+    (count, applied, snapshots)
+}
+
+#[test]
+fn conf_change_under_faults_loses_nothing() {
+    let (count, applied, snapshots) = play_seeds(swap_roles_under_faults);
     assert!(applied > 3 * count, "only {applied} changes were made");
     assert!(snapshots * 10 > count, "only {snapshots} snapshots");
+}
+
+#[test]
+fn peers_leave_and_others_come_under_faults() {
+    let (count, applied, snapshots) = play_seeds(replace_peers_under_faults);
+    assert!(applied > 3 * count, "only {applied} changes were made");
+    assert!(snapshots > count, "only {snapshots} snapshots");
 }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // Every row uses some of it.
 
+pub mod peers;
+
 use std::ops::Range;
 use std::time::Duration;
 
