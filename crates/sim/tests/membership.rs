@@ -77,11 +77,14 @@ fn swap_roles_under_faults(seed: u64) -> (u64, u64) {
 
 /// As above; every peer that comes back needs a snapshot.
 fn replace_peers_under_faults(seed: u64) -> (u64, u64) {
-    let scenario = Scenario {
+    let mut scenario = Scenario {
         clerks: seed.is_multiple_of(2),
         mix: common::random_keys(),
         ..scenario(seed)
     };
+    if seed.is_multiple_of(3) {
+        scenario.faults = FaultKind::ALL.to_vec();
+    }
     let (mut applied, mut new_ids) = (0, FIRST_NEW_ID);
     let mut cluster = scenario.play_with(|cluster| {
         cluster.options.peers_move = true;
