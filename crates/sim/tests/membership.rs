@@ -75,11 +75,13 @@ fn swap_roles_under_faults(seed: u64) -> (u64, u64) {
     (applied, report.snapshots)
 }
 
-/// As above; every peer that comes back needs a snapshot.
+/// As above; every peer that comes back needs a snapshot. Reads go to any replica and wait long
+/// for their reader: what they would see may have been cleared meanwhile.
 fn replace_peers_under_faults(seed: u64) -> (u64, u64) {
     let mut scenario = Scenario {
         clerks: seed.is_multiple_of(2),
         mix: common::random_keys(),
+        replica_reads: 0.5,
         ..scenario(seed)
     };
     if seed.is_multiple_of(3) {
@@ -88,6 +90,9 @@ fn replace_peers_under_faults(seed: u64) -> (u64, u64) {
     let (mut applied, mut new_ids) = (0, FIRST_NEW_ID);
     let mut cluster = scenario.play_with(|cluster| {
         cluster.options.peers_move = true;
+        for store in cluster.store_ids() {
+            cluster.store_mut(store).disk.read = (ms(0), ms(200));
+        }
         applied += replace_for(cluster, 24, &mut new_ids);
     });
     let settled = settle(&mut cluster, &mut new_ids);
