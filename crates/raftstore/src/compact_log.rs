@@ -13,7 +13,8 @@
 //! * Beyond the limits of count or bytes, a member that was not heard from for two election
 //!   timeouts holds nothing; a live one that lags holds the log up to twice the limits.
 //! * A snapshot that is made or sent holds what lies behind its index, up to four times the
-//!   limit of bytes: without it the receiver would need the next one at once.
+//!   limit of bytes: without it the receiver would need the next one at once. Once every
+//!   follower has come past it, it holds nothing.
 //!
 //! Invariant: truncated <= applied, on every replica; a CompactLog that does not move the
 //! truncated index forward changes nothing.
@@ -121,8 +122,12 @@ pub(crate) fn compact_to(limits: &LogLimits, facts: &LogFacts) -> Option<u64> {
             .map(|follower| follower.matched);
         target = holding.fold(facts.applied, u64::min);
     }
+    // One that no follower is behind is on its way to nobody.
+    let wanted = facts
+        .snapshot
+        .filter(|index| facts.followers.iter().any(|f| f.matched < *index));
     if facts.bytes <= SNAPSHOT_LIMITS * limits.bytes {
-        target = target.min(facts.snapshot.unwrap_or(u64::MAX));
+        target = target.min(wanted.unwrap_or(u64::MAX));
     }
     let worth = match over {
         true => 1,
@@ -323,5 +328,16 @@ mod tests {
         };
         assert_eq!(compact_to(&LIMITS, &sending(400_000)), Some(400));
         assert_eq!(compact_to(&LIMITS, &sending(400_001)), Some(3_000));
+    }
+
+    /// Two followers took what they needed from the log while a snapshot was made for one.
+    #[test]
+    fn snapshot_that_nobody_is_behind_holds_nothing() {
+        let arrived = [follower(100, true), follower(100, true)];
+        let made = LogFacts {
+            snapshot: Some(59),
+            ..log(10, 100, &arrived)
+        };
+        assert_eq!(compact_to(&LIMITS, &made), Some(100));
     }
 }

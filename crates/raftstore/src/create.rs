@@ -3,7 +3,8 @@
 //! Unknown   A shard gets a message for a region that it does not know and asks the store FSM,
 //!           for a limited number of messages at a time.
 //! Judge     A tombstone of the region, if there is one, must be older than the message and
-//!           of an older peer; a sender that is no member any more is told so. Only a
+//!           of an older peer; a sender that is no member any more is told so, by a
+//!           tombstone that knows the members. Only a
 //!           request for a vote or a leader's first heartbeat creates a peer: any other
 //!           message means a peer that was here once and has lost its data.
 //! Hold      While a live region covers part of the range that the message names, the
@@ -175,7 +176,8 @@ impl Creations {
         if let Some(tombstone) = self.tombstones.get(&message.region_id) {
             let gone = tombstone.region_epoch.unwrap_or_default();
             let older = epoch.conf_ver < gone.conf_ver;
-            if older && find_peer(tombstone, from.id).is_none() && wants_answer(message) {
+            let removed = knows_members(tombstone) && find_peer(tombstone, from.id).is_none();
+            if older && removed && wants_answer(message) {
                 let answer = tombstone_answer(message, gone).map(Box::new);
                 return Verdict::Refuse { answer };
             }
@@ -227,6 +229,12 @@ impl Creations {
             event,
         }
     }
+}
+
+/// False for the tombstone of a peer that never got its snapshot: it names that peer alone,
+/// so that somebody is not in it says nothing.
+fn knows_members(tombstone: &Region) -> bool {
+    tombstone.peers.len() > 1
 }
 
 /// True for messages that may create a peer.

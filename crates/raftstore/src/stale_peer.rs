@@ -12,7 +12,8 @@
 //!
 //! Invariants
 //! * Only a committed and applied removal is ever told: a peer that is a member is never
-//!   destroyed, however old its state.
+//!   destroyed, however old its state. Who has an epoch but no membership (a peer that waits
+//!   for its first snapshot, or the tombstone of one) tells nobody anything.
 //! * A message from a peer that was removed goes no further: it must not disturb elections.
 
 use std::time::Duration;

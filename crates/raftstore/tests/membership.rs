@@ -893,6 +893,55 @@ fn stale_peer_collected_before_its_snapshot() {
     );
 }
 
+/// The tombstone of a peer that never got its snapshot has an epoch and knows no members: a
+/// member that lags must not be told by it that it was removed.
+#[test]
+fn stale_peer_is_not_told_by_a_tombstone_that_knows_no_members() {
+    let mut cluster = cluster(4);
+    let (region, spare) = region_and_spare_store(&cluster);
+    let leader = cluster.leader(region.id);
+    let mut followers = region.peers.iter();
+    let member = *followers
+        .find(|peer| Some(peer.store_id) != leader)
+        .unwrap();
+    // It applies neither change.
+    cluster.cut.insert(member.store_id);
+    hold_jobs(&mut cluster);
+    let with_learner = changed(
+        &mut cluster,
+        region.id,
+        &[change(AddLearner, 777_777, spare)],
+    );
+    cluster.run(Duration::from_millis(400));
+    assert!(has_peer(&cluster, spare, region.id));
+    let gone = *find_peer_on(&with_learner, spare).unwrap();
+    changed(&mut cluster, region.id, &[change(Remove, gone.id, spare)]);
+    cluster.until("the new peer is destroyed", |cluster| {
+        is_gone(cluster, spare, region.id)
+    });
+    let (_, tombstone) = stored_region(&cluster, spare, region.id);
+    assert_eq!(tombstone.peers, [gone], "it never knew the others");
+    assert!(conf_ver(&tombstone) > conf_ver(&region));
+
+    // The member asks, as one does after a long absence, and nobody else can answer.
+    let lagging = conf_ver(&region_on(&cluster, member.store_id, region.id).unwrap());
+    assert!(lagging < conf_ver(&tombstone));
+    let all = region.peers.iter().map(|peer| peer.store_id);
+    cluster.cut = all.filter(|id| *id != member.store_id).collect();
+    let ask = first_message(&region, (member, gone), lagging, vote_request(50, true));
+    cluster.event(spare, StoreEvent::Message(ask));
+    cluster.run(Duration::from_millis(200));
+    assert!(
+        has_peer(&cluster, member.store_id, region.id),
+        "it is a member"
+    );
+    cluster.cut.clear();
+    cluster.until("the member follows", |cluster| {
+        let own = region_on(cluster, member.store_id, region.id).unwrap();
+        conf_ver(&own) > conf_ver(&tombstone)
+    });
+}
+
 /// A peer is never destroyed by a word that is not newer than what it has applied, or that
 /// is not for it.
 #[test]

@@ -89,8 +89,12 @@ impl Cluster {
                 call: *call,
             }));
         }
-        // Leaders look at their logs once more, and replicas follow.
-        self.run_for(self.options.store.log_gc_tick_interval * 2);
+        // Leaders hear where their followers are, look at their logs once more, and replicas
+        // follow.
+        let store = &self.options.store;
+        let round =
+            store.tick_interval * (store.heartbeat_ticks as u32 + 1) + store.log_gc_tick_interval;
+        self.run_for(round * 2);
         if !self.run_until(REST_MAX, |cluster| cluster.unrest().is_none()) {
             let why = self.unrest().unwrap_or_default();
             found.push(Violation::NoProgress(why));
@@ -186,7 +190,9 @@ impl Cluster {
             let Some(core) = &self.store(store).core else {
                 return Some(format!("store {store} is down"));
             };
-            let entry = core.directory().entry(id)?;
+            let Some(entry) = core.directory().entry(id) else {
+                return Some(format!("store {store} has no peer of region {id}"));
+            };
             let numbers = entry.view.numbers();
             let state = (numbers.term, numbers.leader, numbers.last, numbers.last);
             let own = (numbers.term, numbers.leader, numbers.last, numbers.applied);

@@ -34,6 +34,7 @@ use crate::clock::StoreClock;
 use crate::disk::Disk;
 use crate::history::History;
 use crate::network::{Network, Weather, between};
+use crate::planted::Planted;
 use crate::queue::EventQueue;
 use crate::snapshots::SnapshotStream;
 use crate::store::SimStore;
@@ -73,7 +74,7 @@ pub struct ClusterOptions {
     pub attempt_time: Duration,
     /// Share of requests, and of answers, that are lost between clients and stores.
     pub client_loss: f64,
-    /// Regions move between stores: clients may find that one is not where it was.
+    /// True: regions lose peers and get others, and a store may say that it has none.
     pub peers_move: bool,
 }
 
@@ -192,13 +193,6 @@ pub struct Cluster {
     pub planted: Planted,
 }
 
-/// Faults that are built in on purpose, to see whether the checkers find them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted {
-    /// This store applies nothing of one data entry, the first behind the index.
-    pub skip_apply: Option<(u64, u64)>,
-}
-
 impl Cluster {
     /// A cluster with new stores, all started and admitted.
     ///
@@ -278,6 +272,7 @@ impl Cluster {
         store.engines = engines;
         store.files = MemFiles::new();
         store.options.admitted = false;
+        self.watch.forget(id);
     }
 
     /// Starts a store from its engines. A store that cannot start is a violation.
@@ -295,8 +290,11 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("store {id}: snapshot files: {error}"));
         match StoreCore::load(id, &store.options, engines, snapshots, &system, local) {
             Ok(core) => {
+                let directory = core.directory().load();
                 store.start(core);
                 let life = store.life;
+                let engines = &self.stores[&id].engines;
+                self.watch.on_start(id, &directory, engines);
                 self.trace.note(now, "start", [id, life, 0, 0]);
                 self.schedule_tick(id);
                 self.schedule_region_work(id, Duration::ZERO);
@@ -418,8 +416,13 @@ impl Cluster {
             Event::LogDone { store, life, lane } => self.on_log_done(store, life, lane),
             Event::ApplyStart { store, life, lane } => self.on_apply_start(store, life, lane),
             Event::ApplyWrite { store, life, lane } => self.on_apply_write(store, life, lane),
-            Event::Serve { store, life, task } => {
+            Event::Serve {
+                store,
+                life,
+                mut task,
+            } => {
                 if self.is_live(store, life) {
+                    self.planted.change_read(&mut task);
                     self.enter(store, StoreEvent::Serve(*task));
                 }
             }

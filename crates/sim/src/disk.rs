@@ -17,6 +17,8 @@ pub struct Disk {
     pub sync: (Duration, Duration),
     /// Shortest and longest wait for an apply shard, and for its write.
     pub apply: (Duration, Duration),
+    /// Shortest and longest wait of a read for its reader.
+    pub read: (Duration, Duration),
     /// Planted fault: syncs are reported and not done, and a crash takes all that was not
     /// synced.
     pub lies: bool,
@@ -29,22 +31,28 @@ impl Disk {
         Disk {
             sync: (Duration::from_micros(100), Duration::from_millis(2)),
             apply: (Duration::from_micros(20), Duration::from_millis(1)),
+            read: (Duration::ZERO, Duration::from_millis(2)),
             lies: false,
         }
     }
 
-    /// A disk that stalls: syncs of up to 120 ms, applying in up to 60 ms.
+    /// A disk that stalls: syncs of up to 120 ms, applying and reading in up to 60 ms.
     #[must_use]
     pub fn slow() -> Self {
         Disk {
             sync: (Duration::from_millis(1), Duration::from_millis(120)),
             apply: (Duration::from_micros(100), Duration::from_millis(60)),
+            read: (Duration::ZERO, Duration::from_millis(60)),
             lies: false,
         }
     }
 
     pub(crate) fn sync_time(&self, rng: &mut ChaCha8Rng) -> Duration {
         between(rng, self.sync)
+    }
+
+    pub(crate) fn read_time(&self, rng: &mut ChaCha8Rng) -> Duration {
+        between(rng, self.read)
     }
 
     pub(crate) fn apply_time(&self, rng: &mut ChaCha8Rng) -> Duration {

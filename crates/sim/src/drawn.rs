@@ -57,6 +57,30 @@ impl Scenario {
             ..Scenario::new(seed)
         }
     }
+
+    /// As [`Scenario::drawn`], with logs of a few entries and stores that are down again and
+    /// again: who was away needs a snapshot. Half of the seeds let clerks do the work.
+    #[must_use]
+    pub fn drawn_with_snapshots(seed: u64) -> Self {
+        let mut scenario = Scenario::drawn(seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(!seed);
+        scenario.stores = [3, 5][rng.random_range(0..2)];
+        scenario.faults.push(FaultKind::PowerCut);
+        scenario.faults.push(FaultKind::Kill);
+        scenario.round = scenario.round.max(Duration::from_secs(2));
+        scenario.store.log_gc_count_limit = rng.random_range(1..8);
+        scenario.store.log_gc_threshold = rng.random_range(1..8);
+        scenario.store.log_gc_tick_interval = Duration::from_millis(rng.random_range(20..150));
+        scenario.clerks = rng.random();
+        if scenario.clerks {
+            // A session's operation is one command.
+            scenario.mix.batch_put = 0;
+            scenario.mix.delete_range = 0;
+            scenario.mix.expiring = 0;
+            scenario.cancelled = 0.0;
+        }
+        scenario
+    }
 }
 
 /// Logs so short that they are compacted, and snapshots needed, in runs of seconds.

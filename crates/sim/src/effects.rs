@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use rand::Rng;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_raftstore::{ApplyTask, StoreEffect, StoreEvent};
@@ -15,13 +14,12 @@ use strata_storage::{Durability, Engine, EngineError};
 use crate::cluster::{Cluster, Event};
 use crate::disk::Crash;
 use crate::network::{Envelope, between};
+use crate::planted::empty_one_entry;
 use crate::store::SimStore;
 use crate::violation::Violation;
 
 /// Longest wait of an inbox until its store drains it.
 const STEP_DELAY_MAX: Duration = Duration::from_micros(300);
-/// Longest wait of a read for its reader.
-const READ_DELAY_MAX: Duration = Duration::from_millis(2);
 
 impl Cluster {
     /// Puts an event into a store's inbox.
@@ -100,7 +98,8 @@ impl Cluster {
                     );
                 }
                 StoreEffect::Read(task) => {
-                    let delay = between(&mut self.rng, (Duration::ZERO, READ_DELAY_MAX));
+                    let disk = self.store(id).disk;
+                    let delay = disk.read_time(&mut self.rng);
                     let task = Box::new(task);
                     self.queue.push(
                         delay,
@@ -278,12 +277,14 @@ impl Cluster {
         if !self.is_live(id, life) {
             return;
         }
+        let planted = self.planted;
         let store = self.store_mut(id);
         let write = store.applies[lane]
             .write
             .take()
             .expect("a batch is to be written");
-        if let Err(error) = store.engines.kv.write(write.batch(), write.durability()) {
+        let durability = planted.durability(&write);
+        if let Err(error) = store.engines.kv.write(write.batch(), durability) {
             return self.engine_failed(id, &error);
         }
         // The rest of this work goes before other work.
@@ -317,6 +318,9 @@ impl Cluster {
             .remove(&id)
             .unwrap_or_else(|| panic!("no store {id}"));
         assert!(store.is_up(), "store {id} crashes while it is down");
+        if let Some(core) = &store.core {
+            self.watch.on_end(id, &core.directory().load());
+        }
         let engines = crate::disk::after_crash(&store.engines, crash, &store.disk, &mut self.rng);
         let files = match crash {
             Crash::Kill => store.files.kill(),
@@ -341,29 +345,4 @@ impl Cluster {
         let store: &mut SimStore = self.store_mut(id);
         store.paused_until = store.paused_until.max(until);
     }
-}
-
-/// Planted fault: takes the commands out of the first data entry behind an index.
-fn empty_one_entry(work: &mut strata_raftstore::ApplyWork, behind: u64) -> bool {
-    use prost::Message as _;
-    use strata_proto::stratapb::EntryCommand;
-    for task in &mut work.tasks {
-        let ApplyTask::Entries(task) = task else {
-            continue;
-        };
-        if task.region_id == strata_raftstore::SYSTEM_REGION_ID || !task.proposals.is_empty() {
-            continue;
-        }
-        for entry in task.entries.iter_mut().filter(|entry| entry.index > behind) {
-            let Ok(mut command) = EntryCommand::decode(entry.data.clone()) else {
-                continue;
-            };
-            if !command.commands.is_empty() {
-                command.commands.clear();
-                entry.data = Bytes::from(command.encode_to_vec());
-                return true;
-            }
-        }
-    }
-    false
 }

@@ -229,6 +229,11 @@ impl Cluster {
 
     /// Hands a job to the worker of its kind.
     pub(crate) fn take_job(&mut self, id: u64, job: RegionJob) {
+        match self.planted.delete_log(&self.store(id).engines, &job) {
+            Ok(None) => {}
+            Ok(Some(done)) => return self.enter(id, StoreEvent::JobDone(done)),
+            Err(error) => return self.engine_failed(id, &error),
+        }
         let store = self.store_mut(id);
         let workers = store.workers.as_mut().expect("the store is live");
         if matches!(job, RegionJob::GcLog { .. }) {
@@ -279,7 +284,13 @@ impl Cluster {
         };
         let busy = workers.region.has_work(local);
         if let Some(done) = done {
-            self.installed += u64::from(matches!(done, JobDone::Installed { .. }));
+            if let JobDone::Installed { region_id, .. } = done {
+                self.installed += 1;
+                let engines = &self.store(id).engines;
+                if let Err(error) = self.planted.change_installed(engines, region_id) {
+                    return self.engine_failed(id, &error);
+                }
+            }
             self.trace
                 .note(now, "job done", [id, done.region_id(), 0, 0]);
             self.enter(id, StoreEvent::JobDone(done));

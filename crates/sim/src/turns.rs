@@ -161,12 +161,14 @@ impl Cluster {
             operation.reads() && replica_reads > 0.0 && self.rng.random_bool(replica_reads);
         let store = client.target(&region, replica_read, &mut self.rng);
         let (step, body, (keys, entries)) = self.prepare_attempt(client, &operation, &region);
+        let peers_move = self.options.peers_move;
         let header = RequestHeader {
             region_id: region.id,
             peer: region
                 .peers
                 .iter()
-                .find(|peer| peer.store_id == store && !self.options.peers_move)
+                // The layout's ids say nothing where peers move.
+                .find(|peer| peer.store_id == store && !peers_move)
                 .cloned(),
             epoch: region.region_epoch,
             replica_read,
@@ -355,6 +357,14 @@ impl Cluster {
             }
             AttemptResult::Unknown(_) => {}
         }
+    }
+}
+
+impl Cluster {
+    /// True for refusals that no client gets here.
+    pub(crate) fn is_surprising(&self, error: &Error) -> bool {
+        let moved = matches!(error, Error::RegionNotFound { .. }) && self.options.peers_move;
+        is_surprising(error) && !moved
     }
 }
 

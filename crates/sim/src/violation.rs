@@ -66,6 +66,20 @@ pub enum Violation {
         /// Last index in the raft engine.
         last: u64,
     },
+    /// A crash took back a membership that the store had shown to others (crash rule 2).
+    #[error(
+        "region {region_id} on store {store_id}: had shown conf_ver {shown}, starts with {found}"
+    )]
+    MembershipTakenBack {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// What it had shown.
+        shown: u64,
+        /// What it starts with; 0 if the region is not there.
+        found: u64,
+    },
     /// A store stopped itself, or could not start from what is on its disk.
     #[error("store {store_id} stopped: {reason}")]
     StoreStopped {

@@ -3,14 +3,18 @@
 //! Leaders   Who sends appends, heartbeats or hand-overs acts as leader of its term; there
 //!           is at most one in each term of a region.
 //! Crashes   What a crash leaves applied is in the raft engine, too, unless a snapshot is
-//!           being installed.
+//!           being installed or the peer is destroyed.
+//! Starts    The peers of a store have the memberships that they had shown before it ended, or
+//!           later ones (crash rule 2).
 
 use std::collections::BTreeMap;
 
 use strata_proto::eraftpb::MessageType;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
+use strata_raftstore::Directory;
 use strata_storage::{
     Engines, MemEngine, read_all_region_states, read_apply_state, read_raft_state,
+    read_region_state,
 };
 
 use crate::violation::Violation;
@@ -20,6 +24,8 @@ use crate::violation::Violation;
 pub struct Watch {
     /// Leader of each region and term.
     leaders: BTreeMap<(u64, u64), u64>,
+    /// By store and region: the peer and `conf_ver` that were shown when the store ended.
+    shown: BTreeMap<(u64, u64), (u64, u64)>,
     violations: Vec<Violation>,
 }
 
@@ -84,8 +90,8 @@ impl Watch {
         };
         for region_id in states
             .iter()
-            // Between the two batches of an install the kv engine is ahead (crash rule 3), and
-            // of a destroyed peer the log goes first (crash rule 5).
+            // Between the two batches of an install the kv engine is ahead (crash rule 3),
+            // and what a destroyed peer has left is cleared behind its log (crash rule 5).
             .filter(|state| state.state() == PeerState::Normal)
             .filter_map(|state| state.region.as_ref())
             .map(|r| r.id)
@@ -106,6 +112,50 @@ impl Watch {
                     }
                 }
                 (Err(error), _) | (_, Err(error)) => self.damaged(store_id, &error),
+            }
+        }
+    }
+
+    /// Notes what a store has shown of its regions, now that it ends.
+    pub fn on_end(&mut self, store_id: u64, directory: &Directory) {
+        self.forget(store_id);
+        for entry in directory.iter() {
+            let epoch = entry.region.region_epoch.unwrap_or_default();
+            let shown = (entry.peer.id, epoch.conf_ver);
+            self.shown.insert((store_id, entry.region.id), shown);
+        }
+    }
+
+    /// Forgets what a store has shown: it gets a new folder.
+    pub fn forget(&mut self, store_id: u64) {
+        self.shown.retain(|(id, _), _| *id != store_id);
+    }
+
+    /// Looks at the regions with which a store starts again.
+    pub fn on_start(&mut self, store_id: u64, directory: &Directory, engines: &Engines<MemEngine>) {
+        let shown: Vec<_> = self
+            .shown
+            .range((store_id, 0)..=(store_id, u64::MAX))
+            .map(|((_, region_id), shown)| (*region_id, *shown))
+            .collect();
+        for (region_id, (peer_id, conf_ver)) in shown {
+            let found = match directory.get(region_id) {
+                // Another peer came after the one that was shown.
+                Some(entry) if entry.peer.id != peer_id => continue,
+                Some(entry) => entry.region.region_epoch.unwrap_or_default().conf_ver,
+                None => match read_region_state(&engines.kv, region_id) {
+                    Ok(Some(state)) if state.state() == PeerState::Tombstone => continue,
+                    Ok(_) => 0,
+                    Err(error) => return self.damaged(store_id, &error),
+                },
+            };
+            if found < conf_ver {
+                self.report(Violation::MembershipTakenBack {
+                    region_id,
+                    store_id,
+                    shown: conf_ver,
+                    found,
+                });
             }
         }
     }

@@ -11,30 +11,9 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{SECOND, leader_at, ms, started, stored};
+use common::{SECOND, appends, check_pieces, leader_at, ms, random_keys, started, stored};
 use strata_raftstore::{Answer, StoreOptions};
-use strata_sim::{ClientOperation, Cluster, FaultKind, Mix, Scenario, Workload};
-
-/// Appends and reads, as the lab's generic test has them.
-fn appends() -> Mix {
-    Mix {
-        append: 1,
-        get: 1,
-        ..Mix::none()
-    }
-}
-
-/// All that a clerk can do, on keys that all share.
-fn random_keys() -> Mix {
-    Mix {
-        append: 4,
-        put: 3,
-        get: 5,
-        swap: 3,
-        delete: 1,
-        ..Mix::none()
-    }
-}
+use strata_sim::{ClientOperation, Cluster, FaultKind, Scenario, Workload};
 
 /// Plays a row and checks everything.
 fn row(seed: u64, change: impl FnOnce(&mut Scenario)) {
@@ -58,31 +37,6 @@ fn row(seed: u64, change: impl FnOnce(&mut Scenario)) {
         assert!(pieces > 0, "seed {seed}: nothing was appended");
     }
     println!("{report:?}");
-}
-
-/// Every value holds each piece once, and the pieces of one clerk in the order in which it
-/// appended them. Returns the number of pieces.
-fn check_pieces(cluster: &mut Cluster) -> usize {
-    let keys: Vec<Bytes> = cluster.history.by_key().into_keys().collect();
-    let mut count = 0;
-    for key in keys {
-        let Answer::Value(Some(value)) = cluster.must(ClientOperation::Get(key.clone())) else {
-            continue;
-        };
-        let text = String::from_utf8(value.to_vec()).unwrap();
-        let mut last = std::collections::BTreeMap::new();
-        for piece in text.split_terminator(';') {
-            let (clerk, number) = piece.split_once('.').unwrap();
-            let number: u64 = number.parse().unwrap();
-            let before = last.insert(clerk.to_owned(), number);
-            assert!(
-                before.is_none_or(|before| before < number),
-                "key {key:?}: piece {piece} stands behind {before:?}"
-            );
-            count += 1;
-        }
-    }
-    count
 }
 
 fn put(key: &str, value: &str) -> ClientOperation {

@@ -1,11 +1,15 @@
-//! The checkers can fail: three faults that are built in on purpose, each in a row like all
-//! others, and each found by the checkers that all rows share.
+//! The checkers can fail: faults that are built in on purpose, each in a row like all others,
+//! and each found by the checkers that all rows share.
 
 mod common;
 
-use common::{SECOND, leader_at, move_leader, ms, started};
+use common::peers::{replace_for, settle};
+use common::{SECOND, leader_at, move_leader, ms, random_keys, short_logs, started, started_with};
+use strata_proto::raft_serverpb::PeerState;
+use strata_raftstore::StoreOptions;
 use strata_sim::{
-    ClientOperation, Cluster, Crash, FaultKind, Mix, Planted, RATE_ONE, Scenario, Violation,
+    ClientOperation, Cluster, ClusterOptions, Crash, FaultKind, Mix, Planted, RATE_ONE, Scenario,
+    Violation,
 };
 
 /// The first of some seeds at which the checkers report what `telling` looks for.
@@ -18,8 +22,13 @@ fn found(
         let mut cluster = play(seed);
         match cluster.finish() {
             Ok(_) => {}
-            Err(violations) if violations.iter().any(&telling) => return Ok(seed),
-            Err(violations) => others.extend(violations.iter().map(|v| v.to_string())),
+            Err(violations) => match violations.iter().find(|violation| telling(violation)) {
+                Some(violation) => {
+                    println!("found at seed {seed}: {violation}");
+                    return Ok(seed);
+                }
+                None => others.extend(violations.iter().map(|v| v.to_string())),
+            },
         }
     }
     Err(others)
@@ -68,6 +77,7 @@ fn planted_fault_stepped_cluster_harness_skipped_command() {
         let mut cluster = scenario.play();
         cluster.planted = Planted {
             skip_apply: Some((2, 5)),
+            ..Planted::default()
         };
         for number in 0..10 {
             cluster.must(ClientOperation::Append(
@@ -113,6 +123,152 @@ fn read_at_1(cluster: &mut Cluster) -> bool {
         .is_some()
 }
 
+/// Clerks over short logs, and stores that lose their power: snapshots are needed, and logs
+/// are read again at each start.
+fn short_logs_row(seed: u64, planted: Planted) -> Cluster {
+    let scenario = Scenario {
+        stores: 3,
+        clerks: true,
+        mix: random_keys(),
+        faults: vec![FaultKind::PowerCut],
+        rounds: 2,
+        store: short_logs(5),
+        ..Scenario::new(seed)
+    };
+    scenario.play_with(|cluster| {
+        cluster.planted = planted;
+        cluster.run_for(4 * SECOND);
+    })
+}
+
+/// Peers leave their stores and come back by snapshots, stores lose their power, and reads at
+/// any replica wait long for their reader.
+fn moving_peers_row(seed: u64, planted: Planted) -> Cluster {
+    let scenario = Scenario {
+        mix: Mix {
+            get: 3,
+            put: 1,
+            ..Mix::none()
+        },
+        replica_reads: 0.8,
+        faults: vec![FaultKind::PowerCut],
+        rounds: 2,
+        store: StoreOptions {
+            peer_stale_time: SECOND,
+            ..short_logs(5)
+        },
+        ..Scenario::new(seed)
+    };
+    let mut new_ids = 1_000_000;
+    let mut cluster = scenario.play_with(|cluster| {
+        cluster.planted = planted;
+        cluster.options.peers_move = true;
+        for store in cluster.store_ids() {
+            cluster.store_mut(store).disk.read = (ms(0), ms(300));
+        }
+        replace_for(cluster, 24, &mut new_ids);
+    });
+    settle(&mut cluster, &mut new_ids);
+    cluster
+}
+
+/// A snapshot is installed without its sessions: what was executed may be executed again.
+#[test]
+fn planted_fault_stepped_cluster_harness_snapshot_without_sessions() {
+    let planted = Planted {
+        no_sessions_installed: true,
+        ..Planted::default()
+    };
+    let telling = |violation: &Violation| {
+        matches!(
+            violation,
+            Violation::ReplicasDiffer { .. } | Violation::History(_)
+        )
+    };
+    found(|seed| short_logs_row(seed, planted), telling).expect("lost sessions were not found");
+}
+
+/// A log is deleted before the kv engine holds durably where it begins.
+#[test]
+fn planted_fault_stepped_cluster_harness_early_log_deletion() {
+    let planted = Planted {
+        early_log_deletion: true,
+        ..Planted::default()
+    };
+    let telling = |violation: &Violation| matches!(violation, Violation::StoreStopped { .. });
+    found(|seed| short_logs_row(seed, planted), telling).expect("a torn log was not found");
+}
+
+/// A read is served from a range that was cleared since it was let go.
+#[test]
+fn planted_fault_stepped_cluster_harness_read_of_given_up_data() {
+    let planted = Planted {
+        reads_of_given_up_data: true,
+        ..Planted::default()
+    };
+    let telling = |violation: &Violation| matches!(violation, Violation::History(_));
+    found(|seed| moving_peers_row(seed, planted), telling)
+        .expect("a read of cleared data was not found");
+}
+
+/// A change of peers is answered and acted on before it is synced.
+#[test]
+fn planted_fault_stepped_cluster_harness_unsynced_conf_change() {
+    let planted = Planted {
+        unsynced_state: Some(PeerState::Normal),
+        ..Planted::default()
+    };
+    let telling =
+        |violation: &Violation| matches!(violation, Violation::MembershipTakenBack { .. });
+    found(|seed| moving_peers_row(seed, planted), telling)
+        .expect("an unsynced change of peers was not found");
+}
+
+/// An install empties the log before its begin is synced. The power goes soon after it has
+/// begun.
+#[test]
+fn planted_fault_stepped_cluster_harness_unsynced_install() {
+    let play = |seed| {
+        let mut cluster = started_with(ClusterOptions {
+            store: short_logs(10),
+            ..ClusterOptions::new(3, seed)
+        });
+        cluster.planted.unsynced_state = Some(PeerState::Applying);
+        let leader = leader_at(&mut cluster, "k");
+        let away = leader % 3 + 1;
+        cluster.network.isolate(away, &[1, 2, 3]);
+        for number in 0..30 {
+            cluster.put("k", &number.to_string());
+        }
+        cluster.run_for(2 * SECOND);
+        cluster.network.heal();
+        let region = cluster.region_of(b"k").id;
+        let begun = cluster.run_until(10 * SECOND, |cluster| {
+            let kv = &cluster.store(away).engines.kv;
+            let state = strata_storage::read_region_state(kv, region).unwrap();
+            state.is_some_and(|state| state.state() == PeerState::Applying)
+        });
+        assert!(begun, "seed {seed}: store {away} needs no snapshot");
+        cluster.run_for(std::time::Duration::from_micros(seed * 500));
+        cluster.crash_store(away, Crash::Power);
+        cluster
+    };
+    let telling = |violation: &Violation| matches!(violation, Violation::StoreStopped { .. });
+    found(play, telling).expect("an unsynced begin of an install was not found");
+}
+
+/// A peer's log goes before its tombstone is synced.
+#[test]
+fn planted_fault_stepped_cluster_harness_unsynced_tombstone() {
+    let planted = Planted {
+        unsynced_state: Some(PeerState::Tombstone),
+        ..Planted::default()
+    };
+    let telling = |violation: &Violation| matches!(violation, Violation::StoreStopped { .. });
+    found(|seed| moving_peers_row(seed, planted), telling)
+        .expect("an unsynced tombstone was not found");
+}
+
 /// The same rows without a planted fault are clean.
 #[test]
 fn rows_without_planted_faults_are_clean() {
@@ -134,4 +290,8 @@ fn rows_without_planted_faults_are_clean() {
     };
     assert!((1..=3).contains(&leader));
     cluster.finish_clean();
+    for seed in 0..5 {
+        short_logs_row(seed, Planted::default()).finish_clean();
+        moving_peers_row(seed, Planted::default()).finish_clean();
+    }
 }

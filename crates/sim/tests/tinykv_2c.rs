@@ -6,20 +6,8 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{SECOND, leader_at, ms, started_with, stored};
-use strata_raftstore::StoreOptions;
+use common::{SECOND, leader_at, ms, short_logs, started_with, stored, truncated};
 use strata_sim::{ClusterOptions, Crash, RunReport, Scenario};
-use strata_storage::read_apply_state;
-
-/// Logs of at most `count` entries, looked at every 50 ms.
-fn short_logs(count: u64) -> StoreOptions {
-    StoreOptions {
-        log_gc_count_limit: count,
-        log_gc_threshold: count,
-        log_gc_tick_interval: Duration::from_millis(50),
-        ..StoreOptions::default()
-    }
-}
 
 fn row(seed: u64, change: impl FnOnce(&mut Scenario)) -> RunReport {
     let mut scenario = Scenario {
@@ -32,11 +20,6 @@ fn row(seed: u64, change: impl FnOnce(&mut Scenario)) -> RunReport {
     println!("{report:?}");
     assert!(report.compactions > 0, "nothing was compacted");
     report
-}
-
-fn truncated(cluster: &strata_sim::Cluster, store: u64, region: u64) -> u64 {
-    let state = read_apply_state(&cluster.store(store).engines.kv, region).unwrap();
-    state.expect("the region is there").truncated_index
 }
 
 #[test]

@@ -1,15 +1,28 @@
-//! What the rows share: calls to a chosen store, and its bare answer.
+//! What the rows share: settings, calls to a chosen store with its bare answer, and looks into
+//! what a store holds.
 
 #![allow(dead_code)] // Every row uses some of it.
 
+pub mod peers;
+
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use strata_proto::stratapb::RawSpace;
-use strata_raftstore::{Answer, Error, ReadCommand, RequestBody};
-use strata_sim::{AttemptResult, CallOptions, ClientOperation, Cluster, ClusterOptions};
+use strata_raftstore::{Answer, Error, ReadCommand, RequestBody, StoreOptions};
+use strata_sim::{AttemptResult, CallOptions, ClientOperation, Cluster, ClusterOptions, Mix};
 
 pub const SECOND: Duration = Duration::from_secs(1);
+
+/// The seeds that `SIM_SEEDS=A..B` asks for, else those of an ordinary run.
+pub fn seeds_or(ordinary: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("SIM_SEEDS") else {
+        return ordinary;
+    };
+    let (first, end) = text.split_once("..").expect("SIM_SEEDS is A..B");
+    first.parse().expect("a number")..end.parse().expect("a number")
+}
 
 /// Milliseconds.
 pub fn ms(count: u64) -> Duration {
@@ -100,4 +113,66 @@ pub fn stored(cluster: &Cluster, store: u64, key: &str) -> Option<Bytes> {
             .expect("the value decodes")
             .value,
     )
+}
+
+/// Logs of at most `count` entries, looked at every 50 ms.
+pub fn short_logs(count: u64) -> StoreOptions {
+    StoreOptions {
+        log_gc_count_limit: count,
+        log_gc_threshold: count,
+        log_gc_tick_interval: Duration::from_millis(50),
+        ..StoreOptions::default()
+    }
+}
+
+/// Index up to which a store's log of a region is compacted.
+pub fn truncated(cluster: &Cluster, store: u64, region: u64) -> u64 {
+    let state = strata_storage::read_apply_state(&cluster.store(store).engines.kv, region).unwrap();
+    state.expect("the region is there").truncated_index
+}
+
+/// Appends and reads, as the lab's generic test has them.
+pub fn appends() -> Mix {
+    Mix {
+        append: 1,
+        get: 1,
+        ..Mix::none()
+    }
+}
+
+/// All that a clerk can do, on keys that all share.
+pub fn random_keys() -> Mix {
+    Mix {
+        append: 4,
+        put: 3,
+        get: 5,
+        swap: 3,
+        delete: 1,
+        ..Mix::none()
+    }
+}
+
+/// Every value holds each piece once, and the pieces of one clerk in the order in which it
+/// appended them. Returns the number of pieces.
+pub fn check_pieces(cluster: &mut Cluster) -> usize {
+    let keys: Vec<Bytes> = cluster.history.by_key().into_keys().collect();
+    let mut count = 0;
+    for key in keys {
+        let Answer::Value(Some(value)) = cluster.must(ClientOperation::Get(key.clone())) else {
+            continue;
+        };
+        let text = String::from_utf8(value.to_vec()).unwrap();
+        let mut last = std::collections::BTreeMap::new();
+        for piece in text.split_terminator(';') {
+            let (clerk, number) = piece.split_once('.').unwrap();
+            let number: u64 = number.parse().unwrap();
+            let before = last.insert(clerk.to_owned(), number);
+            assert!(
+                before.is_none_or(|before| before < number),
+                "key {key:?}: piece {piece} stands behind {before:?}"
+            );
+            count += 1;
+        }
+    }
+    count
 }
