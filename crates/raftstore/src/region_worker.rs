@@ -283,8 +283,9 @@ impl<E: SnapshotEngine> RegionWorker<E> {
     }
 
     /// Removes files that nobody wants: what was made, once it is older than twice the time
-    /// for which a leader sends it, or a newer one was made; what was received, once it is old and no region is being
-    /// installed from it.
+    /// for which a leader sends it, or a newer one was made; what was received, once its
+    /// region stands at or behind its index, or it is old, and no region is being installed
+    /// from it.
     fn collect_files(&mut self, now: Duration) -> Result<(), WorkerFault> {
         let due = *self.next_gc.get_or_insert(now + self.gc_interval);
         if now < due {
@@ -316,11 +317,15 @@ impl<E: SnapshotEngine> RegionWorker<E> {
                 };
                 return age < kept * 2;
             }
-            age < self.keep_time
-                || installs_from(&self.kv, &info.key).unwrap_or_else(|error| {
-                    failed = Some((info.key.region_id, error));
-                    true
-                })
+            let state = received_state(&self.kv, &info.key).unwrap_or_else(|error| {
+                failed = Some((info.key.region_id, error));
+                Received::Installing
+            });
+            match state {
+                Received::Installing => true,
+                Received::Waiting => age < self.keep_time,
+                Received::Passed => false,
+            }
         };
         // What cannot be removed now is tried again, and removed by the next start.
         let _ = self.snapshots.retain(keep);
@@ -333,14 +338,27 @@ impl<E: SnapshotEngine> RegionWorker<E> {
     }
 }
 
-/// Whether a region is in Applying with this snapshot (crash rule 3: its files stay).
-fn installs_from<E: SnapshotEngine>(kv: &E, key: &SnapshotKey) -> Result<bool, Error> {
-    let state = read_region_state(kv, key.region_id)?;
-    if state.is_none_or(|state| state.state() != PeerState::Applying) {
-        return Ok(false);
-    }
+/// What a received snapshot is to its region.
+enum Received {
+    /// It is being installed, or nobody can say (crash rule 3: its files stay).
+    Installing,
+    /// It may yet be installed.
+    Waiting,
+    /// The region has applied what it holds: Raft would not take it any more.
+    Passed,
+}
+
+fn received_state<E: SnapshotEngine>(kv: &E, key: &SnapshotKey) -> Result<Received, Error> {
+    let Some(state) = read_region_state(kv, key.region_id)? else {
+        return Ok(Received::Waiting);
+    };
     let apply = read_apply_state(kv, key.region_id)?.unwrap_or_default();
-    Ok((apply.applied_index, apply.applied_term) == (key.index, key.term))
+    let same = (apply.applied_index, apply.applied_term) == (key.index, key.term);
+    Ok(match state.state() {
+        PeerState::Applying if same => Received::Installing,
+        PeerState::Normal if apply.applied_index >= key.index => Received::Passed,
+        _ => Received::Waiting,
+    })
 }
 
 fn is_fatal(error: &SnapshotError) -> bool {
