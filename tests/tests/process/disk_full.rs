@@ -185,8 +185,7 @@ async fn bad_input_disk_full_snapshot_receive() {
     let last = number(&cluster, VICTIM, region, "last_index");
     let disk = move_to_small_disk(&mut cluster, "snapshots", 16 * MIB).await;
     write_mib(&client, WRITTEN_MIB).await;
-    let (sender, _) = leader(&cluster, &client).await;
-    compacted_past(&cluster, sender, region, last).await;
+    compacted_past(&cluster, region, last).await;
     cluster.start_node(VICTIM);
     let line = eventually_sync("a refusal", || {
         let output = cluster.output(VICTIM);

@@ -42,8 +42,8 @@ async fn begin(cluster: &mut Cluster, receiver: u64) -> Begun {
     let last = number(cluster, receiver, region, "last_index");
     cluster.kill(receiver);
     write_mib(&client, WRITTEN_MIB).await;
+    compacted_past(cluster, region, last).await;
     let (sender, _) = leader(cluster, &client).await;
-    compacted_past(cluster, sender, region, last).await;
     cluster.start_node(receiver);
     let (_, total) = held(cluster, receiver, region, CUT_AT_MIB).await;
     Begun {

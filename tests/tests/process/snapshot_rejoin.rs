@@ -43,8 +43,8 @@ async fn snapshot_rejoin_of_a_node_past_which_the_log_was_compacted() {
     let last = number(&cluster, victim, region, "last_index");
     cluster.kill(victim);
     write_mib(&client, WRITTEN_MIB).await;
+    compacted_past(&cluster, region, last).await;
     let (sender, _) = leader(&cluster, &client).await;
-    compacted_past(&cluster, sender, region, last).await;
     assert_eq!(number(&cluster, sender, region, "snapshots_sent"), 0);
 
     cluster.start_node(victim);
