@@ -200,6 +200,12 @@ async fn bad_input_disk_full_snapshot_receive() {
     for part in ["disk full", "make room", folder.to_str().unwrap()] {
         assert!(line.contains(part), "{part} is missing in: {line}");
     }
+    eventually_sync("the sender to know why", || {
+        let mut outputs = cluster.ids().into_iter().filter(|id| *id != VICTIM);
+        let told = outputs.any(|id| cluster.output(id).contains("disk full"));
+        told.then_some(()).ok_or("no line yet")
+    })
+    .await;
     // It goes on with its other regions, and the others with this one.
     client.put(b"meanwhile", "1").await.unwrap();
     assert!(cluster.node(VICTIM).ended().is_none(), "the node ended");
@@ -209,6 +215,36 @@ async fn bad_input_disk_full_snapshot_receive() {
     reached(&cluster, VICTIM, region, "snapshots_received", 1).await;
     cluster.assert_replicas_equal().await;
     assert_written(&client, WRITTEN_MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_disk_full_snapshot_install() {
+    const WRITTEN_MIB: u64 = 32;
+    let mut cluster = Cluster::start_with(short_logs(&[])).await;
+    let client = patient_client(&cluster).await;
+    client.put(KEY, "0").await.unwrap();
+    let (_, region) = leader(&cluster, &client).await;
+    let last = number(&cluster, VICTIM, region, "last_index");
+    let disk = move_to_small_disk(&mut cluster, "kv", 24 * MIB).await;
+    write_mib(&client, WRITTEN_MIB).await;
+    compacted_past(&cluster, region, last).await;
+    cluster.start_node(VICTIM);
+    let line = last_words(&mut cluster, VICTIM).await;
+    assert_names(&line, &cluster.spec(VICTIM).folder.join("kv"), ".sst");
+    assert!(line.contains(&format!("region {region}: installing")));
+    client.put(b"meanwhile", "1").await.unwrap();
+    // The region is marked, so that the next start takes the same files again.
+    disk.resize(ROOM);
+    cluster.start_node(VICTIM);
+    cluster.wait_ready().await;
+    cluster.assert_replicas_equal().await;
+    assert_written(&client, WRITTEN_MIB).await;
+    // No second transfer was needed.
+    assert_eq!(
+        number(&cluster, VICTIM, region, "snapshots_received"),
+        0,
+        "it was sent again after the restart"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
