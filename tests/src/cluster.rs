@@ -112,6 +112,7 @@ impl Cluster {
                 }
                 NodeSpec {
                     id,
+                    enter: Vec::new(),
                     address: port.address(),
                     folder: folder.path().join(format!("node-{id}")),
                     log: folder.path().join(format!("node-{id}.out")),

@@ -7,7 +7,7 @@
 //! [`Acknowledged`] the writes that must be present, and
 //! [`Cluster::assert_replicas_equal`] compares what the replicas hold. A [`SyncShim`] counts the syncs of
 //! each file and remembers how long it was at the last one, so that a power cut can be
-//! played on real files.
+//! played on real files. A [`SmallDisk`] runs full, a [`Proxy`] breaks connections.
 //!
 //! What always holds
 //! * One cluster at a time on the machine: a [`Cluster`] holds a lock file.
@@ -23,9 +23,11 @@ pub mod linearizable;
 mod load;
 mod power_cut;
 mod process;
+mod proxy;
 mod replicas;
 mod reserve;
 mod shim;
+mod small_disk;
 mod wait;
 
 pub use acknowledged::Acknowledged;
@@ -36,7 +38,9 @@ pub use http_get::{HttpAnswer, http_get};
 pub use load::{Load, LoadOptions, Recorded};
 pub use power_cut::cut_to_synced;
 pub use process::{Node, NodeSpec};
+pub use proxy::Proxy;
 pub use replicas::replicas_equal;
 pub use reserve::{ReservedPort, reserve_consecutive};
 pub use shim::{SyncRecord, SyncShim};
+pub use small_disk::SmallDisk;
 pub use wait::{DEADLINE, eventually, eventually_sync};

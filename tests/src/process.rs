@@ -3,6 +3,7 @@
 use crate::strata_binary;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 pub struct NodeSpec {
     /// The store's id.
     pub id: u64,
+    /// Words in front of the binary, of programs that become it.
+    pub enter: Vec<String>,
     /// Where it listens.
     pub address: String,
     /// Its data folder.
@@ -43,8 +46,11 @@ impl Node {
             .append(true)
             .open(&spec.log)
             .expect("the log can be written");
-        let mut command = Command::new(strata_binary());
+        let mut words = spec.enter.iter().map(OsString::from).collect::<Vec<_>>();
+        words.push(strata_binary().into());
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .args(["node", "--id", &spec.id.to_string()])
             .args(["--addr", &spec.address, "--data-dir"])
             .arg(&spec.folder)

@@ -635,3 +635,29 @@ fn bad_input_snapshot_for_absent_region() {
     assert!(core.check_snapshot(&meta, &entry.peer).is_ok());
     cluster.put("b", "still served").unwrap();
 }
+
+/// What a snapshot was received for is done once it is installed: its files go with the next
+/// collection, long before they are old.
+#[test]
+fn received_files_are_removed_once_they_are_installed() {
+    let (mut cluster, region, away) = one_away();
+    cluster.cut.clear();
+    cluster.run(3 * SECOND);
+    let received = |cluster: &Cluster| {
+        let listed = cluster.nodes[&away].core.snapshots().list().into_iter();
+        let received = listed.filter(|info| info.key.origin == Origin::Received);
+        received.map(|info| info.key.region_id).collect::<Vec<_>>()
+    };
+    assert_eq!(local_state(&cluster, away, region), PeerState::Normal);
+    assert_eq!(received(&cluster), [region]);
+    assert!(2 * cluster.options.snapshot_gc_interval < cluster.options.snapshot_keep_time);
+    for _ in 0..2 {
+        let worker = &mut cluster.nodes.get_mut(&away).unwrap().workers.region;
+        assert_eq!(worker.step(cluster.now, 0).unwrap(), None);
+        cluster.now += cluster.options.snapshot_gc_interval;
+    }
+    let worker = &mut cluster.nodes.get_mut(&away).unwrap().workers.region;
+    worker.step(cluster.now, 0).unwrap();
+    assert!(received(&cluster).is_empty());
+    assert_eq!(cluster.stored(away, "b").as_deref(), Some("29"));
+}

@@ -301,12 +301,6 @@ impl Cluster {
         self.queue.push(delay, Event::Client { client: client.id });
     }
 
-    /// True for refusals that no client gets here.
-    pub(crate) fn is_surprising(&self, error: &Error) -> bool {
-        let moved = self.options.peers_move && matches!(error, Error::RegionNotFound { .. });
-        is_surprising(error) && !moved
-    }
-
     /// Enters what an attempt came to into the history.
     pub(crate) fn record(
         &mut self,

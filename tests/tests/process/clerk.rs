@@ -8,6 +8,8 @@ use strata_client::clerk::Clerk;
 use strata_client::{Error, Options};
 use strata_tests::{Cluster, eventually_sync, strata};
 
+use crate::snapshot::{compacted_past, leader_of, number, reached, short_logs};
+
 const CLERKS: u64 = 4;
 const WORDS: u64 = 2_500;
 
@@ -19,11 +21,12 @@ fn patient() -> Options {
     }
 }
 
-/// Four clerks append 10,000 numbered words while leaders are killed and nodes restart:
-/// each word is there once, and in order.
+/// Four clerks append 10,000 numbered words while leaders are killed, all nodes restart, and
+/// replicas come back by snapshots, which carry the sessions: each word is there once, and in
+/// order.
 #[tokio::test(flavor = "multi_thread")]
-async fn clerk_appends_each_word_once_through_leader_kills_and_restarts() {
-    let mut cluster = Cluster::start().await;
+async fn clerk_appends_each_word_once_through_leader_kills_restarts_and_snapshots() {
+    let mut cluster = Cluster::start_with(short_logs(&[])).await;
     let done = Arc::new(AtomicU64::new(0));
     let mut clerks = Vec::new();
     for number in 0..CLERKS {
@@ -39,7 +42,7 @@ async fn clerk_appends_each_word_once_through_leader_kills_and_restarts() {
             Ok::<(), Error>(())
         }));
     }
-    let reached = |count: u64| {
+    let written = |count: u64| {
         let done = done.clone();
         move || match done.load(Ordering::Relaxed) {
             reached if reached >= count => Ok(()),
@@ -47,17 +50,24 @@ async fn clerk_appends_each_word_once_through_leader_kills_and_restarts() {
         }
     };
     for round in 1..=6 {
-        eventually_sync("the clerks to go on", reached(round * CLERKS * WORDS / 8)).await;
+        eventually_sync("the clerks to go on", written(round * CLERKS * WORDS / 8)).await;
         let client = cluster.client().await;
-        let leader = cluster.region_of(&client, b"a-clerk-0").await.leader;
-        let victim = leader.expect("a leader was waited for").store_id;
+        let (victim, region) = leader_of(&cluster, &client, b"a-clerk-0").await;
+        let last = number(&cluster, victim, region, "last_index");
         cluster.kill(victim);
-        if round == 3 {
+        match round {
             // The others, too: nobody remembers anything but what is on disk.
-            cluster.kill_all();
-            cluster.start_all();
-        } else {
-            cluster.start_node(victim);
+            3 => {
+                cluster.kill_all();
+                cluster.start_all();
+            }
+            // Down until the log no longer reaches back to it.
+            2 | 4 | 5 => {
+                compacted_past(&cluster, region, last).await;
+                cluster.start_node(victim);
+                reached(&cluster, victim, region, "snapshots_received", 1).await;
+            }
+            _ => cluster.start_node(victim),
         }
         cluster.wait_ready().await;
     }

@@ -96,6 +96,16 @@ pub enum FolderError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The disk is full. What was made of a new folder is completed by the next start.
+    #[error("{}: cannot {action}: {detail}; make room on this disk and start the node again", path.display())]
+    DiskFull {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system reported.
+        detail: String,
+    },
     /// A file operation failed.
     #[error("{}: cannot {action}: {detail}", path.display())]
     File {

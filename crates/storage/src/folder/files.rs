@@ -255,7 +255,8 @@ fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), FolderErro
     write().map_err(|error: io::Error| file_error(&file, "write", &error))
 }
 
-/// Names what failed; what the system forbids to write is a read-only folder.
+/// Names what failed; what the system forbids to write is a read-only folder, and a full
+/// disk is told apart because room heals it.
 pub(super) fn file_error(path: &Path, action: &'static str, error: &io::Error) -> FolderError {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
@@ -264,6 +265,11 @@ pub(super) fn file_error(path: &Path, action: &'static str, error: &io::Error) -
                 reason: error.to_string(),
             }
         }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FolderError::DiskFull {
+            path: path.to_owned(),
+            action,
+            detail: error.to_string(),
+        },
         _ => FolderError::File {
             path: path.to_owned(),
             action,

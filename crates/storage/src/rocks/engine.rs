@@ -153,7 +153,7 @@ impl RocksEngine {
             OpenError::Refused {
                 engine: kind,
                 folder: folder.to_owned(),
-                detail: error.into_string(),
+                detail: advised(error),
             }
         })?;
         Ok(Self {
@@ -303,6 +303,16 @@ fn check_logs(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// What RocksDB reported, with what to do about it where that is known. RocksDB passes the
+/// system's words on, not its number.
+fn advised(error: rocksdb::Error) -> String {
+    let detail = error.into_string();
+    if detail.contains("No space left") || detail.contains("quota exceeded") {
+        return format!("{detail}; make room on this disk and start the node again");
+    }
+    detail
+}
+
 impl Inner {
     fn handle(&self, cf: Cf) -> Result<&ColumnFamily, EngineError> {
         let foreign = EngineError::ForeignColumnFamily {
@@ -327,7 +337,7 @@ impl Inner {
 
     /// Keeps the first failure.
     fn fail(&self, error: rocksdb::Error) -> EngineError {
-        let detail = error.into_string();
+        let detail = advised(error);
         self.failure.lock().get_or_insert_with(|| detail.clone());
         EngineError::WriteFailed {
             engine: self.kind,

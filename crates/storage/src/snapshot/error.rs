@@ -72,7 +72,7 @@ pub enum SnapshotError {
     #[error(transparent)]
     Storage(#[from] Error),
     /// The disk is full. What was accepted and synced before stays.
-    #[error("{path}: disk full: {detail}")]
+    #[error("{path}: disk full: {detail}; make room on this disk")]
     DiskFull {
         /// The file.
         path: String,
