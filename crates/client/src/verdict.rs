@@ -76,10 +76,7 @@ pub(crate) fn judge(error: &errorpb::Error) -> Verdict {
     }
     if let Some(full) = &error.disk_full {
         return Verdict::Fail(Error::Refused {
-            message: format!(
-                "the disk of store {:?} is full: {}",
-                full.store_id, full.reason
-            ),
+            message: full.reason.clone(),
         });
     }
     if error.stale_command.is_some()

@@ -81,6 +81,8 @@ pub enum StoreEvent {
     },
     /// The store is admitted to its cluster, or barred.
     Admitted(bool),
+    /// The disk is nearly full, or has room again.
+    DiskNearlyFull(bool),
     /// Report every region that is led here.
     ReportAll,
     /// Answer to [`StoreEffect::Job`].
@@ -340,6 +342,9 @@ impl<E: SnapshotEngine> StoreCore<E> {
             }
             StoreEvent::Admitted(admitted) => {
                 self.each_shard(now, || ShardEvent::Admitted(admitted));
+            }
+            StoreEvent::DiskNearlyFull(full) => {
+                self.each_shard(now, || ShardEvent::DiskNearlyFull(full));
             }
             StoreEvent::ReportAll => self.each_shard(now, || ShardEvent::ReportAll),
             StoreEvent::JobDone(done) => {

@@ -145,6 +145,7 @@ impl<E: Engine> Shard<E> {
             let mut context = StepContext {
                 now,
                 store_id: self.store_id,
+                disk_nearly_full: false,
                 shard: self.index,
                 options: &self.options,
                 metrics: &self.metrics,

@@ -106,7 +106,10 @@ pub enum Error {
         region_id: u64,
     },
     /// The disk is nearly full; writes are refused, reads and deletes go on.
-    #[error("the disk of store {store_id} is nearly full")]
+    #[error(
+        "the disk of store {store_id} is nearly full: deletes and reads go on, writes again when \
+         there is room"
+    )]
     DiskFull {
         /// This store.
         store_id: u64,

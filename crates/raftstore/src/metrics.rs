@@ -106,6 +106,8 @@ store_metrics! {
     requests_parked,
     /// Requests refused: busy.
     requests_busy,
+    /// Writes refused: the disk is nearly full.
+    requests_disk_full,
     /// Requests refused: deadline or cancellation.
     requests_dropped,
     /// Elections won by peers of this store.

@@ -1,6 +1,7 @@
 //! Writes: from the queue into the log.
 //!
-//! Gather   Writes that came in during one drain wait in the region's queue.
+//! Gather   Writes that came in during one drain wait in the region's queue. While the disk
+//!          is nearly full those that need room are refused; deletes make some.
 //! Propose  Those that fit share one entry, which carries the leader's wall clock and the
 //!          region's epoch. Those that were given up by now are refused: until here
 //!          nothing has happened.
@@ -46,6 +47,13 @@ pub(crate) struct FreshProposal {
 impl<E: Engine> Peer<E> {
     /// Takes a write; it is proposed when the drain has ended.
     pub(crate) fn on_write(&mut self, context: &mut StepContext<'_>, pending: PendingRequest) {
+        if context.disk_nearly_full && needs_room(&pending) {
+            context.metrics.requests_disk_full.increment();
+            let store_id = context.store_id;
+            let error = Error::DiskFull { store_id };
+            context.out.replies.push((pending.reply, Err(error)));
+            return;
+        }
         let room = context.options.max_queued_write_bytes;
         let queued = self.writes.bytes();
         if self.writes.len() >= context.options.max_parked_requests
@@ -266,6 +274,21 @@ fn command_count(pending: &PendingRequest) -> usize {
     match &pending.request.body {
         RequestBody::Write(commands) => commands.len(),
         _ => 1,
+    }
+}
+
+/// True for a request that stores a value. Sessions are small and the deletes of clerks need
+/// them; the system region's records are the cluster's own.
+fn needs_room(pending: &PendingRequest) -> bool {
+    let stores = |command: &DataCommand| match &command.body {
+        Some(Body::Write(write)) => write.mutations.iter().any(|one| one.value.is_some()),
+        Some(Body::CompareAndSwap(swap)) => swap.value.is_some(),
+        Some(Body::Append(_)) => true,
+        Some(Body::DeleteRange(_) | Body::OpenSession(_) | Body::System(_)) | None => false,
+    };
+    match &pending.request.body {
+        RequestBody::Write(commands) => commands.iter().any(stores),
+        _ => false,
     }
 }
 

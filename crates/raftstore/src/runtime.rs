@@ -124,6 +124,7 @@ trait StoreApi: Send + Sync {
     fn regions(&self) -> Vec<RegionSummary>;
     fn report_all_regions(&self);
     fn set_admitted(&self, admitted: bool);
+    fn set_disk_nearly_full(&self, full: bool);
     fn metrics(&self) -> Arc<StoreMetrics>;
     fn shutdown(&self);
 }
@@ -259,6 +260,12 @@ impl StoreHandle {
     /// messages both ways and its peers do not tick.
     pub fn set_admitted(&self, admitted: bool) {
         self.api.set_admitted(admitted);
+    }
+
+    /// Tells the store that its disk is nearly full, or has room again. While it is, writes
+    /// that this store would propose are refused; deletes and reads go on.
+    pub fn set_disk_nearly_full(&self, full: bool) {
+        self.api.set_disk_nearly_full(full);
     }
 
     /// Counters.

@@ -72,6 +72,8 @@ pub enum ShardEvent {
     },
     /// The store is admitted to its cluster, or barred.
     Admitted(bool),
+    /// The disk is nearly full, or has room again.
+    DiskNearlyFull(bool),
     /// Report every region that is led here.
     ReportAll,
     /// Answer to [`ShardAction::Job`].
@@ -173,6 +175,8 @@ pub(crate) struct StepContext<'a> {
     pub now: Now,
     pub store_id: u64,
     pub shard: usize,
+    /// Writes that need room are refused.
+    pub disk_nearly_full: bool,
     pub options: &'a StoreOptions,
     pub metrics: &'a StoreMetrics,
     pub out: &'a mut Outbox,
@@ -230,6 +234,7 @@ pub struct Shard<E: Engine> {
     pub(crate) engines: Engines<E>,
     pub(crate) metrics: Arc<StoreMetrics>,
     admitted: bool,
+    disk_nearly_full: bool,
     pub(crate) peers: BTreeMap<u64, Peer<E>>,
     /// Peers on their way out, by region; none of these is in `peers`.
     pub(crate) destroying: BTreeMap<u64, Destroying>,
@@ -258,6 +263,7 @@ impl<E: Engine> Shard<E> {
             index,
             store_id,
             admitted: options.admitted,
+            disk_nearly_full: false,
             options,
             engines,
             metrics,
@@ -301,6 +307,7 @@ impl<E: Engine> Shard<E> {
             }
             ShardEvent::Unreachable { store_id } => self.on_unreachable(now, store_id),
             ShardEvent::Admitted(admitted) => self.admitted = admitted,
+            ShardEvent::DiskNearlyFull(full) => self.disk_nearly_full = full,
             ShardEvent::ReportAll => self.on_report_all(now),
             ShardEvent::UnknownSettled => self.on_unknown_settled(),
             ShardEvent::Create {
@@ -377,6 +384,7 @@ impl<E: Engine> Shard<E> {
             now,
             store_id: self.store_id,
             shard: self.index,
+            disk_nearly_full: self.disk_nearly_full,
             options: &self.options,
             metrics: &self.metrics,
             out: &mut self.out,
@@ -433,6 +441,7 @@ impl<E: Engine> Shard<E> {
             now,
             store_id: self.store_id,
             shard: self.index,
+            disk_nearly_full: self.disk_nearly_full,
             options: &self.options,
             metrics: &self.metrics,
             out: &mut self.out,

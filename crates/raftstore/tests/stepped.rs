@@ -205,6 +205,37 @@ fn writes_of_one_drain_share_an_entry() {
 }
 
 #[test]
+fn disk_nearly_full_refuses_writes_that_need_room() {
+    let mut cluster = cluster(1);
+    let region_id = cluster.region_of(b"a");
+    written(cluster.put("a", "0"));
+    cluster.event(1, StoreEvent::DiskNearlyFull(true));
+    let full = Error::DiskFull { store_id: 1 };
+    let refused = [
+        write(&[("a", Some("1"), 0)]),
+        write(&[("a", None, 0), ("b", Some("1"), 0)]),
+        RequestBody::Write(vec![cas("a", Some("0"), Some("1"))]),
+    ];
+    for body in refused {
+        let answer = cluster.send(1, region_id, body);
+        assert_eq!(cluster.wait(&answer).unwrap_err(), full);
+    }
+    assert_eq!(cluster.get("a").as_deref(), Some("0"), "reads go on");
+    let makes_room = [
+        RequestBody::Write(vec![cas("a", Some("0"), None)]),
+        write(&[("a", None, 0)]),
+        RequestBody::Write(vec![delete_range("a", "b")]),
+    ];
+    for body in makes_room {
+        let answer = cluster.send(1, region_id, body);
+        written(cluster.wait(&answer));
+    }
+    assert_eq!(cluster.get("a"), None);
+    cluster.event(1, StoreEvent::DiskNearlyFull(false));
+    written(cluster.put("a", "2"));
+}
+
+#[test]
 fn few_rewrites_share_an_entry() {
     let mut cluster = cluster(1);
     let region_id = cluster.region_of(b"a");

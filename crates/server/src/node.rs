@@ -31,7 +31,7 @@ use tonic::service::Routes;
 use crate::clerk_service::ClerkService;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::disk::DiskSpace;
+use crate::disk::{DiskSpace, Reserve, watch_space};
 use crate::http::{self, HttpState};
 use crate::listener::{self, PortServer};
 use crate::logging;
@@ -208,7 +208,16 @@ impl Node {
             self.logger.clone(),
             self.stop.subscribe(),
         );
+        let watching = watch_space(
+            self.disk.clone(),
+            Reserve::new(self.config.storage.reserve_space.bytes() as u64),
+            self.config.storage.space_check_interval,
+            self.store.handle(),
+            self.logger.clone(),
+            self.stop.subscribe(),
+        );
         self.tasks = vec![
+            tokio::spawn(watching),
             tokio::spawn(locator),
             tokio::spawn(reporter),
             tokio::spawn(waiting),

@@ -23,7 +23,7 @@ use crate::options::{DEFAULT_CLUSTER_TOKEN, NodeError, NodeOptions};
 use crate::settings::engine_options;
 
 /// Name of the folder of snapshot files in the data folder.
-const SNAPSHOT_FOLDER: &str = "snapshots";
+pub(crate) const SNAPSHOT_FOLDER: &str = "snapshots";
 
 /// A store's engines with what the node needs to know and write of its identity.
 pub(crate) struct Opened<E: SnapshotEngine> {

@@ -12,7 +12,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 use strata_client::RawClient;
-use strata_tests::{Acknowledged, Cluster, ClusterOptions, DEADLINE, SmallDisk, eventually_sync};
+use strata_tests::{
+    Acknowledged, Cluster, ClusterOptions, DEADLINE, SmallDisk, eventually, eventually_sync,
+};
 
 const VICTIM: u64 = 3;
 /// Bytes of one value.
@@ -20,16 +22,24 @@ const VALUE: usize = 64 << 10;
 /// Room that every disk gets at last.
 const ROOM: u64 = 512 * MIB;
 
-/// Engines that write their memtables out after 4 MiB.
-fn small_buffers() -> ClusterOptions {
-    let keys = [
-        "STRATA_STORAGE_WRITE_BUFFER_SIZE",
-        "STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE",
-    ];
+/// Without it a node refuses writes before its disk is full.
+const NO_RESERVE: (&str, &str) = ("STRATA_STORAGE_RESERVE_SPACE", "0B");
+
+fn with_environment(pairs: &[(&str, &str)]) -> ClusterOptions {
+    let own = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
     ClusterOptions {
-        environment: keys.map(|key| (key.to_string(), "4MiB".to_string())).into(),
+        environment: pairs.iter().map(own).collect(),
         ..ClusterOptions::default()
     }
+}
+
+/// Engines that write their memtables out after 4 MiB.
+fn small_buffers() -> ClusterOptions {
+    with_environment(&[
+        NO_RESERVE,
+        ("STRATA_STORAGE_WRITE_BUFFER_SIZE", "4MiB"),
+        ("STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE", "4MiB"),
+    ])
 }
 
 fn value(number: u64) -> Bytes {
@@ -96,11 +106,10 @@ async fn assert_comes_back(cluster: &mut Cluster, disk: &SmallDisk, acknowledged
 
 /// A memtable that is larger than the disk: what fails is the append to the log.
 fn large_log_buffer() -> ClusterOptions {
-    let key = "STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE";
-    ClusterOptions {
-        environment: vec![(key.into(), "128MiB".into())],
-        ..ClusterOptions::default()
-    }
+    with_environment(&[
+        NO_RESERVE,
+        ("STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE", "128MiB"),
+    ])
 }
 
 /// The victim's last line names the full disk, what to do, and the file.
@@ -178,7 +187,7 @@ async fn bad_input_disk_full_kv_flush() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_disk_full_snapshot_receive() {
     const WRITTEN_MIB: u64 = 32;
-    let mut cluster = Cluster::start_with(short_logs(&[])).await;
+    let mut cluster = Cluster::start_with(short_logs(&[NO_RESERVE])).await;
     let client = patient_client(&cluster).await;
     client.put(KEY, "0").await.unwrap();
     let (_, region) = leader(&cluster, &client).await;
@@ -220,7 +229,7 @@ async fn bad_input_disk_full_snapshot_receive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_disk_full_snapshot_install() {
     const WRITTEN_MIB: u64 = 32;
-    let mut cluster = Cluster::start_with(short_logs(&[])).await;
+    let mut cluster = Cluster::start_with(short_logs(&[NO_RESERVE])).await;
     let client = patient_client(&cluster).await;
     client.put(KEY, "0").await.unwrap();
     let (_, region) = leader(&cluster, &client).await;
@@ -293,4 +302,56 @@ async fn assert_refused(cluster: &mut Cluster) {
     for part in ["No space left", "make room", &folder] {
         assert!(output.contains(part), "{part} is missing in: {output}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_disk_nearly_full_refuses_writes_and_heals() {
+    let mut cluster = Cluster::prepare(ClusterOptions {
+        nodes: 1,
+        ..with_environment(&[
+            ("STRATA_STORAGE_RESERVE_SPACE", "16MiB"),
+            ("STRATA_STORAGE_SPACE_CHECK_INTERVAL", "50ms"),
+        ])
+    });
+    let disk = SmallDisk::mount(&cluster.spec(1).folder, ROOM);
+    cluster.spec_mut(1).enter = disk.enter();
+    cluster.start_node(1);
+    cluster.wait_ready().await;
+    let client = cluster.client().await;
+    client.put(b"kept", "1").await.unwrap();
+    client.put(b"gone", "1").await.unwrap();
+    disk.fill_but(8 * MIB);
+    eventually_sync("the node to see it", || {
+        let output = cluster.output(1);
+        let told = output.contains("the disk is nearly full");
+        told.then_some(()).ok_or("no line yet")
+    })
+    .await;
+    let refused = eventually("a refusal", || async {
+        let put = client.put(b"late", "1").await;
+        put.err().map(|error| error.to_string()).ok_or("taken")
+    })
+    .await;
+    println!("{refused}");
+    assert!(refused.contains("nearly full"), "{refused}");
+    assert_eq!(
+        client.get(b"kept").await.unwrap().as_deref(),
+        Some(&b"1"[..])
+    );
+    client.delete(b"gone").await.expect("a delete goes on");
+    assert_eq!(client.get(b"gone").await.unwrap(), None);
+    // Room heals it without a restart.
+    disk.resize(2 * ROOM);
+    eventually("a write is taken again", || async {
+        client
+            .put(b"late", "2")
+            .await
+            .map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(
+        client.get(b"late").await.unwrap().as_deref(),
+        Some(&b"2"[..])
+    );
+    assert!(cluster.node(1).ended().is_none(), "the node ended");
 }

@@ -403,6 +403,10 @@ impl<E: SnapshotEngine> StoreApi for Running<E> {
         self.to_all_shards(|| ShardEvent::Admitted(admitted));
     }
 
+    fn set_disk_nearly_full(&self, full: bool) {
+        self.to_all_shards(|| ShardEvent::DiskNearlyFull(full));
+    }
+
     fn metrics(&self) -> Arc<StoreMetrics> {
         self.metrics.clone()
     }
