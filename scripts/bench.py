@@ -295,21 +295,15 @@ def leader_kills(cluster, kills):
     return gaps
 
 
-class MemoryWatch:
-    """Samples the resident memory of processes, and keeps how much each grew at most."""
-
-    def __init__(self, pids):
-        self.before = {pid: resident_bytes(pid) for pid in pids}
-        self.grew = dict.fromkeys(pids, 0)
-
-    def sample(self):
-        for pid, before in self.before.items():
-            self.grew[pid] = max(self.grew[pid], resident_bytes(pid) - before)
+def forget_peak(pid):
+    """The peak of a process's resident memory begins anew (proc(5), clear_refs)."""
+    pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
-def big_snapshot(cluster, keys, value_bytes):
+def big_snapshot(cluster, keys, value_bytes, idle_resident_bytes):
     """A follower is dead while a region is filled and its log compacted; it comes back by a
-    snapshot. Seconds of each step as the nodes' logs tell them, and the growth of memory."""
+    snapshot. Seconds of each step as the nodes' logs tell them, and the growth of memory: the
+    sender's since before the follower started, the receiver's above that of an idle node."""
     region = cluster.regions()[0]
     region_id, leader = region["region_id"], region["leader_store_id"]
     follower = leader % NODES + 1
@@ -320,22 +314,24 @@ def big_snapshot(cluster, keys, value_bytes):
     leader = wait_for("a leader", cluster.leader)
     wait_for("the log to be compacted",
              lambda: cluster.page(leader, region_id)["truncated_index"] > applied, SNAPSHOT_WAIT)
+    sender = cluster.processes[leader].pid
+    before = {"sender": resident_bytes(sender), "receiver": idle_resident_bytes}
+    forget_peak(sender)
     began = time.monotonic()
     cluster.start(follower)
     cluster.wait(follower)
-    pids = {name: cluster.processes[node].pid
-            for name, node in (("sender", leader), ("receiver", follower))}
-    watch = MemoryWatch(pids.values())
+    pids = {"sender": sender, "receiver": cluster.processes[follower].pid}
     wanted = cluster.page(leader, region_id)["applied_index"]
 
     def caught_up():
-        watch.sample()
         page = cluster.page(follower, region_id)
         return page["applied_index"] >= wanted and page["snapshots_received"] > 0
     wait_for("the snapshot to be installed", caught_up, SNAPSHOT_WAIT)
     seconds = time.monotonic() - began
-    watch.sample()
     page = cluster.page(leader, region_id)
+    for node, line in ((leader, "a snapshot was made"), (leader, "a snapshot was sent"),
+                       (follower, "a snapshot was installed")):
+        wait_for(f"the line: {line}", lambda: cluster.told(node, line) is not None)
     found = {
         "value_bytes": keys * value_bytes,
         "chunks_sent": page["snapshot_chunks_sent"],
@@ -343,7 +339,8 @@ def big_snapshot(cluster, keys, value_bytes):
         "send_seconds": cluster.told(leader, "a snapshot was sent"),
         "install_seconds": cluster.told(follower, "a snapshot was installed"),
         "whole_seconds": seconds,
-        "grew_bytes": {name: watch.grew[pid] for name, pid in pids.items()},
+        "grew_bytes": {name: max(0, resident_bytes(pid, "VmHWM") - before[name])
+                       for name, pid in pids.items()},
         "resident_bytes": {name: resident_bytes(pid) for name, pid in pids.items()},
     }
     say(f"  snapshot: {found}")
@@ -381,9 +378,9 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_bytes(pid):
+def resident_bytes(pid, field="VmRSS"):
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -420,6 +417,8 @@ def main():
     options.add_argument("--kills", type=int, default=10, help="leader kills of each server")
     options.add_argument("--quick", action="store_true",
                          help="runs of 2 seconds, 3 kills, half the snapshot; nothing is written")
+    options.add_argument("--snapshot", action="store_true",
+                         help="measure the snapshot alone, and put it into the last results")
     options = options.parse_args()
     seconds, kills, idle, snapshot_keys = options.seconds, options.kills, 10, SNAPSHOT_KEYS
     if options.quick:
@@ -434,7 +433,12 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit("stopped"))
     try:
-        results = measure(folder, etcd, seconds, kills, idle, snapshot_keys)
+        if options.snapshot:
+            results = json.loads(RESULTS.read_text(encoding="utf-8"))
+            start = startup(folder, idle)
+            results["snapshot"] = snapshot_part(folder, snapshot_keys, start)
+        else:
+            results = measure(folder, etcd, seconds, kills, idle, snapshot_keys)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(bench_table.tables(results))
@@ -447,10 +451,23 @@ def main():
             sys.exit("a bound does not hold")
 
 
+def snapshot_part(folder, keys, start):
+    within = folder / "snapshot"
+    within.mkdir()
+    with Strata(within) as cluster:
+        found = big_snapshot(cluster, keys, SNAPSHOT_VALUE_BYTES, start["idle_resident_bytes"])
+    shutil.rmtree(within, ignore_errors=True)
+    return found | {"commit": own_commit()}
+
+
+def own_commit():
+    return first_line("git", "describe", "--always", "--dirty")
+
+
 def measure(folder, etcd, seconds, kills, idle, snapshot_keys):
     results = {
         "date": datetime.date.today().isoformat(),
-        "commit": first_line("git", "describe", "--always", "--dirty"),
+        "commit": own_commit(),
         "seconds": seconds,
         "nodes": NODES,
         "keys": KEYS,
@@ -469,11 +486,7 @@ def measure(folder, etcd, seconds, kills, idle, snapshot_keys):
             results["rows"] += throughput(cluster, seconds)
             results["leader_kills"][cluster.name] = leader_kills(cluster, kills)
     say("snapshot")
-    snapshot_folder = folder / "snapshot"
-    snapshot_folder.mkdir()
-    with Strata(snapshot_folder) as cluster:
-        results["snapshot"] = big_snapshot(cluster, snapshot_keys, SNAPSHOT_VALUE_BYTES)
-    shutil.rmtree(snapshot_folder, ignore_errors=True)
+    results["snapshot"] = snapshot_part(folder, snapshot_keys, results["startup"])
     say("noop")
     noop = run_bench([
         STRATA, "--format", "json", "bench", "noop", "--clients", str(CLIENTS[-1]),

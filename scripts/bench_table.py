@@ -134,7 +134,8 @@ def tables(results):
         *gap_table(results),
         "",
         f"A follower that was dead while {results['snapshot']['value_bytes'] / (1 << 30):g} GiB of "
-        "values were written to a region, and its log compacted, comes back by a snapshot:",
+        "values were written to a region, and its log compacted, comes back by a snapshot "
+        f"(measured at commit `{results['snapshot']['commit']}`):",
         "",
         *snapshot_table(results),
         "",

@@ -371,9 +371,11 @@ impl ApplyShard {
         let mut touched: BTreeMap<u64, Touched> = BTreeMap::new();
         let mut tasks = tasks.into_iter();
         let mut left = None;
-        while left.is_none() && !round.is_full() {
-            let Some(task) = tasks.next() else { break };
+        for task in tasks.by_ref() {
             left = self.do_task(&mut round, &mut touched, task)?;
+            if left.is_some() || round.is_full() {
+                break;
+            }
         }
         round.output.rest = left.into_iter().chain(tasks).collect();
         for (region_id, touched) in touched {

@@ -80,7 +80,8 @@ impl<E: Engine> CommandContext<'_, E> {
         body: Option<&Body>,
     ) -> Result<CommandOutcome, ApplyFault> {
         let (sessions, mut surroundings) = self.sessions();
-        match sessions.admit(&mut surroundings, operation)? {
+        let wants_verdict = matches!(body, Some(Body::CompareAndSwap(_)));
+        match sessions.admit(&mut surroundings, operation, wants_verdict)? {
             Admission::Settled(outcome) => Ok(outcome),
             Admission::Execute(admitted) => {
                 let outcome = self.change_data(body)?;

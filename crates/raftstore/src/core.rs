@@ -198,6 +198,8 @@ pub struct StoreCore<E: SnapshotEngine> {
     gate: Gate<E>,
     shards: Vec<Shard<E>>,
     apply_shards: Vec<ApplyShard>,
+    /// Apply shards whose work had no room in its batch.
+    owes_rest: Vec<bool>,
     metrics: Arc<StoreMetrics>,
 }
 
@@ -234,6 +236,7 @@ impl<E: SnapshotEngine> StoreCore<E> {
             fsm,
             gate,
             shards,
+            owes_rest: vec![false; apply_shards.len()],
             apply_shards,
             metrics,
         })
@@ -426,6 +429,10 @@ impl<E: SnapshotEngine> StoreCore<E> {
             apply_shard,
             tasks,
         } = work;
+        assert!(
+            !self.owes_rest[apply_shard],
+            "apply shard {apply_shard}: work of shard {shard} came before the rest of other work"
+        );
         self.apply_tasks((shard, apply_shard), tasks, effects);
     }
 
@@ -437,11 +444,14 @@ impl<E: SnapshotEngine> StoreCore<E> {
     ) {
         effects.push(
             match self.apply_shards[apply_shard].apply(&self.engines.kv, tasks) {
-                Ok(output) => StoreEffect::WriteData(DataWrite {
-                    shard,
-                    apply_shard,
-                    output,
-                }),
+                Ok(output) => {
+                    self.owes_rest[apply_shard] = !output.rest.is_empty();
+                    StoreEffect::WriteData(DataWrite {
+                        shard,
+                        apply_shard,
+                        output,
+                    })
+                }
                 Err(fault) => StoreEffect::Fatal(fault.to_string()),
             },
         );

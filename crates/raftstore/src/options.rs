@@ -161,6 +161,10 @@ impl StoreOptions {
             (self.apply_shards > 0, "apply_shards must be at least 1"),
             (self.read_threads > 0, "read_threads must be at least 1"),
             (
+                self.shared_entry_rewrites > 0 && self.max_apply_batch_bytes > 0,
+                "shared_entry_rewrites and max_apply_batch_bytes must be above 0",
+            ),
+            (
                 !self.tick_interval.is_zero(),
                 "tick_interval must be above 0",
             ),

@@ -166,7 +166,9 @@ impl SessionTable {
         Ok(())
     }
 
-    /// Decides about an operation of a session.
+    /// Decides about an operation of a session. `wants_verdict`: it is a compare-and-swap, so
+    /// that a verdict may be its answer. Another operation under the same number is a fault of
+    /// its client; a large value is not read and written again for it.
     ///
     /// # Errors
     /// The engine failed or holds damaged records.
@@ -174,6 +176,7 @@ impl SessionTable {
         &mut self,
         at: &mut Surroundings<'_, E>,
         operation: &SessionOperation,
+        wants_verdict: bool,
     ) -> Result<Admission, ApplyFault> {
         let sessions = self.sessions(at)?;
         let Ok(id) = SessionId::try_from(&operation.session_id[..]) else {
@@ -186,14 +189,15 @@ impl SessionTable {
         if last_sequence.checked_add(1) == Some(sequence) {
             return Ok(Admission::Execute(Admitted { id, sequence }));
         }
-        let outcome = if sequence == last_sequence && last_sequence > 0 {
-            sessions.repeat(at, id, standing)?
+        let repeated = if sequence == last_sequence && last_sequence > 0 {
+            sessions.repeat(at, id, standing, wants_verdict)?
         } else {
-            CommandOutcome::SequenceMismatch {
-                sequence,
-                last_sequence,
-            }
+            None
         };
+        let outcome = repeated.unwrap_or(CommandOutcome::SequenceMismatch {
+            sequence,
+            last_sequence,
+        });
         Ok(Admission::Settled(outcome))
     }
 
@@ -279,13 +283,14 @@ impl Sessions {
     }
 
     /// The answer of a session's last operation, once more. A use like any other: the
-    /// session lives on.
+    /// session lives on. `None`: that was the verdict of a compare-and-swap, and this is none.
     fn repeat<E: Engine>(
         &mut self,
         at: &mut Surroundings<'_, E>,
         id: SessionId,
         standing: Standing,
-    ) -> Result<CommandOutcome, ApplyFault> {
+        wants_verdict: bool,
+    ) -> Result<Option<CommandOutcome>, ApplyFault> {
         let key = keys::session(at.region_id, &id);
         let corrupt = |detail| ApplyFault::CorruptSession {
             region_id: at.region_id,
@@ -309,10 +314,13 @@ impl Sessions {
             .clone()
             .and_then(outcome_of)
             .ok_or_else(|| corrupt("it holds no answer that this version knows"))?;
+        if matches!(outcome, CommandOutcome::CompareAndSwap { .. }) && !wants_verdict {
+            return Ok(None);
+        }
         (record.last_used_ms, record.last_used_index) = (at.clock_ms, at.index);
         self.put(at, id, &record);
         at.metrics.session_repeats.increment();
-        Ok(outcome)
+        Ok(Some(outcome))
     }
 
     fn put<E>(&mut self, at: &mut Surroundings<'_, E>, id: SessionId, record: &ClientSession) {

@@ -294,6 +294,21 @@ fn session_replayed_is_answered_from_table() {
 }
 
 #[test]
+fn bad_input_another_operation_under_the_number_of_a_swap_gets_no_verdict() {
+    let mut replica = Replica::new();
+    let session = replica.open(1);
+    let first = replica.one(2, swap(&session, 1, None, "a"));
+    let other = replica.one(3, append(&session, 1, "x"));
+    let mismatch = CommandOutcome::SequenceMismatch {
+        sequence: 1,
+        last_sequence: 1,
+    };
+    assert_eq!(other, mismatch);
+    assert_eq!(replica.value("k").as_deref(), Some("a"));
+    assert_eq!(replica.one(4, swap(&session, 1, None, "a")), first);
+}
+
+#[test]
 fn session_unknown_is_refused() {
     let mut replica = Replica::new();
     let session = replica.open(1);

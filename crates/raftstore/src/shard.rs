@@ -55,12 +55,12 @@ pub enum ShardEvent {
         /// Number of the batch.
         number: u64,
     },
-    /// Answer to [`ShardAction::Apply`]: the entries of the oldest `batches` unanswered
-    /// batches of an apply shard are in the kv engine.
+    /// Progress of [`ShardAction::Apply`]; with `batches` above 0 its answer: the entries of the
+    /// oldest `batches` unanswered batches of an apply shard are in the kv engine.
     Applied {
         /// The apply shard.
         apply_shard: usize,
-        /// How many batches are answered.
+        /// How many batches are answered; 0: more of the oldest one follows.
         batches: usize,
         /// Progress of the regions of this shard.
         regions: Vec<Applied>,

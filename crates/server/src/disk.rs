@@ -1,8 +1,10 @@
 //! Space on the disk that holds the data folder, and what happens when it runs short.
 //!
 //! A disk that is full ends the process (crash rule 9). Before that, while less than a reserve
-//! is free, the store refuses writes that need room: deletes and reads go on, so that room can
-//! be made, and consensus, compaction and snapshots have the reserve to live on.
+//! is free, the store refuses writes that need room; deletes and reads go on. The reserve is
+//! for consensus and for the flushes and compactions of what was written before. It is no
+//! promise: a large snapshot or a compaction may need more. The room of deleted values comes
+//! back when their tables are compacted.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -112,7 +114,9 @@ impl DiskSpace {
     fn available(&self) -> Option<u64> {
         let free = |folder: PathBuf| {
             let stat = nix::sys::statvfs::statvfs(&folder).ok()?;
-            Some(stat.blocks_available().saturating_mul(stat.fragment_size()))
+            // Some file systems do not count.
+            let bytes = stat.blocks_available().saturating_mul(stat.fragment_size());
+            (stat.blocks() > 0).then_some(bytes)
         };
         let parts = PARTS.iter().map(|part| self.folder.join(part));
         std::iter::once(self.folder.clone())

@@ -296,6 +296,17 @@ mod tests {
         assert_eq!(sessions.next(7), Step::Open);
     }
 
+    /// A full disk, for example: the caller is told, and what it tries next takes the number.
+    #[test]
+    fn operation_that_was_refused_for_good_leaves_its_session() {
+        let mut sessions = opened();
+        assert_eq!(sessions.next(2), execute(1, 1));
+        assert_eq!(sessions.on_met(Met::Refused), Course::Again);
+        assert!(!sessions.give_up(), "nothing is in doubt");
+        sessions.begin();
+        assert_eq!(sessions.next(2), execute(1, 1));
+    }
+
     #[test]
     fn operation_that_was_only_refused_may_go_to_another_region() {
         let mut sessions = opened();

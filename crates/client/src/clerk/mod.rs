@@ -224,7 +224,14 @@ impl Clerk {
         let core = &self.client.core;
         let answer = core
             .attempt(route, Kind::RepeatableWrite, budget, sending)
-            .await?;
+            .await;
+        if let Err(Error::Refused { .. } | Error::EntryTooLarge { .. }) = &answer
+            && !budget.is_unknown()
+        {
+            // Nothing has happened: the number is free, and the session goes on.
+            self.sessions.on_met(Met::Refused);
+        }
+        let answer = answer?;
         let Some(ExecuteResponse { outcome, .. }) = answer else {
             let met = if budget.is_unknown() {
                 Met::Lost

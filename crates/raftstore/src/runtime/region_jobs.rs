@@ -16,7 +16,7 @@ use crate::metrics::StoreMetrics;
 use crate::region_worker::{CurrentJob, RegionWorker};
 
 /// Bytes of keys and values that the region worker reads in one piece of work.
-const WORKER_BUDGET_BYTES: usize = 256 << 10;
+const WORKER_BUDGET_BYTES: usize = 1 << 20;
 /// How often the region worker looks for files to collect, and for work to try again.
 const WORKER_WAIT: Duration = Duration::from_millis(200);
 

@@ -39,7 +39,8 @@ pub(super) enum ShardMail {
     Request(Box<PendingRequest>),
     /// A read that asks for a clock entry; counts one.
     ClockWanted(Box<ReadTask>),
-    /// Answers and orders from this store; bounded by credits.
+    /// Answers and orders from this store; bounded by credits, and progress within applied
+    /// work by the entries of that work.
     Event(ShardEvent),
     /// Ends the thread.
     Stop,

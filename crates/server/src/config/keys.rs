@@ -290,7 +290,7 @@ settings! {
         open_files_max: u64 = "storage.open-files-max", "1024", "64" ..= "1048576";
         /// While less of the disk is free, writes are refused and deletes and reads go on;
         /// they are taken again when a quarter more is. 0B: never.
-        reserve_space: Size = "storage.reserve-space", "256MiB", "0B" ..= "1024GiB";
+        reserve_space: Size = "storage.reserve-space", "512MiB", "0B" ..= "1024GiB";
         /// How often the free space is measured.
         space_check_interval: Duration = "storage.space-check-interval", "1s", "10ms" ..= "1h";
         /// Flushes and compactions of each engine at one time.

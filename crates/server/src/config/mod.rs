@@ -26,6 +26,9 @@ pub const ENVIRONMENT_PREFIX: &str = "STRATA_";
 /// Variables with our beginning that are no settings of a node.
 const OTHER_VARIABLES: &[&str] = &["STRATA_ENDPOINTS", "STRATA_BIN"];
 
+/// Most bytes that the commands of one shared entry may write or answer with.
+const REWRITES_MAX_BYTES: u64 = 1 << 30;
+
 /// Why settings were refused. Each message is one line that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -215,6 +218,16 @@ impl Config {
                     size.render()
                 ));
             }
+        }
+        // Each of them may write and answer a whole value, and an entry is applied as a whole.
+        let rewrites = self.raft.shared_entry_rewrites;
+        if self.raft.max_entry_size.0.saturating_mul(rewrites) > REWRITES_MAX_BYTES {
+            return refuse(format!(
+                "raft.shared-entry-rewrites ({rewrites}) times raft.max-entry-size ({}) must not \
+                 be above {}",
+                self.raft.max_entry_size.render(),
+                Size(REWRITES_MAX_BYTES).render()
+            ));
         }
         if self.transport.reconnect_max < self.transport.reconnect_min {
             return refuse(
@@ -450,6 +463,22 @@ mod tests {
     fn settings_that_contradict_each_other_are_refused() {
         let config = read("[raft]\nheartbeat-ticks = 3\nelection-ticks = 8\n").unwrap();
         assert!(matches!(config.check(), Err(ConfigError::Contradiction(_))));
+    }
+
+    #[test]
+    fn entries_whose_work_has_no_room_are_no_setting() {
+        let check = |text: &str| {
+            let text = format!("[server]\nmax-message-size = \"1GiB\"\n[raft]\n{text}\n");
+            read(&text).unwrap().check()
+        };
+        check("max-entry-size = \"32MiB\"").unwrap();
+        let refused = check("max-entry-size = \"64MiB\"").unwrap_err();
+        assert!(matches!(refused, ConfigError::Contradiction(_)));
+        let named = refused
+            .to_string()
+            .contains("raft.shared-entry-rewrites (32)");
+        assert!(named, "{refused}");
+        check("max-entry-size = \"64MiB\"\nshared-entry-rewrites = 16").unwrap();
     }
 
     #[test]
