@@ -16,6 +16,7 @@ mod manual;
 mod node;
 mod output;
 mod region;
+mod sim;
 mod spread;
 mod status;
 mod store;
@@ -48,6 +49,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Store(args) => block_on(store::run(&global, args.command)),
         Command::Bench(args) => bench::run(&global, args.command),
         Command::Debug(args) => debug::run(&global, args),
+        Command::Sim(args) => sim::run(&global, args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&global, dir.as_deref()),
         Command::NoopServer(args) => bench::noop::run(args),
