@@ -5,17 +5,19 @@
 //! Answered      Every request that a running store has taken was answered.
 //! Acknowledged  Every key is read; an acknowledged write is in the value, or another
 //!               write may have replaced it.
-//! Linearizable  The whole history with those reads has an order, key by key.
+//! Linearizable  The whole history with those reads has an order: key by key, and over the
+//!               keys that scans, batches and removals touch in one step.
 //! Replicas      Replicas hold the same data, byte for byte, at equal applied index.
 //! Logs          Behind its truncation point a log is whole, it is the same on every
 //!               replica, and it is within its limits.
 //!
 //! What was seen while the cluster ran (`watch`) is added.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use strata_raftstore::Answer;
 
 use crate::acknowledged::check_acknowledged;
 use crate::cluster::Cluster;
@@ -114,7 +116,7 @@ impl Cluster {
         RunReport {
             length: self.now(),
             operations: self.history.len(),
-            keys: self.history.by_key().len(),
+            keys: self.history.keys().len(),
             acknowledged,
             messages: self.network.counts().0,
             terms_led: self.watch.terms_led(),
@@ -147,25 +149,24 @@ impl Cluster {
 
     /// Reads every key that is in the history.
     fn read_everything(&mut self) -> Result<BTreeMap<Bytes, Option<Bytes>>, Violation> {
-        let keys: BTreeSet<Bytes> = self
-            .history
-            .operations()
-            .map(|operation| operation.key.clone())
-            .collect();
         let mut values = BTreeMap::new();
-        for key in keys {
+        for key in self.history.keys() {
             let operation = match key.strip_prefix(b"system:") {
                 Some(record) => ClientOperation::SystemGet(Bytes::copy_from_slice(record)),
                 None => ClientOperation::Get(key.clone()),
             };
-            if self.execute(operation, CLIENTS_MAX).is_none() {
-                let detail = format!("key \"{}\" cannot be read", key.escape_ascii());
-                return Err(Violation::NoProgress(detail));
-            }
-            let last = self.history.operations().filter(|o| o.key == key).last();
-            let seen = last.and_then(|operation| operation.returned.as_ref());
-            if let Some((_, crate::history::Outcome::Value(value))) = seen {
-                values.insert(key, value.clone());
+            match self.execute(operation, CLIENTS_MAX) {
+                Some(Answer::Value(value)) => {
+                    values.insert(key, value);
+                }
+                Some(other) => {
+                    let detail = format!("{other:?} answers a get");
+                    return Err(Violation::UnexpectedAnswer(detail));
+                }
+                None => {
+                    let detail = format!("key \"{}\" cannot be read", key.escape_ascii());
+                    return Err(Violation::NoProgress(detail));
+                }
             }
         }
         Ok(values)
