@@ -92,8 +92,8 @@ impl Mutator {
             match self.rng.random_range(0..8) {
                 0 => text.push(self.rng.random()),
                 1 => text.push_str(&self.number().to_string()),
-                2..5 if !words.is_empty() => text.push_str(*self.pick(words)),
-                _ => text.push_str(*self.pick::<&str>(&BETWEEN)),
+                2..5 if !words.is_empty() => text.push_str(self.pick::<&str>(words)),
+                _ => text.push_str(self.pick::<&str>(&BETWEEN)),
             }
         }
         text
