@@ -158,8 +158,13 @@ impl Cluster {
             return;
         };
         let (now, store_id) = (self.queue.now(), call.store);
-        let pause = self.store(store_id).paused_until;
-        if pause > now && self.store(store_id).is_up() {
+        let Some(store) = self.stores.get(&store_id) else {
+            // A store has named another one that does not exist, as only a forged message
+            // brings it to.
+            return self.finish_call(id, AttemptResult::Unreachable);
+        };
+        let pause = store.paused_until;
+        if pause > now && store.is_up() {
             return self.queue.push(pause - now, Event::Request { call: id });
         }
         let mailbox = self.mailbox.clone();
