@@ -10,6 +10,8 @@ mod bench;
 mod connect;
 mod debug;
 mod exit;
+#[cfg(test)]
+mod fuzz_tests;
 mod http_get;
 mod kv;
 mod manual;
