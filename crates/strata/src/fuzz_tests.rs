@@ -138,7 +138,11 @@ fn fuzz_command_lines() {
                 let timeout = cli.global.timeout;
                 assert!(timeout > 0.0 && timeout <= 86_400.0, "{words:?}");
                 // No setting of the client overflows.
-                drop(crate::connect::options(&cli.global));
+                let options = crate::connect::options(&cli.global);
+                assert!(
+                    options.attempt_timeout <= options.operation_timeout,
+                    "{words:?}"
+                );
             }
             Err(error) => {
                 refused += 1;
