@@ -11,6 +11,8 @@ mod check;
 mod connect;
 mod debug;
 mod exit;
+#[cfg(test)]
+mod fuzz_tests;
 mod http_get;
 mod kv;
 mod manual;
