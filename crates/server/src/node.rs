@@ -210,8 +210,8 @@ impl Node {
         );
         let watching = watch_space(
             self.disk.clone(),
-            Reserve::new(self.config.storage.reserve_space.bytes() as u64),
-            self.config.storage.space_check_interval,
+            Reserve::new(self.config.store.reserve_space.bytes() as u64),
+            self.config.store.space_check_interval,
             self.store.handle(),
             self.logger.clone(),
             self.stop.subscribe(),

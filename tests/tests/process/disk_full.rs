@@ -23,7 +23,7 @@ const VALUE: usize = 64 << 10;
 const ROOM: u64 = 512 * MIB;
 
 /// Without it a node refuses writes before its disk is full.
-const NO_RESERVE: (&str, &str) = ("STRATA_STORAGE_RESERVE_SPACE", "0B");
+const NO_RESERVE: (&str, &str) = ("STRATA_STORE_RESERVE_SPACE", "0B");
 
 fn with_environment(pairs: &[(&str, &str)]) -> ClusterOptions {
     let own = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
@@ -309,8 +309,8 @@ async fn bad_input_disk_nearly_full_refuses_writes_and_heals() {
     let mut cluster = Cluster::prepare(ClusterOptions {
         nodes: 1,
         ..with_environment(&[
-            ("STRATA_STORAGE_RESERVE_SPACE", "16MiB"),
-            ("STRATA_STORAGE_SPACE_CHECK_INTERVAL", "50ms"),
+            ("STRATA_STORE_RESERVE_SPACE", "16MiB"),
+            ("STRATA_STORE_SPACE_CHECK_INTERVAL", "50ms"),
         ])
     });
     let disk = SmallDisk::mount(&cluster.spec(1).folder, ROOM);

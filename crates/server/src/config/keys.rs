@@ -183,6 +183,11 @@ settings! {
         /// Keys and values in one answer of a scan, a batch scan or a batch get; one pair
         /// always goes. A larger answer is refused, never shortened.
         max_answer_size: Size = "store.max-answer-size", "32MiB", "64KiB" ..= "1GiB";
+        /// While less of the disk is free, writes are refused and deletes and reads go on;
+        /// they are taken again when a quarter more is. 0B: never.
+        reserve_space: Size = "store.reserve-space", "512MiB", "0B" ..= "1024GiB";
+        /// How often the free space is measured.
+        space_check_interval: Duration = "store.space-check-interval", "1s", "10ms" ..= "1h";
         /// How often the data engine learns which values have expired, so that compaction
         /// may drop them; each time it is synced.
         expiry_interval: Duration = "store.expiry-interval", "1m", "1s" ..= "24h";
@@ -288,11 +293,6 @@ settings! {
         log_write_buffer_size: Size = "storage.log-write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
         /// Files that each engine keeps open.
         open_files_max: u64 = "storage.open-files-max", "1024", "64" ..= "1048576";
-        /// While less of the disk is free, writes are refused and deletes and reads go on;
-        /// they are taken again when a quarter more is. 0B: never.
-        reserve_space: Size = "storage.reserve-space", "512MiB", "0B" ..= "1024GiB";
-        /// How often the free space is measured.
-        space_check_interval: Duration = "storage.space-check-interval", "1s", "10ms" ..= "1h";
         /// Flushes and compactions of each engine at one time.
         background_threads: u64 = "storage.background-threads", "2", "1" ..= "64";
     }
