@@ -325,8 +325,8 @@ impl Cluster {
         store.engines = engines;
         store.files = MemFiles::new();
         store.options.admitted = false;
-        self.watch.on_wipe(id);
         store.out = true;
+        self.watch.on_wipe(id);
     }
 
     /// Starts a store from its engines. A store that cannot start is a violation.
