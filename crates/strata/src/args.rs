@@ -1,6 +1,7 @@
 //! The command line: words, flags, defaults, examples. No logic.
 
 mod bulk;
+mod check;
 mod debug;
 mod sim;
 
@@ -8,6 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub use bulk::{ExportArgs, ImportArgs, Rows};
+pub use check::CheckArgs;
 pub use debug::{DebugArgs, DebugCommand, Family};
 pub use sim::SimArgs;
 
@@ -91,6 +93,8 @@ pub enum Command {
     Store(StoreArgs),
     /// Measure the cluster.
     Bench(BenchArgs),
+    /// Check that the cluster is linearizable, under a concurrent load.
+    Check(CheckArgs),
     /// Look into the folder of a stopped node.
     Debug(DebugArgs),
     /// Simulate whole clusters under faults and check what their clients saw.
