@@ -3,15 +3,23 @@
 use super::Nemesis;
 use super::clients::read;
 use crate::{DEADLINE, eventually_sync, strata};
-use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 use strata_client::RawClient;
 use strata_sim::linearizability;
 
 /// Client of the reads at the end.
 const LAST_READS: u64 = 999;
 /// What is not compared: it goes on by itself.
-const SYSTEM_REGION: &str = "1";
+const SYSTEM_REGION: u64 = 1;
+
+/// True if all nodes say the same.
+fn same(of_nodes: &BTreeMap<u64, Value>) -> bool {
+    let mut values = of_nodes.values();
+    let first = values.next();
+    first.is_some_and(|first| !first.is_null()) && values.all(|value| Some(value) == first)
+}
 
 impl Nemesis {
     /// Ends all faults and the load, and checks everything.
@@ -90,43 +98,60 @@ impl Nemesis {
         }
     }
 
-    /// Stops all nodes and compares what `strata debug checksum` says of their folders.
+    /// Stops all nodes and compares what `strata debug checksum` says of their folders. A
+    /// leader that compacts its log meanwhile moves on, and takes the others along; so the
+    /// nodes are started and stopped until all stand at the same index.
     async fn compare_folders(&mut self) {
-        self.same_applied_indices().await;
-        for id in self.cluster.ids() {
-            self.cluster.stop(id, Signal::SIGTERM).await;
-        }
-        let mut all: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
-        for id in self.cluster.ids() {
-            for line in self.checksums(id) {
-                let region = line.split(' ').nth(1).expect("`region ID keys N crc64 X`");
-                let of_region = all.entry(region.to_owned()).or_default();
-                of_region.insert(id, line.clone());
+        let until = Instant::now() + DEADLINE;
+        loop {
+            self.same_applied_indices().await;
+            for id in self.cluster.ids() {
+                self.cluster.node(id).terminate();
             }
+            for id in self.cluster.ids() {
+                let status = self.cluster.ended(id).await;
+                assert!(status.success(), "node {id} ended with {status}");
+            }
+            let applied = self.by_region("apply-state", "applied_index");
+            if applied.values().all(same) {
+                break;
+            }
+            assert!(Instant::now() < until, "not at one index: {applied:?}");
+            self.cluster.start_all();
+            self.cluster.wait_ready().await;
         }
-        all.remove(SYSTEM_REGION);
-        assert!(!all.is_empty(), "no region to compare");
-        for (region, lines) in all {
-            let different: BTreeSet<&String> = lines.values().collect();
-            let whole = lines.len() as u64 == self.options.nodes;
+        let sums = self.by_region("checksum", "crc64");
+        assert!(!sums.is_empty(), "no region to compare");
+        for (region, sums) in sums {
+            let whole = sums.len() as u64 == self.options.nodes;
             assert!(
-                different.len() == 1 && whole,
-                "seed {}: region {region}: {lines:#?}",
+                same(&sums) && whole,
+                "seed {}: region {region}: {sums:?}",
                 self.seed
             );
         }
     }
 
-    /// Lines `region ID keys N crc64 X` of a stopped node.
-    fn checksums(&self, id: u64) -> Vec<String> {
-        // A small disk is seen from outside through its holder.
-        let folder = match self.disks.get(&id) {
-            Some(disk) => disk.path(),
-            None => self.cluster.spec(id).folder.clone(),
-        };
-        let folder = folder.to_str().expect("a folder in UTF-8");
-        let finished = strata(&["debug", "checksum", "--data-dir", folder], b"").expect(0);
-        finished.stdout.lines().map(str::to_owned).collect()
+    /// What a command of `strata debug` says in a column, for each user region and node.
+    fn by_region(&self, command: &str, column: &str) -> BTreeMap<u64, BTreeMap<u64, Value>> {
+        let mut all: BTreeMap<u64, BTreeMap<u64, Value>> = BTreeMap::new();
+        for id in self.cluster.ids() {
+            // A small disk is seen from outside through its holder.
+            let folder = match self.disks.get(&id) {
+                Some(disk) => disk.path(),
+                None => self.cluster.spec(id).folder.clone(),
+            };
+            let folder = folder.to_str().expect("a folder in UTF-8");
+            let words = ["debug", command, "--format", "json", "--data-dir", folder];
+            for line in strata(&words, b"").expect(0).stdout.lines() {
+                let row: Value = serde_json::from_str(line).expect("a row");
+                let region = row["region_id"].as_u64().expect("a region");
+                let of_region = all.entry(region).or_default();
+                of_region.insert(id, row[column].clone());
+            }
+        }
+        all.remove(&SYSTEM_REGION);
+        all
     }
 
     /// Waits until every replica of every region has applied the same.
