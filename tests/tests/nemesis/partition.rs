@@ -16,7 +16,7 @@ fn five() -> NemesisOptions {
 #[test]
 fn nemesis_partition_into_majority_and_minority() {
     run_nemesis(five(), async |nemesis| {
-        for _ in 0..4 {
+        for _ in 0..3 {
             let order = nemesis.shuffled();
             nemesis.cut("two from three", &between(&order[..2], &order[2..]));
             // The majority goes on.
@@ -33,7 +33,7 @@ fn nemesis_partition_into_majority_and_minority() {
 #[test]
 fn nemesis_partition_cuts_the_leader_off() {
     run_nemesis(NemesisOptions::default(), async |nemesis| {
-        for _ in 0..4 {
+        for _ in 0..3 {
             let leader = nemesis.leader().await;
             let others = nemesis.others(&[leader]);
             nemesis.cut("the leader off", &between(&[leader], &others));

@@ -11,7 +11,7 @@ const STOPPED: Duration = Duration::from_millis(1500);
 #[test]
 fn nemesis_pause_of_leaders_beyond_their_lease() {
     run_nemesis(NemesisOptions::default(), async |nemesis| {
-        for _ in 0..4 {
+        for _ in 0..3 {
             let leader = nemesis.leader().await;
             nemesis.pause(leader);
             // The others write on, so that what the stopped one knows is old.
