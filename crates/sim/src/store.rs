@@ -22,6 +22,7 @@ use strata_storage::snapshot::MemFiles;
 use strata_storage::{Engines, MemEngine};
 
 use crate::clock::StoreClock;
+use crate::cluster::Event;
 use crate::disk::Disk;
 
 /// A store of a simulated cluster.
@@ -42,6 +43,12 @@ pub struct SimStore {
     pub(crate) life: u64,
     /// True time until which the process stands still.
     pub(crate) paused_until: Duration,
+    /// What has come for the process since it stands still, in order.
+    pub(crate) held: Vec<Event>,
+    /// True time until which the raft shards stand still, while other threads go on.
+    pub(crate) stalled_until: Duration,
+    /// True: it came back with a new folder and takes no part any more.
+    pub(crate) out: bool,
     pub(crate) inbox: Vec<StoreEvent>,
     pub(crate) step_scheduled: bool,
     pub(crate) logs: Vec<LogLane>,
@@ -85,6 +92,9 @@ impl SimStore {
             core: None,
             life: 0,
             paused_until: Duration::ZERO,
+            held: Vec::new(),
+            stalled_until: Duration::ZERO,
+            out: false,
             inbox: Vec::new(),
             step_scheduled: false,
             logs: Vec::new(),
@@ -115,8 +125,15 @@ impl SimStore {
         self.inbox.clear();
         self.step_scheduled = false;
         self.paused_until = Duration::ZERO;
+        self.stalled_until = Duration::ZERO;
         self.logs.clear();
         self.applies.clear();
+    }
+
+    /// True if it came back with a new folder and takes no part any more.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.out
     }
 
     /// True while the process runs.
