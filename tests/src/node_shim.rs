@@ -9,9 +9,10 @@
 //!
 //! It is compiled once a test process with the system's C compiler, as [`crate::SyncShim`].
 //!
-//! Invariant: a node's `CLOCK_BOOTTIME` never goes back and never jumps. A new rate holds
-//! from a time that lies ahead ([`TURN_AHEAD`]), so that no thread has read the clock there
-//! under the old one.
+//! Invariant: a node's `CLOCK_BOOTTIME` never goes back and never jumps. A reader takes the
+//! true time first and the state after it, and waits while the state is written; the time
+//! from which a new rate holds is taken in between. So whoever used the old state has read
+//! an earlier time, and for such times the new state says the same as the old.
 
 use crate::shim::compile;
 use nix::time::{ClockId, clock_gettime};
@@ -20,7 +21,6 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
@@ -28,6 +28,7 @@ const SOURCE: &str = r#"
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,10 +82,10 @@ static struct clocks now_shared(void) {
     struct clocks seen;
     uint64_t version;
     do {
-        version = __atomic_load_n(&shared->version, __ATOMIC_ACQUIRE);
+        while ((version = __atomic_load_n(&shared->version, __ATOMIC_ACQUIRE)) & 1) sched_yield();
         memcpy(&seen, shared, sizeof seen);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    } while ((version & 1) || version != __atomic_load_n(&shared->version, __ATOMIC_RELAXED));
+    } while (version != __atomic_load_n(&shared->version, __ATOMIC_RELAXED));
     return seen;
 }
 
@@ -154,9 +155,6 @@ int connect(int socket, const struct sockaddr *to, socklen_t length) {
     return real_connect(socket, to, length);
 }
 "#;
-
-/// How far ahead a new rate begins; it must be written by then.
-const TURN_AHEAD: Duration = Duration::from_millis(100);
 
 /// The library, compiled once a test process.
 fn library() -> &'static Path {
@@ -243,41 +241,38 @@ impl NodeClocks {
                 rate_after: 0,
             },
         };
-        clocks.write();
+        clocks.change(|_| {});
         clocks
     }
 
     /// Puts the wall clock so many seconds before (negative) or behind the true one.
     pub fn set_wall_offset(&mut self, seconds: i64) {
-        self.state.wall_offset = seconds * 1_000_000_000;
-        self.write();
+        self.change(|state| state.wall_offset = seconds * 1_000_000_000);
     }
 
     /// Lets `CLOCK_BOOTTIME` run so many parts in a million faster than it should; less than
-    /// 0: slower; -1,000,000: it stands still. Waits where the last change is not over yet.
+    /// 0: slower; -1,000,000: it stands still.
     ///
     /// # Panics
     /// When the clock would go back.
     pub fn set_rate(&mut self, parts_per_million: i64) {
         assert!(parts_per_million >= -1_000_000, "the clock would go back");
-        let ahead = TURN_AHEAD.as_nanos() as i64;
-        while boottime() < self.state.turn {
-            std::thread::sleep(TURN_AHEAD / 10);
-        }
-        let turn = boottime() + ahead;
-        self.state = State {
-            turn,
-            boottime_at_turn: self.state.boottime(turn),
-            rate_before: self.state.rate_after,
-            rate_after: parts_per_million,
-            ..self.state
-        };
-        self.write();
-        assert!(boottime() < turn, "the new rate was written too late");
+        self.change(|state| {
+            let turn = boottime();
+            *state = State {
+                turn,
+                boottime_at_turn: state.boottime(turn),
+                rate_before: state.rate_after,
+                rate_after: parts_per_million,
+                ..*state
+            };
+        });
     }
 
-    /// Writes the state so that a reader sees all of it or tries again.
-    fn write(&mut self) {
+    /// Changes the state while all readers wait.
+    fn change(&mut self, change: impl FnOnce(&mut State)) {
+        self.put(&(self.version + 1).to_ne_bytes(), 0);
+        change(&mut self.state);
         let state = &self.state;
         let words = [
             state.wall_offset,
@@ -287,14 +282,14 @@ impl NodeClocks {
             state.rate_after,
         ];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let put = |bytes: &[u8], at| {
-            let written = self.file.write_all_at(bytes, at);
-            written.expect("the clocks are written");
-        };
-        put(&(self.version + 1).to_ne_bytes(), 0);
-        put(&bytes, 8);
-        put(&(self.version + 2).to_ne_bytes(), 0);
+        self.put(&bytes, 8);
         self.version += 2;
+        self.put(&self.version.to_ne_bytes(), 0);
+    }
+
+    fn put(&self, bytes: &[u8], at: u64) {
+        let written = self.file.write_all_at(bytes, at);
+        written.expect("the clocks are written");
     }
 }
 

@@ -105,8 +105,8 @@ fn planted_fault_nemesis_clock_that_sleeps_is_found() {
     run_nemesis(NemesisOptions::default(), async |nemesis| {
         let leader = nemesis.leader().await;
         nemesis.set_rate(leader, -1_000_000);
-        // The new rate begins a moment later.
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        // Some rounds of heartbeats, each of which renews the lease at that time.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         nemesis.pause(leader);
         let others = nemesis.others(&[leader]);
         nemesis.cut("the leader off", &between(&[leader], &others));
