@@ -65,9 +65,10 @@ impl Nemesis {
         }
         self.read_all(&client).await;
         let history = self.recorder.history();
-        let unknown = history
-            .operations()
-            .filter(|operation| operation.returned.is_none() && operation.action.writes());
+        let unknown = history.operations().filter(|operation| {
+            let mut touches = operation.touches.iter();
+            operation.returned.is_none() && touches.any(|touch| touch.action.writes())
+        });
         println!(
             "{} operations, {} of unknown outcome, {} writes of own keys; errors: {:?}",
             history.len(),
@@ -92,7 +93,10 @@ impl Nemesis {
     /// Reads every key of the history once more, so that its end is pinned down.
     async fn read_all(&self, client: &RawClient) {
         let history = self.recorder.history();
-        let keys: BTreeSet<_> = history.operations().map(|o| o.key.clone()).collect();
+        let keys: BTreeSet<_> = history
+            .operations()
+            .flat_map(|operation| operation.touches.iter().map(|touch| touch.key.clone()))
+            .collect();
         for key in keys {
             read(client, &self.recorder, LAST_READS, &key).await;
         }
