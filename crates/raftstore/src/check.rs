@@ -280,7 +280,11 @@ pub(crate) fn check_store(store_id: u64, header: &RequestHeader) -> Result<(), E
 }
 
 /// Clients may work with an older membership; who changes the membership may not.
-fn check_epoch(header: &RequestHeader, body: &RequestBody, region: &Region) -> Result<(), Error> {
+pub(crate) fn check_epoch(
+    header: &RequestHeader,
+    body: &RequestBody,
+    region: &Region,
+) -> Result<(), Error> {
     let known = region.region_epoch.unwrap_or_default();
     let of_peers = matches!(body, RequestBody::ChangePeers { .. });
     match &header.epoch {

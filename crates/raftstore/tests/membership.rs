@@ -212,6 +212,29 @@ fn conf_change_with_a_stale_epoch_is_refused() {
     assert_eq!(written(cluster.wait(&answer)), [CommandOutcome::Done]);
 }
 
+/// Found by seed 1138 of the default swarm: a change that waited for the removal of a peer
+/// brought that peer back, whose store refuses an id that is used up.
+#[test]
+fn conf_change_that_has_waited_for_another_is_not_for_what_that_made() {
+    let mut cluster = cluster(3);
+    let (region_id, leader, [other, _]) = some_region(&cluster);
+    let peer = peer_on(&cluster, region_id, other);
+    let mut header = cluster.header(region_id);
+    header.epoch = region_on(&cluster, leader, region_id).unwrap().region_epoch;
+    let answers = [Remove, AddLearner].map(|kind| {
+        let changes = vec![change(kind, peer.id, other)];
+        cluster.send_with(leader, header.clone(), RequestBody::ChangePeers { changes })
+    });
+    let [removed, added] = answers.map(|answer| cluster.wait(&answer));
+    assert!(matches!(removed, Ok(Answer::Region(_))), "{removed:?}");
+    assert!(
+        matches!(added, Err(Error::EpochNotMatch { .. })),
+        "{added:?}"
+    );
+    let region = region_on(&cluster, leader, region_id).unwrap();
+    assert_eq!(find_peer_on(&region, other), None);
+}
+
 #[test]
 fn conf_change_that_cannot_be_made_is_refused_by_the_leader() {
     let mut cluster = cluster(3);

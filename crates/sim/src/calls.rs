@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::Rng;
+use strata_proto::metapb::RegionEpoch;
 use strata_raftstore::{Answer, Error, Reply, Request, RequestBody, RequestHeader, RequestToken};
 
 use crate::client::{AttemptResult, ClientId};
@@ -89,9 +90,22 @@ impl Cluster {
     }
 
     /// Sends a request to a store for whose result nobody waits.
-    pub(crate) fn call_unheard(&mut self, store: u64, region_id: u64, body: RequestBody) {
-        let id = self.call(store, region_id, body, &CallOptions::default());
-        if let Some(call) = self.calls.get_mut(&id.0) {
+    pub(crate) fn call_unheard(
+        &mut self,
+        store: u64,
+        region_id: u64,
+        epoch: Option<RegionEpoch>,
+        body: RequestBody,
+    ) {
+        let header = RequestHeader {
+            region_id,
+            epoch,
+            ..RequestHeader::default()
+        };
+        let request = Request { header, body };
+        let allowed = CallOptions::default().allowed;
+        let id = self.send_request(None, store, request, allowed, None);
+        if let Some(call) = self.calls.get_mut(&id) {
             call.unheard = true;
         }
     }

@@ -26,13 +26,14 @@ use strata_raftstore::{
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{MemFiles, SnapshotManager};
-use strata_storage::{Engines, MemEngine};
+use strata_storage::{Engines, Fault, MemEngine};
 
 use crate::calls::Call;
 use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
 use crate::counters::Counters;
 use crate::disk::Disk;
+use crate::effects::INJECTED;
 use crate::faults::{Armed, Mend, Strike};
 use crate::guard::guarded;
 use crate::history::History;
@@ -603,6 +604,10 @@ impl Cluster {
             match replica_sum(region, &store.engines) {
                 Ok(Some((index, sum))) => self.watch.on_sum(region.id, *id, index, sum),
                 Ok(None) => {}
+                // The played failure was meant for the store and not for this look.
+                Err(reason) if reason.contains(INJECTED) => {
+                    store.engines.kv.fail_next(Fault::Read);
+                }
                 Err(reason) => self.watch.report(Violation::StoreStopped {
                     store_id: *id,
                     reason,

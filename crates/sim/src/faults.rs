@@ -564,7 +564,7 @@ impl Cluster {
         let region = self.present_region(region_id);
         let to_store_id = region.peers[rng.random_range(0..region.peers.len())].store_id;
         let body = RequestBody::TransferLeader { to_store_id };
-        self.call_unheard(leader, region_id, body);
+        self.call_unheard(leader, region_id, None, body);
     }
 }
 

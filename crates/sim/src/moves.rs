@@ -26,7 +26,9 @@ impl Cluster {
         }
         let changes = self.choose_changes(&region, leader, rng);
         if !changes.is_empty() {
-            self.call_unheard(leader, region_id, RequestBody::ChangePeers { changes });
+            // The changes make sense for this membership alone.
+            let body = RequestBody::ChangePeers { changes };
+            self.call_unheard(leader, region_id, region.region_epoch, body);
         }
     }
 

@@ -177,17 +177,7 @@ impl ClientOperation {
         match self {
             Self::Get(key) => one(key, Action::Get),
             Self::Put(key, value) => one(key, Action::Put(value.clone())),
-            Self::PutExpiring(key, value, _) => {
-                let expiry = Action::CompareAndSwap {
-                    expected: Some(value.clone()),
-                    new: None,
-                };
-                // The answer tells of the write alone: the other stays open.
-                vec![
-                    (key.clone(), Action::Put(value.clone())),
-                    (key.clone(), expiry),
-                ]
-            }
+            Self::PutExpiring(key, value, _) => one(key, Action::Put(value.clone())),
             Self::Delete(key) => one(key, Action::Delete),
             Self::Append(key, value) => one(key, Action::Append(value.clone())),
             Self::CompareAndSwap { key, expected, new } => {
@@ -209,6 +199,21 @@ impl ClientOperation {
                 vec![(system_key(key), Action::Put(value.clone()))]
             }
             Self::SystemGet(key) => vec![(system_key(key), Action::Get)],
+        }
+    }
+
+    /// What becomes of the value of its own accord, some time after the operation or never.
+    #[must_use]
+    pub fn expiry(&self) -> Option<(Bytes, Action)> {
+        match self {
+            Self::PutExpiring(key, value, _) => {
+                let action = Action::CompareAndSwap {
+                    expected: Some(value.clone()),
+                    new: None,
+                };
+                Some((key.clone(), action))
+            }
+            _ => None,
         }
     }
 
@@ -269,7 +274,6 @@ impl ClientOperation {
                 previous: Some(previous.clone()),
             })]),
             (Self::CompareAndSwap { .. }, _) => Err(format!("{outcomes:?} answers {self:?}")),
-            (Self::PutExpiring(..), [CommandOutcome::Done]) => Ok(vec![Some(Outcome::Done)]),
             (_, [CommandOutcome::Done]) => Ok(vec![Some(Outcome::Done); keys.len()]),
             _ => Err(format!("{outcomes:?} answers {self:?}")),
         }

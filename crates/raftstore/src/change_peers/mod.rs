@@ -40,11 +40,12 @@ use strata_raft::{ConfChangeError, Membership};
 use strata_storage::{Engine, conf_state_of};
 
 use crate::apply::Waiting;
+use crate::check::check_epoch;
 use crate::directory::{find_peer, find_peer_on};
 use crate::error::{Error, InvalidRequest, PeerChangeFault};
 use crate::peer::Peer;
 use crate::propose::FreshProposal;
-use crate::request::{PeerChange, PeerChangeKind, RequestBody};
+use crate::request::{PeerChange, PeerChangeKind, Request, RequestBody};
 use crate::shard::StepContext;
 use crate::store_request::StoreRequest;
 use crate::task::PendingRequest;
@@ -129,7 +130,11 @@ impl<E: Engine> Peer<E> {
         let RequestBody::ChangePeers { changes } = &pending.request.body else {
             unreachable!("a request of another kind waits: {pending:?}");
         };
-        if let Err(error) = self.check_proposed_changes(context, changes) {
+        // The change for which it has waited may have made another region of it than the one
+        // that it was meant for.
+        let Request { header, body } = &pending.request;
+        let fits = check_epoch(header, body, &self.region);
+        if let Err(error) = fits.and_then(|()| self.check_proposed_changes(context, changes)) {
             context.out.replies.push((pending.reply, Err(error)));
             return;
         }
