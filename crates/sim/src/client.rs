@@ -71,6 +71,8 @@ pub(crate) struct Entered {
     pub keys: Vec<bytes::Bytes>,
     /// `None`: none of them is in the history.
     pub operation: Option<OperationId>,
+    /// The removal of a value that expires, which stays open if the write may be done.
+    pub expiry: Option<OperationId>,
 }
 
 /// An attempt that waits for its answer.

@@ -26,7 +26,7 @@ use strata_raftstore::{
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{MemFiles, SnapshotManager};
-use strata_storage::{Engines, MemEngine};
+use strata_storage::{Cf, EngineError, Engines, Fault, MemEngine, ReadView};
 
 use crate::calls::Call;
 use crate::client::{Client, ClientId};
@@ -600,6 +600,11 @@ impl Cluster {
         let turn = (self.ticks / TICKS_BETWEEN_SUMS) as usize % self.regions.len();
         let region = &self.regions[turn];
         for (id, store) in &self.stores {
+            if let Err(EngineError::ReadFailed { .. }) = store.engines.kv.get(Cf::Raft, b"") {
+                // The next read was to fail, and still shall.
+                store.engines.kv.fail_next(Fault::Read);
+                continue;
+            }
             match replica_sum(region, &store.engines) {
                 Ok(Some((index, sum))) => self.watch.on_sum(region.id, *id, index, sum),
                 Ok(None) => {}

@@ -177,17 +177,7 @@ impl ClientOperation {
         match self {
             Self::Get(key) => one(key, Action::Get),
             Self::Put(key, value) => one(key, Action::Put(value.clone())),
-            Self::PutExpiring(key, value, _) => {
-                let expiry = Action::CompareAndSwap {
-                    expected: Some(value.clone()),
-                    new: None,
-                };
-                // The answer tells of the write alone: the other stays open.
-                vec![
-                    (key.clone(), Action::Put(value.clone())),
-                    (key.clone(), expiry),
-                ]
-            }
+            Self::PutExpiring(key, value, _) => one(key, Action::Put(value.clone())),
             Self::Delete(key) => one(key, Action::Delete),
             Self::Append(key, value) => one(key, Action::Append(value.clone())),
             Self::CompareAndSwap { key, expected, new } => {
@@ -210,6 +200,20 @@ impl ClientOperation {
             }
             Self::SystemGet(key) => vec![(system_key(key), Action::Get)],
         }
+    }
+
+    /// What follows it some time, or never, as an operation of its own: the removal of a
+    /// value that expires, and of no other.
+    #[must_use]
+    pub fn expiry(&self) -> Option<(Bytes, Action)> {
+        let Self::PutExpiring(key, value, _) = self else {
+            return None;
+        };
+        let expiry = Action::CompareAndSwap {
+            expected: Some(value.clone()),
+            new: None,
+        };
+        Some((key.clone(), expiry))
     }
 
     /// What an answer says of each of the `keys` of [`ClientOperation::actions`]; `None`
@@ -269,7 +273,6 @@ impl ClientOperation {
                 previous: Some(previous.clone()),
             })]),
             (Self::CompareAndSwap { .. }, _) => Err(format!("{outcomes:?} answers {self:?}")),
-            (Self::PutExpiring(..), [CommandOutcome::Done]) => Ok(vec![Some(Outcome::Done)]),
             (_, [CommandOutcome::Done]) => Ok(vec![Some(Outcome::Done); keys.len()]),
             _ => Err(format!("{outcomes:?} answers {self:?}")),
         }

@@ -223,9 +223,15 @@ impl Cluster {
         let now = self.queue.now().as_micros() as u64;
         let actions = operation.actions(self.options.space, region, &self.universe);
         let keys = actions.iter().map(|(key, _)| key.clone()).collect();
+        let expiry = operation.expiry();
         let operation =
             (!actions.is_empty()).then(|| self.history.invoke_all(client, actions, now));
-        Entered { keys, operation }
+        let expiry = expiry.map(|(key, action)| self.history.invoke(client, key, action, now));
+        Entered {
+            keys,
+            operation,
+            expiry,
+        }
     }
 
     pub(crate) fn region_for(&self, operation: &ClientOperation) -> &Region {
@@ -340,7 +346,7 @@ impl Cluster {
     }
 
     fn retract(&mut self, entered: &Entered) {
-        if let Some(id) = entered.operation {
+        for id in entered.operation.into_iter().chain(entered.expiry) {
             self.history.retract(id);
         }
     }
