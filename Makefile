@@ -16,7 +16,10 @@ UP ?=
 SECONDS ?= 10
 QUICK ?=
 
-.PHONY: help setup run build test list-tests lint bench
+# Seeds of `make sim`.
+SEEDS ?= 0..2000
+
+.PHONY: help setup run build test list-tests lint bench sim
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -46,3 +49,6 @@ lint: setup ## formatting, clippy and docs, warnings denied
 
 bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing
 	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick)
+
+sim: build ## simulate clusters under faults, for example: make sim SEEDS=0..10000
+	$(STRATA_BIN) sim --seeds $(SEEDS)

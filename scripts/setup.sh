@@ -2,7 +2,8 @@
 # Brings a Debian machine to where StrataKV builds, and does nothing where it already is.
 #
 #   1. system packages: a C and C++ compiler, make, git; libclang (for RocksDB's bindings);
-#      pkg-config and OpenSSL's headers (the published TiKV client of the tests links it)
+#      pkg-config and OpenSSL's headers (the published TiKV client of the tests links it);
+#      iproute2 (tests put nodes into network namespaces), which can be done without
 #   2. a Rust toolchain, checked only
 #   3. RocksDB, compiled once (about 12 minutes on two cores) and kept as
 #      $HOME/.cache/strata/rocksdb/librocksdb.a, which every later build links
@@ -29,18 +30,30 @@ ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 ||
     missing+=(libclang-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 ls /usr/include/openssl/ssl.h >/dev/null 2>&1 || missing+=(libssl-dev)
-if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ]; then
-        as_root=()
-    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-        as_root=(sudo)
-    else
-        fail "please install these packages and run again: apt-get install ${missing[*]}"
-    fi
+# Without it the same tests cut connections with proxies, so it is no reason to stop.
+wanted=()
+[ -x /usr/sbin/ip ] || command -v ip >/dev/null || wanted+=(iproute2)
+if [ "$(id -u)" = 0 ]; then
+    as_root=()
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    as_root=(sudo)
+elif [ ${#missing[@]} -gt 0 ]; then
+    fail "please install these packages and run again: apt-get install ${missing[*]}"
+else
+    [ ${#wanted[@]} -eq 0 ] || say "iproute2 is missing; some tests use proxies in its place"
+    wanted=()
+fi
+if [ ${#missing[@]} -gt 0 ] || { [ ${#wanted[@]} -gt 0 ] && command -v apt-get >/dev/null; }; then
     command -v apt-get >/dev/null || fail "no apt-get here; please install: ${missing[*]}"
-    say "installing ${missing[*]}"
-    "${as_root[@]}" apt-get update -qq </dev/null
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${missing[@]}" </dev/null >/dev/null
+    say "installing ${missing[*]} ${wanted[*]}"
+    "${as_root[@]}" apt-get update -qq </dev/null || [ ${#missing[@]} -eq 0 ]
+    if [ ${#missing[@]} -gt 0 ]; then
+        DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${missing[@]}" </dev/null >/dev/null
+    fi
+    if [ ${#wanted[@]} -gt 0 ]; then
+        DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq "${wanted[@]}" </dev/null >/dev/null ||
+            say "could not install ${wanted[*]}; going on without"
+    fi
 fi
 
 # 2. Rust --------------------------------------------------------------------

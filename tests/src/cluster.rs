@@ -22,6 +22,19 @@ pub struct ClusterOptions {
     pub record_syncs: bool,
     /// Variables of every node.
     pub environment: Vec<(String, String)>,
+    /// Where each node runs; `None`: on ports of the loopback that the kernel gives.
+    pub hosts: Option<Vec<Host>>,
+}
+
+/// Where one node runs.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Where it listens.
+    pub address: String,
+    /// Words in front of its command.
+    pub enter: Vec<String>,
+    /// Variables of its own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for ClusterOptions {
@@ -31,6 +44,18 @@ impl Default for ClusterOptions {
             replicas: None,
             regions: None,
             record_syncs: false,
+            environment: Vec::new(),
+            hosts: None,
+        }
+    }
+}
+
+impl Host {
+    /// A node like the test itself, at this address.
+    pub fn at(address: String) -> Self {
+        Self {
+            address,
+            enter: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -86,12 +111,19 @@ impl Cluster {
             .prefix("strata-test-")
             .tempdir()
             .expect("a temporary folder");
-        let ports: Vec<ReservedPort> = (0..options.nodes)
-            .map(|_| ReservedPort::any().expect("a free port"))
-            .collect();
+        let mut ports = Vec::new();
+        let hosts = options.hosts.unwrap_or_else(|| {
+            let on_port = |_| {
+                let port = ReservedPort::any().expect("a free port");
+                let host = Host::at(port.address());
+                ports.push(port);
+                host
+            };
+            (0..options.nodes).map(on_port).collect()
+        });
         let members: Vec<String> = (1..)
-            .zip(&ports)
-            .map(|(id, port): (u64, _)| format!("{id}={}", port.address()))
+            .zip(&hosts)
+            .map(|(id, host): (u64, _)| format!("{id}={}", host.address))
             .collect();
         let mut words = vec!["--initial-cluster".to_string(), members.join(",")];
         for (flag, value) in [
@@ -104,16 +136,17 @@ impl Cluster {
         }
         let shim = options.record_syncs.then(SyncShim::build);
         let specs: Vec<NodeSpec> = (1..)
-            .zip(&ports)
-            .map(|(id, port)| {
+            .zip(hosts)
+            .map(|(id, host)| {
                 let mut environment = options.environment.clone();
+                environment.extend(host.environment);
                 if let Some(shim) = &shim {
                     environment.extend(shim.environment(&sync_log(&folder, id)));
                 }
                 NodeSpec {
                     id,
-                    enter: Vec::new(),
-                    address: port.address(),
+                    enter: host.enter,
+                    address: host.address,
                     folder: folder.path().join(format!("node-{id}")),
                     log: folder.path().join(format!("node-{id}.out")),
                     words: words.clone(),

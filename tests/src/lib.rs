@@ -8,6 +8,8 @@
 //! must be present, and [`Cluster::assert_replicas_equal`] compares what the replicas hold. A [`SyncShim`] counts the syncs of
 //! each file and remembers how long it was at the last one, so that a power cut can be
 //! played on real files. A [`SmallDisk`] runs full, a [`Proxy`] breaks connections.
+//! [`nemesis`] puts faults of all kinds on nodes with a [`network`] and clocks
+//! ([`NodeClocks`]) of their own.
 //!
 //! What always holds
 //! * One cluster at a time on the machine: a [`Cluster`] holds a lock file.
@@ -20,6 +22,9 @@ mod cluster;
 mod command;
 mod http_get;
 mod load;
+pub mod nemesis;
+pub mod network;
+mod node_shim;
 mod power_cut;
 mod process;
 mod proxy;
@@ -31,13 +36,14 @@ mod wait;
 
 pub use acknowledged::Acknowledged;
 pub use binary::{check_not_older, strata_binary};
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, Host};
 pub use command::{Finished, strata};
 pub use http_get::{HttpAnswer, http_get};
 pub use load::{Load, LoadOptions, Recorded};
+pub use node_shim::NodeClocks;
 pub use power_cut::cut_to_synced;
 pub use process::{Node, NodeSpec};
-pub use proxy::Proxy;
+pub use proxy::{Link, Proxy, Weather};
 pub use replicas::replicas_equal;
 pub use reserve::{ReservedPort, reserve_consecutive};
 pub use shim::{SyncRecord, SyncShim};

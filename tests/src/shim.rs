@@ -52,6 +52,27 @@ int fdatasync(int fd) { return recorded("fdatasync", fd); }
 int fsync(int fd) { return recorded("fsync", fd); }
 "#;
 
+/// Compiles a library for `LD_PRELOAD` and returns where it is.
+///
+/// # Panics
+/// When there is no C compiler.
+pub(crate) fn compile(name: &str, text: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("strata-shim-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for the shim");
+    let source = folder.join(format!("{name}.c"));
+    let library = folder.join(format!("{name}.so"));
+    std::fs::write(&source, text).expect("the source is written");
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", "-Wall", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .arg("-ldl")
+        .output()
+        .expect("cc runs");
+    assert!(output.status.success(), "{output:?}");
+    library
+}
+
 /// One completed sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncRecord {
@@ -76,22 +97,7 @@ impl SyncShim {
     /// When there is no C compiler.
     pub fn build() -> Self {
         static BUILT: OnceLock<PathBuf> = OnceLock::new();
-        let library = BUILT.get_or_init(|| {
-            let folder = std::env::temp_dir().join(format!("strata-shim-{}", std::process::id()));
-            std::fs::create_dir_all(&folder).expect("a folder for the shim");
-            let source = folder.join("shim.c");
-            let library = folder.join("shim.so");
-            std::fs::write(&source, SOURCE).expect("the source is written");
-            let output = Command::new("cc")
-                .args(["-shared", "-fPIC", "-O2", "-Wall", "-o"])
-                .arg(&library)
-                .arg(&source)
-                .arg("-ldl")
-                .output()
-                .expect("cc runs");
-            assert!(output.status.success(), "{output:?}");
-            library
-        });
+        let library = BUILT.get_or_init(|| compile("shim", SOURCE));
         Self {
             library: library.clone(),
         }

@@ -100,6 +100,17 @@ impl SmallDisk {
         );
     }
 
+    /// Gives the room back that [`SmallDisk::fill_but`] took.
+    ///
+    /// # Panics
+    /// When the filler cannot be removed.
+    pub fn empty(&self) {
+        match std::fs::remove_file(self.path().join(FILLER)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+    }
+
     /// Takes all room but about so many bytes.
     ///
     /// # Panics
@@ -146,6 +157,10 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::StorageFull);
         disk.resize(2 << 20);
         std::fs::write(&file, vec![1; 256 << 10]).unwrap();
+        disk.fill_but(0);
+        disk.empty();
+        disk.empty();
+        std::fs::write(&file, vec![1; 1 << 20]).unwrap();
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 }

@@ -9,6 +9,7 @@ const RECORDED: ClusterOptions = ClusterOptions {
     regions: None,
     record_syncs: true,
     environment: Vec::new(),
+    hosts: None,
 };
 
 /// Completed fdatasync calls on write-ahead logs of each node's raft engine.
