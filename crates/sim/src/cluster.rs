@@ -26,14 +26,13 @@ use strata_raftstore::{
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{MemFiles, SnapshotManager};
-use strata_storage::{Engines, Fault, MemEngine};
+use strata_storage::{Cf, EngineError, Engines, Fault, MemEngine, ReadView};
 
 use crate::calls::Call;
 use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
 use crate::counters::Counters;
 use crate::disk::Disk;
-use crate::effects::INJECTED;
 use crate::faults::{Armed, Mend, Strike};
 use crate::guard::guarded;
 use crate::history::History;
@@ -601,13 +600,14 @@ impl Cluster {
         let turn = (self.ticks / TICKS_BETWEEN_SUMS) as usize % self.regions.len();
         let region = &self.regions[turn];
         for (id, store) in &self.stores {
+            if let Err(EngineError::ReadFailed { .. }) = store.engines.kv.get(Cf::Raft, b"") {
+                // The next read was to fail, and still shall.
+                store.engines.kv.fail_next(Fault::Read);
+                continue;
+            }
             match replica_sum(region, &store.engines) {
                 Ok(Some((index, sum))) => self.watch.on_sum(region.id, *id, index, sum),
                 Ok(None) => {}
-                // The played failure was meant for the store and not for this look.
-                Err(reason) if reason.contains(INJECTED) => {
-                    store.engines.kv.fail_next(Fault::Read);
-                }
                 Err(reason) => self.watch.report(Violation::StoreStopped {
                     store_id: *id,
                     reason,

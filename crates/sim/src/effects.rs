@@ -23,7 +23,7 @@ use crate::violation::Violation;
 /// Longest wait of an inbox until its store drains it.
 const STEP_DELAY_MAX: Duration = Duration::from_micros(300);
 /// What the text of every played disk error holds.
-pub(crate) const INJECTED: &str = "injected failure";
+const INJECTED: &str = "injected failure";
 
 impl Cluster {
     /// Puts an event into a store's inbox.

@@ -26,12 +26,13 @@ use crate::violation::Violation;
 #[derive(Debug, Default)]
 pub(crate) struct RaftWatch {
     logs: BTreeMap<u64, Log>,
-    /// By region and peer: term and candidate of the last vote that it gave.
-    votes: BTreeMap<(u64, u64), (u64, u64)>,
+    /// By region, peer and term: the candidate that it voted for.
+    votes: BTreeMap<(u64, u64, u64), u64>,
     /// By store and region.
     promises: BTreeMap<(u64, u64), Promise>,
-    /// By region: term and commit index that its leader has sent last.
-    commits: BTreeMap<u64, (u64, u64)>,
+    /// By region and peer: term and commit index that its leader has sent it last. Messages
+    /// to different stores leave in no order.
+    commits: BTreeMap<(u64, u64), (u64, u64)>,
     /// By store and region: its life, and the index that was applied last.
     applied: BTreeMap<(u64, u64), (u64, u64)>,
 }
@@ -183,7 +184,7 @@ impl RaftWatch {
     }
 
     fn on_commit(&mut self, region_id: u64, message: &Message) -> Option<Violation> {
-        let last = self.commits.entry(region_id).or_default();
+        let last = self.commits.entry((region_id, message.to)).or_default();
         let (term, commit) = *last;
         if message.term < term {
             return None;
@@ -206,16 +207,15 @@ impl RaftWatch {
     ) -> Option<Violation> {
         let promise = self.promises.entry((store_id, region_id)).or_default();
         promise.vote = promise.vote.max(Some(vote));
-        let first = *self.votes.entry((region_id, peer)).or_insert(vote);
-        if vote.0 > first.0 {
-            self.votes.insert((region_id, peer), vote);
-            return None;
-        }
-        (vote != first).then_some(Violation::VotedTwice {
+        let (term, second) = vote;
+        let given = self.votes.entry((region_id, peer, term));
+        let first = *given.or_insert(second);
+        (first != second).then_some(Violation::VotedTwice {
             region_id,
             peer,
+            term,
             first,
-            second: vote,
+            second,
         })
     }
 
@@ -462,6 +462,8 @@ mod tests {
         assert_eq!(watch.on_send(&vote(1, 3, 7)), None);
         let twice = watch.on_send(&vote(1, 2, 7));
         assert!(matches!(twice, Some(Violation::VotedTwice { peer: 1, .. })));
+        // Votes of different terms may leave in any order.
+        assert_eq!(watch.on_send(&vote(1, 2, 5)), None);
         let candidate = envelope(Message {
             msg_type: MessageType::MsgRequestVote.into(),
             from: 4,

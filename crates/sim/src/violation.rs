@@ -80,17 +80,19 @@ pub enum Violation {
         /// What it starts with; 0 if the region is not there.
         found: u64,
     },
-    /// A peer voted for two candidates in a term, or for one in a term that is over.
-    #[error("region {region_id}: peer {peer} voted {first:?}, then {second:?} (term, candidate)")]
+    /// A peer voted for two candidates in a term.
+    #[error("region {region_id}: peer {peer} voted for {first} and for {second} in term {term}")]
     VotedTwice {
         /// The region.
         region_id: u64,
         /// The peer that voted.
         peer: u64,
-        /// Term and candidate of its vote.
-        first: (u64, u64),
-        /// Those of the later one.
-        second: (u64, u64),
+        /// The term.
+        term: u64,
+        /// The candidate that it voted for first.
+        first: u64,
+        /// The other one.
+        second: u64,
     },
     /// A leader took back what it had said is committed.
     #[error("region {region_id}: commit index of term {term} went from {from} back to {to}")]
