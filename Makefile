@@ -16,6 +16,9 @@ UP ?=
 SECONDS ?= 10
 QUICK ?=
 
+# The tests of faults that are planted on purpose, in a build of their own.
+PLANTED := -p strata-sim --features planted-faults --test planted_faults
+
 .PHONY: help setup run build test list-tests lint bench
 
 help: ## show this list
@@ -38,10 +41,12 @@ test: build ## run all tests
 
 list-tests: setup ## list every test
 	@cargo test --workspace --release --locked -q -- --list
+	@cargo test $(PLANTED) --release --locked -q -- --list
 
 lint: setup ## formatting, clippy and docs, warnings denied
 	cargo fmt --all -- --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy $(PLANTED) -p strata-raft -p strata-storage -p strata-raftstore --lib --release --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps -q
 
 bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing

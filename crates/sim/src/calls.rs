@@ -15,6 +15,7 @@ use strata_raftstore::{Answer, Error, Reply, Request, RequestBody, RequestHeader
 use crate::client::{AttemptResult, ClientId};
 use crate::cluster::{Cluster, Event};
 use crate::network::between;
+use crate::violation::Violation;
 
 /// Travel time between clients and stores.
 const TRAVEL: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(600));
@@ -35,6 +36,12 @@ pub(crate) struct Call {
     record: Option<Bytes>,
     /// The hold on the request; dropped, it cancels.
     token: Option<RequestToken>,
+    /// The region.
+    region_id: u64,
+    /// For a read that has arrived: index that some replica had applied by then.
+    required: Option<u64>,
+    /// For a write that has arrived: its deadline, by the store's clock.
+    deadline: Option<Duration>,
     /// The request has reached the store.
     arrived: bool,
     /// Delivered by the store, on its way to the client.
@@ -129,6 +136,9 @@ impl Cluster {
             client,
             store,
             allowed,
+            region_id: request.header.region_id,
+            required: None,
+            deadline: None,
             request: Some(request),
             record,
             token: None,
@@ -177,6 +187,15 @@ impl Cluster {
         let local = store.clock.now(now);
         request.header.deadline = local.monotonic + call.allowed;
         call.arrived = true;
+        match &request.body {
+            RequestBody::Read(_) | RequestBody::SystemRead => {
+                call.required = Some(self.freshness.required(call.region_id));
+            }
+            RequestBody::Write(_) | RequestBody::SystemWrite(_) => {
+                call.deadline = Some(request.header.deadline);
+            }
+            RequestBody::TransferLeader { .. } | RequestBody::ChangePeers { .. } => {}
+        }
         let reply = Reply::new(move |result| {
             mailbox
                 .lock()
@@ -209,6 +228,18 @@ impl Cluster {
             };
             assert!(!call.answered, "call {id} was answered twice");
             call.answered = true;
+            if let Some(required) = call.required.filter(|_| result.is_ok()) {
+                let (region_id, store_id) = (call.region_id, call.store);
+                let applied = self.freshness.applied(store_id, region_id);
+                if applied < required {
+                    self.watch.report(Violation::StaleRead {
+                        region_id,
+                        store_id,
+                        applied,
+                        required,
+                    });
+                }
+            }
             let result = match (&call.record, result) {
                 (Some(record), Ok(Answer::System(view))) => match view.get(record) {
                     Ok(value) => Ok(Answer::Value(value)),
@@ -223,6 +254,14 @@ impl Cluster {
                 self.queue.push(delay, Event::Answer { call: id, result });
             }
         }
+    }
+
+    /// True if a write is neither proposed nor answered and `now` is its deadline.
+    pub(crate) fn waits_past(&self, id: u64, now: Duration) -> bool {
+        self.calls.get(&id).is_some_and(|call| {
+            let waits = call.token.as_ref().is_some_and(RequestToken::is_waiting);
+            waits && call.deadline.is_some_and(|deadline| deadline <= now)
+        })
     }
 
     /// A store has ended: nobody answers what was under way there.

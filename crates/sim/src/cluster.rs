@@ -21,6 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{RawSpace, SnapshotFrame, SnapshotReply};
+use strata_raft::planted;
 use strata_raftstore::{
     Answer, Error, ReadTask, StoreCore, StoreEvent, StoreOptions, SystemStateMachine,
 };
@@ -31,10 +32,14 @@ use strata_storage::{Engines, MemEngine};
 use crate::calls::Call;
 use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
+use crate::commits::Commits;
 use crate::disk::Disk;
+use crate::freshness::Freshness;
 use crate::history::History;
+use crate::leases::LedTerms;
 use crate::network::{Network, Weather, between};
 use crate::planted::Planted;
+use crate::promises::Promises;
 use crate::queue::EventQueue;
 use crate::snapshots::SnapshotStream;
 use crate::store::SimStore;
@@ -167,6 +172,10 @@ pub struct Cluster {
     pub history: History,
     /// Checkers that look on.
     pub watch: Watch,
+    pub(crate) promises: Promises,
+    pub(crate) commits: Commits,
+    pub(crate) led_terms: LedTerms,
+    pub(crate) freshness: Freshness,
     /// What happened.
     pub trace: Trace,
     pub(crate) queue: EventQueue<Event>,
@@ -207,6 +216,10 @@ impl Cluster {
             network: Network::new(options.weather),
             history: History::new(),
             watch: Watch::default(),
+            promises: Promises::default(),
+            commits: Commits::default(),
+            led_terms: LedTerms::default(),
+            freshness: Freshness::default(),
             trace: Trace::new(),
             queue: EventQueue::new(),
             rng: ChaCha8Rng::seed_from_u64(options.seed),
@@ -296,6 +309,7 @@ impl Cluster {
                 let engines = &self.stores[&id].engines;
                 self.watch.on_start(id, &directory, engines);
                 self.trace.note(now, "start", [id, life, 0, 0]);
+                self.look_at_start(id);
                 self.schedule_tick(id);
                 self.schedule_region_work(id, Duration::ZERO);
                 // What the start has left in the outboxes goes with the first step.
@@ -468,6 +482,9 @@ impl Cluster {
             .any(|e| matches!(e, StoreEvent::Tick));
         if !waiting {
             self.enter(store, StoreEvent::Tick);
+        } else if planted!(TickBurst) {
+            // Planted: they are made up for.
+            self.store_mut(store).missed_ticks += 1;
         }
         self.schedule_tick(store);
     }

@@ -51,14 +51,20 @@ impl Cluster {
         if store.paused_until > now {
             return self.schedule_step(id);
         }
-        let events = std::mem::take(&mut store.inbox);
+        let mut events = std::mem::take(&mut store.inbox);
+        let missed = std::mem::take(&mut store.missed_ticks);
+        events.extend((0..missed).map(|_| StoreEvent::Tick));
         let count = events.len() as u64;
+        let ticked = events.iter().any(|e| matches!(e, StoreEvent::Tick));
         let local = store.clock.now(now);
         let core = store.core.as_mut().expect("the store is live");
         let effects = core.handle_all(local, events);
         self.trace
             .note(now, "step", [id, count, effects.len() as u64, 0]);
         self.carry_out(id, effects);
+        if ticked {
+            self.look_at_deadlines(id);
+        }
     }
 
     /// Carries out effects in their order.
@@ -138,6 +144,7 @@ impl Cluster {
         let now = self.queue.now();
         for message in messages {
             self.watch.on_send(&message);
+            self.look_at_message(from, &message);
             let envelope = Envelope {
                 from,
                 to,
@@ -289,6 +296,7 @@ impl Cluster {
         }
         // The rest of this work goes before other work.
         store.applies[lane].busy = write.has_rest();
+        self.look_at_apply(id, write.batch());
         self.enter(id, StoreEvent::DataWritten(write));
         self.maybe_start_apply(id, lane);
     }

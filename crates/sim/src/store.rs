@@ -44,6 +44,8 @@ pub struct SimStore {
     pub(crate) paused_until: Duration,
     pub(crate) inbox: Vec<StoreEvent>,
     pub(crate) step_scheduled: bool,
+    /// Ticks that were missed and are to come in a burst: a planted fault.
+    pub(crate) missed_ticks: usize,
     pub(crate) logs: Vec<LogLane>,
     pub(crate) applies: Vec<ApplyLane>,
     /// The workers of this life.
@@ -87,6 +89,7 @@ impl SimStore {
             paused_until: Duration::ZERO,
             inbox: Vec::new(),
             step_scheduled: false,
+            missed_ticks: 0,
             logs: Vec::new(),
             applies: Vec::new(),
             workers: None,
@@ -114,6 +117,7 @@ impl SimStore {
         self.workers = None;
         self.inbox.clear();
         self.step_scheduled = false;
+        self.missed_ticks = 0;
         self.paused_until = Duration::ZERO;
         self.logs.clear();
         self.applies.clear();
