@@ -69,7 +69,7 @@ pub use progress::{Inflights, Progress, ProgressState};
 pub use quorum::{Joint, Majority, VoteResult};
 pub use raw_node::RawNode;
 pub use ready::{LightReady, Ready};
-pub use status::Status;
+pub use status::{Counts, Status};
 pub use storage::{RaftState, Storage, StorageError};
 pub use types::{
     EntryId, Index, NO_PEER, PeerId, ReadState, Role, SnapshotStatus, SoftState, Term,

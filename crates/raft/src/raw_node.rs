@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::ready::{LightReady, Ready};
 use crate::replica::Replica;
-use crate::status::Status;
+use crate::status::{Counts, Status};
 use crate::storage::Storage;
 use crate::types::{Index, PeerId, SnapshotStatus, SoftState};
 
@@ -341,6 +341,11 @@ impl<S: Storage> RawNode<S> {
                 .collect(),
             transferee: replica.transferee(),
         }
+    }
+
+    /// What has happened to this replica since it was made. Cheap.
+    pub fn counts(&self) -> Counts {
+        self.replica.counts()
     }
 
     /// Term, vote and commit index as in memory, saved or not. Cheap, unlike `status`.

@@ -5,6 +5,15 @@ use strata_proto::eraftpb::{ConfState, HardState};
 use crate::progress::Progress;
 use crate::types::{Index, PeerId, SoftState};
 
+/// What has happened to a replica since it was made. Counts never go back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests for votes and pre-votes that went unheard because a leader may hold a lease.
+    pub votes_withheld: u64,
+    /// Appends of a leader that replaced entries of an earlier one.
+    pub conflicts: u64,
+}
+
 /// Copy of the state that others may look at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {

@@ -100,6 +100,8 @@ store_metrics! {
     reads_lease,
     /// Reads served after a read index.
     reads_index,
+    /// Reads of those that a replica which does not lead served.
+    reads_replica,
     /// Read index rounds.
     read_index_rounds,
     /// Requests parked for want of a leader or of room.
@@ -112,6 +114,10 @@ store_metrics! {
     requests_dropped,
     /// Elections won by peers of this store.
     elections_won,
+    /// Requests for votes and pre-votes not heard, because a leader may hold a lease.
+    votes_withheld,
+    /// Appends that replaced entries of an earlier leader.
+    log_conflicts,
     /// Region heartbeats handed to the sink.
     region_heartbeats,
     /// CompactLog entries proposed by leaders of this store.

@@ -20,7 +20,7 @@ use strata_proto::eraftpb::{HardState, MessageType};
 use strata_proto::metapb::{self, Region};
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::RaftApplyState;
-use strata_raft::{Config, RawNode, SnapshotStatus, Storage as _};
+use strata_raft::{Config, Counts, RawNode, SnapshotStatus, Storage as _};
 use strata_storage::{Engine, PeerStorage};
 
 use crate::addresses::Addresses;
@@ -30,6 +30,7 @@ use crate::check::{PeerFacts, Standing, check_address};
 use crate::compact_log::LogGc;
 use crate::directory::{PeerNumbers, PeerView, find_peer};
 use crate::error::Error;
+use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::propose::FreshProposal;
 use crate::read_index::Reads;
@@ -102,6 +103,8 @@ pub struct Peer<E: Engine> {
     pub(crate) claim_pending: bool,
     /// The first peer of a region that was never led campaigns as soon as it may.
     campaign_first: bool,
+    /// What the metrics know of already.
+    counted: Counts,
 }
 
 impl<E: Engine> Peer<E> {
@@ -167,6 +170,7 @@ impl<E: Engine> Peer<E> {
             install,
             claim_pending: false,
             campaign_first,
+            counted: Counts::default(),
             region,
         };
         this.publish();
@@ -385,6 +389,19 @@ impl<E: Engine> Peer<E> {
             return self.send_snapshot(context, to_store_id, message);
         }
         context.out.send_to(to_store_id, Some(message));
+    }
+
+    /// Adds to the metrics what has happened in the Raft core since the last time.
+    pub(crate) fn note_counts(&mut self, metrics: &StoreMetrics) {
+        let counts = self.raft.counts();
+        let before = std::mem::replace(&mut self.counted, counts);
+        if counts != before {
+            let withheld = counts.votes_withheld - before.votes_withheld;
+            metrics.votes_withheld.add(withheld);
+            metrics
+                .log_conflicts
+                .add(counts.conflicts - before.conflicts);
+        }
     }
 
     /// Shows others what they may know of this peer.

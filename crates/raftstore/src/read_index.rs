@@ -142,7 +142,11 @@ impl<E: Engine> Peer<E> {
         let Some(round) = found.and_then(|at| self.reads.rounds.remove(at)) else {
             return;
         };
-        context.metrics.reads_index.add(round.reads.len() as u64);
+        let count = round.reads.len() as u64;
+        context.metrics.reads_index.add(count);
+        if !self.leads() {
+            context.metrics.reads_replica.add(count);
+        }
         for pending in round.reads {
             let task = self.read_task(context, pending);
             if state.index <= self.apply_state.applied_index && !self.is_installing() {

@@ -83,6 +83,7 @@ impl<E: Engine> Peer<E> {
         if self.raft.step(context.now.monotonic, message).is_err() {
             context.metrics.messages_dropped_refused.increment();
         }
+        self.note_counts(context.metrics);
     }
 
     /// True if a message is for this peer and its sender is no peer that was removed. One for

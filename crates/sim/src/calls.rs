@@ -19,8 +19,8 @@ use crate::violation::Violation;
 
 /// Travel time between clients and stores.
 const TRAVEL: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(600));
-/// What a client waits beyond the deadline of its request.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Deadlines of impatient clients.
+const SHORT_DEADLINE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(150));
 
 /// One attempt.
 #[derive(Debug)]
@@ -42,6 +42,10 @@ pub(crate) struct Call {
     required: Option<u64>,
     /// For a write that has arrived: its deadline, by the store's clock.
     deadline: Option<Duration>,
+    /// Nobody takes the result.
+    unheard: bool,
+    /// Its client has gone while the request was on its way.
+    orphaned: bool,
     /// The request has reached the store.
     arrived: bool,
     /// Delivered by the store, on its way to the client.
@@ -90,6 +94,14 @@ impl Cluster {
         CallId(self.send_request(None, store, request, options.allowed, None))
     }
 
+    /// Sends a request to a store for whose result nobody waits.
+    pub(crate) fn call_unheard(&mut self, store: u64, region_id: u64, body: RequestBody) {
+        let id = self.call(store, region_id, body, &CallOptions::default());
+        if let Some(call) = self.calls.get_mut(&id.0) {
+            call.unheard = true;
+        }
+    }
+
     /// The result of a call, once; `None` while there is none.
     pub fn take_result(&mut self, call: CallId) -> Option<AttemptResult> {
         let result = self.calls.get_mut(&call.0)?.result.take();
@@ -132,6 +144,11 @@ impl Cluster {
     ) -> u64 {
         let id = self.next_call;
         self.next_call += 1;
+        let waits = allowed + self.options.patience;
+        let (hold, allowed) = match client {
+            Some(_) => self.draw_hold(allowed),
+            None => (Duration::ZERO, allowed),
+        };
         let call = Call {
             client,
             store,
@@ -142,20 +159,52 @@ impl Cluster {
             request: Some(request),
             record,
             token: None,
+            unheard: false,
+            orphaned: false,
             arrived: false,
             answered: false,
             result: None,
         };
         self.calls.insert(id, call);
         if client.is_none() || !self.is_lost() {
-            let delay = between(&mut self.rng, TRAVEL);
+            let delay = between(&mut self.rng, TRAVEL) + hold;
             self.queue.push(delay, Event::Request { call: id });
+        } else if let Some(call) = self.calls.get_mut(&id) {
+            call.request = None;
         }
         if client.is_some() {
-            self.queue
-                .push(allowed + PATIENCE, Event::Patience { call: id });
+            self.queue.push(waits, Event::Patience { call: id });
         }
         id
+    }
+
+    /// How long a request is held back on its way, and what is left of its time when it
+    /// arrives: whoever holds it back may count that, as a proxy does, or not.
+    fn draw_hold(&mut self, allowed: Duration) -> (Duration, Duration) {
+        let short = self.options.short_deadlines;
+        let allowed = if short > 0.0 && self.rng.random_bool(short) {
+            between(&mut self.rng, SHORT_DEADLINE)
+        } else {
+            allowed
+        };
+        match self.options.held_requests {
+            Some((share, times)) if self.rng.random_bool(share) => {
+                let hold = between(&mut self.rng, times);
+                let counted = self.rng.random_bool(0.3);
+                let left = if counted {
+                    allowed.saturating_sub(hold)
+                } else {
+                    allowed
+                };
+                (hold, left)
+            }
+            _ => (Duration::ZERO, allowed),
+        }
+    }
+
+    /// The store that a call is sent to, while the call is under way.
+    pub(crate) fn store_of_call(&self, id: u64) -> Option<u64> {
+        self.calls.get(&id).map(|call| call.store)
     }
 
     fn is_lost(&mut self) -> bool {
@@ -164,37 +213,29 @@ impl Cluster {
     }
 
     pub(crate) fn on_request(&mut self, id: u64) {
-        let Some(call) = self.calls.get(&id) else {
+        let now = self.queue.now();
+        let mailbox = self.mailbox.clone();
+        let Some(call) = self.calls.get_mut(&id) else {
             return;
         };
-        let (now, store_id) = (self.queue.now(), call.store);
-        let pause = self.store(store_id).paused_until;
-        if pause > now && self.store(store_id).is_up() {
-            return self.queue.push(pause - now, Event::Request { call: id });
-        }
-        let mailbox = self.mailbox.clone();
-        let call = self.calls.get_mut(&id).expect("looked up above");
+        let (store_id, allowed) = (call.store, call.allowed);
         let Some(mut request) = call.request.take() else {
             return;
         };
-        let store = self
-            .stores
-            .get_mut(&store_id)
-            .unwrap_or_else(|| panic!("no store {store_id}"));
-        let Some(core) = store.core.as_mut() else {
+        if !self.store(store_id).is_up() {
             return self.finish_call(id, AttemptResult::Unreachable);
-        };
-        let local = store.clock.now(now);
-        request.header.deadline = local.monotonic + call.allowed;
-        call.arrived = true;
-        match &request.body {
-            RequestBody::Read(_) | RequestBody::SystemRead => {
-                call.required = Some(self.freshness.required(call.region_id));
+        }
+        let deadline = self.store(store_id).clock.monotonic(now) + allowed;
+        let required = self.freshness.required(request.header.region_id);
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.arrived = true;
+            match &request.body {
+                RequestBody::Read(_) | RequestBody::SystemRead => call.required = Some(required),
+                RequestBody::Write(_) | RequestBody::SystemWrite(_) => {
+                    call.deadline = Some(deadline);
+                }
+                RequestBody::TransferLeader { .. } | RequestBody::ChangePeers { .. } => {}
             }
-            RequestBody::Write(_) | RequestBody::SystemWrite(_) => {
-                call.deadline = Some(request.header.deadline);
-            }
-            RequestBody::TransferLeader { .. } | RequestBody::ChangePeers { .. } => {}
         }
         let reply = Reply::new(move |result| {
             mailbox
@@ -202,10 +243,20 @@ impl Cluster {
                 .unwrap_or_else(|broken| broken.into_inner())
                 .push((id, result));
         });
-        let mut effects = Vec::new();
-        let token = core.admit(local, request, reply, &mut effects);
-        call.token = Some(token);
         self.unanswered.insert(id, store_id);
+        let mut effects = Vec::new();
+        let admitted = self.step_core(store_id, |core, local| {
+            request.header.deadline = local.monotonic + allowed;
+            core.admit(local, request, reply, &mut effects)
+        });
+        let Some(token) = admitted else {
+            return;
+        };
+        match self.calls.get_mut(&id) {
+            Some(call) if !call.orphaned => call.token = Some(token),
+            // A client that has gone away lets its request run.
+            _ => token.detach(),
+        }
         self.trace
             .note(now, "request", [id, store_id, effects.len() as u64, 0]);
         self.carry_out(store_id, effects);
@@ -221,8 +272,10 @@ impl Cluster {
                 .unwrap_or_else(|broken| broken.into_inner());
             std::mem::take(&mut *mailbox)
         };
+        let mut failed = Vec::new();
         for (id, result) in results {
             self.unanswered.remove(&id);
+            self.counters.add_answer(&result);
             let Some(call) = self.calls.get_mut(&id) else {
                 continue;
             };
@@ -243,7 +296,12 @@ impl Cluster {
             let result = match (&call.record, result) {
                 (Some(record), Ok(Answer::System(view))) => match view.get(record) {
                     Ok(value) => Ok(Answer::Value(value)),
-                    Err(error) => panic!("call {id}: {error}"),
+                    Err(error) => {
+                        // The store ends before it has sent an answer.
+                        call.answered = false;
+                        failed.push((call.store, error.to_string()));
+                        continue;
+                    }
                 },
                 (_, result) => result,
             };
@@ -252,6 +310,11 @@ impl Cluster {
                 let delay = between(&mut self.rng, TRAVEL);
                 let result = Box::new(result);
                 self.queue.push(delay, Event::Answer { call: id, result });
+            }
+        }
+        for (store, reason) in failed {
+            if self.store(store).is_up() {
+                self.store_failed(store, reason);
             }
         }
     }
@@ -310,12 +373,24 @@ impl Cluster {
         let Some(call) = self.calls.get_mut(&id) else {
             return;
         };
+        if call.orphaned || call.unheard {
+            let moved = matches!(result, AttemptResult::Answered(Answer::Region(_)));
+            let cut = self.network.has_cuts();
+            self.counters.conf_changes_in_partition += u64::from(moved && cut);
+            if let Some(token) = self.calls.remove(&id).and_then(|call| call.token) {
+                token.detach();
+            }
+            return;
+        }
         match call.client {
             None if call.result.is_none() => call.result = Some(result),
             None => {}
             Some(client) => {
                 let store = call.store;
-                if let Some(token) = self.calls.remove(&id).and_then(|call| call.token) {
+                if call.request.is_some() && matches!(result, AttemptResult::Unknown(_)) {
+                    // It is held back on its way and arrives some time.
+                    call.orphaned = true;
+                } else if let Some(token) = self.calls.remove(&id).and_then(|call| call.token) {
                     // A client that has gone away lets its request run.
                     token.detach();
                 }

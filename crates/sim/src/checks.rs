@@ -16,9 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use strata_proto::metapb::{Peer, PeerRole};
+use strata_raftstore::Answer;
 
 use crate::acknowledged::check_acknowledged;
 use crate::cluster::Cluster;
+use crate::counters::Counters;
 use crate::linearizability;
 use crate::operation::ClientOperation;
 use crate::replicas::{check_log_limits, check_logs, check_replicas};
@@ -50,6 +53,10 @@ pub struct RunReport {
     pub snapshots: u64,
     /// Deletions of compacted entries.
     pub compactions: u64,
+    /// Messages and acknowledgements aside: what the run has reached.
+    pub counters: Counters,
+    /// Events of the trace.
+    pub events: u64,
     /// Hash of the trace.
     pub hash: u64,
 }
@@ -121,8 +128,21 @@ impl Cluster {
             terms_led: self.watch.terms_led(),
             snapshots: self.installed,
             compactions: self.compacted,
+            counters: self.counters(),
+            events: self.trace.count(),
             hash: self.trace.hash(),
         }
+    }
+
+    /// What the run has reached so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        counters.leader_changes += self.watch.changes.count;
+        for core in self.stores.values().filter_map(|store| store.core.as_ref()) {
+            counters.add_metrics(&core.metrics().snapshot());
+        }
+        counters
     }
 
     /// [`Cluster::finish`], for tests.
@@ -159,14 +179,15 @@ impl Cluster {
                 Some(record) => ClientOperation::SystemGet(Bytes::copy_from_slice(record)),
                 None => ClientOperation::Get(key.clone()),
             };
-            if self.execute(operation, CLIENTS_MAX).is_none() {
-                let detail = format!("key \"{}\" cannot be read", key.escape_ascii());
-                return Err(Violation::NoProgress(detail));
-            }
-            let last = self.history.operations().filter(|o| o.key == key).last();
-            let seen = last.and_then(|operation| operation.returned.as_ref());
-            if let Some((_, crate::history::Outcome::Value(value))) = seen {
-                values.insert(key, value.clone());
+            match self.execute(operation, CLIENTS_MAX) {
+                Some(Answer::Value(value)) => {
+                    values.insert(key, value);
+                }
+                answer => {
+                    let key = key.escape_ascii();
+                    let detail = format!("key \"{key}\" cannot be read: {answer:?}");
+                    return Err(Violation::NoProgress(detail));
+                }
             }
         }
         Ok(values)
@@ -185,9 +206,15 @@ impl Cluster {
         let Some(leader) = self.leader_of(id) else {
             return Some(format!("region {id} has no leader"));
         };
+        let present = self.present_region(id);
+        let joint = |peer: &Peer| !matches!(peer.role(), PeerRole::Voter | PeerRole::Learner);
+        if present.peers.iter().any(joint) {
+            return Some(format!("region {id} is in a joint membership"));
+        }
         let mut expected = None;
-        let stores = std::iter::once(leader).chain(region.peers.iter().map(|p| p.store_id));
-        for store in stores {
+        let members = present.peers.iter().map(|peer| peer.store_id);
+        let taking_part = members.filter(|store| !self.store(*store).is_out());
+        for store in std::iter::once(leader).chain(taking_part) {
             let Some(core) = &self.store(store).core else {
                 return Some(format!("store {store} is down"));
             };

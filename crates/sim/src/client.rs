@@ -128,14 +128,20 @@ impl Client {
         self.operation.is_none() && self.queue.is_empty() && self.workload.is_none()
     }
 
-    /// The store to ask for a region.
-    pub(crate) fn target(&self, region: &Region, any_replica: bool, rng: &mut ChaCha8Rng) -> u64 {
+    /// The store to ask for a region, which one of `stores` may hold.
+    pub(crate) fn target(
+        &self,
+        region: &Region,
+        stores: &[u64],
+        any_replica: bool,
+        rng: &mut ChaCha8Rng,
+    ) -> u64 {
         let known = self
             .leaders
             .get(&region.id)
             .copied()
             .filter(|_| !any_replica);
-        known.unwrap_or_else(|| region.peers[rng.random_range(0..region.peers.len())].store_id)
+        known.unwrap_or_else(|| stores[rng.random_range(0..stores.len())])
     }
 
     /// Learns from a result and decides how to go on.

@@ -51,7 +51,12 @@ impl StoreClock {
 
     /// Steps the wall clock.
     pub fn step_wall(&mut self, by_ms: i64) {
-        self.wall_offset_ms += by_ms;
+        self.wall_offset_ms = self.wall_offset_ms.saturating_add(by_ms);
+    }
+
+    /// Sets the wall clock so far ahead (positive) or behind.
+    pub fn set_wall_offset(&mut self, offset_ms: i64) {
+        self.wall_offset_ms = offset_ms;
     }
 
     /// What the store's monotonic clock shows at a true time.

@@ -33,8 +33,11 @@ use crate::calls::Call;
 use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
 use crate::commits::Commits;
+use crate::counters::Counters;
 use crate::disk::Disk;
+use crate::faults::{Armed, Mend, Strike};
 use crate::freshness::Freshness;
+use crate::guard::guarded;
 use crate::history::History;
 use crate::leases::LedTerms;
 use crate::network::{Network, Weather, between};
@@ -53,6 +56,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Bytes that all snapshots of a store may take.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+/// Ids of peers that come by a change of members begin behind those of the layout.
+const FIRST_MOVED_PEER_ID: u64 = 2_000_000;
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
@@ -81,6 +87,12 @@ pub struct ClusterOptions {
     pub client_loss: f64,
     /// True: regions lose peers and get others, and a store may say that it has none.
     pub peers_move: bool,
+    /// How long clients wait for an answer beyond `attempt_time`.
+    pub patience: Duration,
+    /// Share of requests whose deadline is no more than some milliseconds.
+    pub short_deadlines: f64,
+    /// Share of requests that are held back on their way for so long, past their deadline.
+    pub held_requests: Option<(f64, (Duration, Duration))>,
 }
 
 impl ClusterOptions {
@@ -100,14 +112,17 @@ impl ClusterOptions {
             attempt_time: Duration::from_secs(2),
             client_loss: 0.0,
             peers_move: false,
+            patience: Duration::from_millis(250),
+            short_deadlines: 0.0,
+            held_requests: None,
         }
     }
 }
 
 /// Something that is going to happen.
 pub(crate) enum Event {
-    /// A raft message arrives.
-    Deliver { to: u64, message: Box<RaftMessage> },
+    /// Raft messages arrive.
+    Deliver { to: u64, messages: Vec<RaftMessage> },
     /// A store's tick interval has passed.
     Tick { store: u64, life: u64 },
     /// A store drains its inbox.
@@ -155,6 +170,21 @@ pub(crate) enum Event {
     RegionWork { store: u64, life: u64, turn: u64 },
     /// A log gc worker's turn.
     LogGcWork { store: u64, life: u64 },
+    /// A sender is told what became of a snapshot whose stream could not be opened.
+    SnapshotAnswer {
+        store: u64,
+        life: u64,
+        region_id: u64,
+        to_peer_id: u64,
+    },
+    /// A process that stood still goes on.
+    Resume { store: u64, life: u64 },
+    /// What a strike has broken is mended.
+    Mend { mend: Box<Mend> },
+    /// A store loses its power, if it is in that life still.
+    PowerCut { store: u64, life: u64 },
+    /// One of the strikes of a plan.
+    Strike { strike: Strike },
     /// The faults' turn.
     Faults { round: u64 },
 }
@@ -198,6 +228,16 @@ pub struct Cluster {
     /// Every key that is in the history.
     pub(crate) universe: BTreeSet<Bytes>,
     pub(crate) faults: Option<crate::faults::Faults>,
+    /// True time when the last of the pauses ends.
+    pub(crate) last_pause_ends: Duration,
+    /// True once faults are over: what a plan still had in mind does not happen.
+    pub(crate) healed: bool,
+    /// Faults that wait for their moment.
+    pub(crate) armed: Armed,
+    /// What the run has reached.
+    pub(crate) counters: Counters,
+    /// Id of the next peer that a change of members brings.
+    pub(crate) next_peer_id: u64,
     /// Faults that are built in on purpose.
     pub planted: Planted,
 }
@@ -237,6 +277,11 @@ impl Cluster {
             clients: BTreeMap::new(),
             universe: BTreeSet::new(),
             faults: None,
+            last_pause_ends: Duration::ZERO,
+            healed: false,
+            armed: Armed::default(),
+            counters: Counters::default(),
+            next_peer_id: FIRST_MOVED_PEER_ID,
             planted: Planted::default(),
             options,
         };
@@ -285,6 +330,7 @@ impl Cluster {
         store.engines = engines;
         store.files = MemFiles::new();
         store.options.admitted = false;
+        store.out = true;
         self.watch.forget(id);
     }
 
@@ -301,7 +347,14 @@ impl Cluster {
         let engines = store.engines.clone();
         let snapshots = SnapshotManager::open(store.files.clone(), SNAPSHOT_BYTES_MAX)
             .unwrap_or_else(|error| panic!("store {id}: snapshot files: {error}"));
-        match StoreCore::load(id, &store.options, engines, snapshots, &system, local) {
+        let options = store.options.clone();
+        let load = || StoreCore::load(id, &options, engines, snapshots, &system, local);
+        let loaded = match guarded(load) {
+            Ok(loaded) => loaded.map_err(|error| error.to_string()),
+            Err(panic) => Err(panic),
+        };
+        let store = self.store_mut(id);
+        match loaded {
             Ok(core) => {
                 let directory = core.directory().load();
                 store.start(core);
@@ -315,9 +368,9 @@ impl Cluster {
                 // What the start has left in the outboxes goes with the first step.
                 self.schedule_step(id);
             }
-            Err(error) => self.watch.report(Violation::StoreStopped {
+            Err(reason) => self.watch.report(Violation::StoreStopped {
                 store_id: id,
-                reason: error.to_string(),
+                reason,
             }),
         }
     }
@@ -359,6 +412,33 @@ impl Cluster {
     #[must_use]
     pub fn regions(&self) -> &[Region] {
         &self.regions
+    }
+
+    /// A region as its leader has it; as the layout has it where nobody leads.
+    #[must_use]
+    pub fn present_region(&self, region_id: u64) -> Arc<Region> {
+        let at_leader = self.leader_of(region_id).and_then(|leader| {
+            let core = self.store(leader).core.as_ref()?;
+            core.directory().entry(region_id)
+        });
+        match at_leader {
+            Some(entry) => entry.region.clone(),
+            None => {
+                let region = self.regions.iter().find(|region| region.id == region_id);
+                Arc::new(region.expect("regions are those of the layout").clone())
+            }
+        }
+    }
+
+    /// All regions as their leaders have them, without peers on stores that take no part.
+    #[must_use]
+    pub fn present_regions(&self) -> Vec<Region> {
+        let present = |region: &Region| {
+            let mut region = (*self.present_region(region.id)).clone();
+            region.peers.retain(|peer| !self.store(peer.store_id).out);
+            region
+        };
+        self.regions.iter().map(present).collect()
     }
 
     /// The user region that holds a key.
@@ -423,8 +503,11 @@ impl Cluster {
     }
 
     fn on_event(&mut self, event: Event) {
+        let Some(event) = self.unless_held(event) else {
+            return;
+        };
         match event {
-            Event::Deliver { to, message } => self.on_deliver(to, *message),
+            Event::Deliver { to, messages } => self.on_deliver(to, messages),
             Event::Tick { store, life } => self.on_tick(store, life),
             Event::Step { store, life } => self.on_step(store, life),
             Event::LogDone { store, life, lane } => self.on_log_done(store, life, lane),
@@ -455,6 +538,20 @@ impl Cluster {
             Event::StreamBroken { stream } => self.break_stream(stream),
             Event::RegionWork { store, life, turn } => self.on_region_work(store, life, turn),
             Event::LogGcWork { store, life } => self.on_log_gc_work(store, life),
+            Event::SnapshotAnswer {
+                store,
+                life,
+                region_id,
+                to_peer_id,
+            } => {
+                if self.is_live(store, life) {
+                    self.answer_snapshot(store, region_id, to_peer_id, false);
+                }
+            }
+            Event::Resume { store, life } => self.on_resume(store, life),
+            Event::PowerCut { store, life } => self.on_power_cut(store, life),
+            Event::Mend { mend } => self.on_mend(*mend),
+            Event::Strike { strike } => self.on_strike(strike),
             Event::Faults { round } => self.on_faults(round),
         }
     }
@@ -464,9 +561,12 @@ impl Cluster {
         store.life == life && store.is_up()
     }
 
-    fn on_deliver(&mut self, to: u64, message: RaftMessage) {
-        if self.store(to).is_up() {
-            self.enter(to, StoreEvent::Message(message));
+    fn on_deliver(&mut self, to: u64, messages: Vec<RaftMessage>) {
+        let store = self.store_mut(to);
+        if store.is_up() {
+            let events = messages.into_iter().map(StoreEvent::Message);
+            store.inbox.extend(events);
+            self.schedule_step(to);
         }
     }
 
@@ -480,11 +580,13 @@ impl Cluster {
             .inbox
             .iter()
             .any(|e| matches!(e, StoreEvent::Tick));
+        if planted!(TickBurst) {
+            // Planted: they are made up for, behind whatever has come meanwhile.
+            let now = self.queue.now();
+            self.store_mut(store).miss_ticks(now, waiting);
+        }
         if !waiting {
             self.enter(store, StoreEvent::Tick);
-        } else if planted!(TickBurst) {
-            // Planted: they are made up for.
-            self.store_mut(store).missed_ticks += 1;
         }
         self.schedule_tick(store);
     }

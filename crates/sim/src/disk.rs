@@ -19,6 +19,9 @@ pub struct Disk {
     pub apply: (Duration, Duration),
     /// Shortest and longest wait of a read for its reader.
     pub read: (Duration, Duration),
+    /// Shortest and longest wait for the turn of a worker: the region worker, the log gc
+    /// worker.
+    pub worker: (Duration, Duration),
     /// Planted fault: syncs are reported and not done, and a crash takes all that was not
     /// synced.
     pub lies: bool,
@@ -32,6 +35,7 @@ impl Disk {
             sync: (Duration::from_micros(100), Duration::from_millis(2)),
             apply: (Duration::from_micros(20), Duration::from_millis(1)),
             read: (Duration::ZERO, Duration::from_millis(2)),
+            worker: (Duration::from_micros(20), Duration::from_millis(2)),
             lies: false,
         }
     }
@@ -43,7 +47,20 @@ impl Disk {
             sync: (Duration::from_millis(1), Duration::from_millis(120)),
             apply: (Duration::from_micros(100), Duration::from_millis(60)),
             read: (Duration::ZERO, Duration::from_millis(60)),
+            worker: (Duration::from_micros(100), Duration::from_millis(120)),
             lies: false,
+        }
+    }
+
+    /// A good disk of a machine whose other threads hardly run: apply shards, readers and
+    /// workers get their turns up to a second late.
+    #[must_use]
+    pub fn late_workers() -> Self {
+        Disk {
+            apply: (Duration::from_micros(20), Duration::from_millis(300)),
+            read: (Duration::ZERO, Duration::from_millis(300)),
+            worker: (Duration::from_millis(10), Duration::from_secs(1)),
+            ..Disk::good()
         }
     }
 
@@ -53,6 +70,10 @@ impl Disk {
 
     pub(crate) fn read_time(&self, rng: &mut ChaCha8Rng) -> Duration {
         between(rng, self.read)
+    }
+
+    pub(crate) fn worker_time(&self, rng: &mut ChaCha8Rng) -> Duration {
+        between(rng, self.worker)
     }
 
     pub(crate) fn apply_time(&self, rng: &mut ChaCha8Rng) -> Duration {

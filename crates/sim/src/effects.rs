@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use rand::Rng;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_raftstore::{ApplyTask, StoreEffect, StoreEvent};
-use strata_storage::{Durability, Engine, EngineError};
+use strata_raftstore::{ApplyTask, Now, StoreCore, StoreEffect, StoreEvent};
+use strata_storage::{Durability, Engine, EngineError, MemEngine};
 
 use crate::cluster::{Cluster, Event};
+use crate::counters::applied_of;
 use crate::disk::Crash;
+use crate::guard::guarded;
 use crate::network::{Envelope, between};
 use crate::planted::empty_one_entry;
 use crate::store::SimStore;
@@ -20,6 +22,8 @@ use crate::violation::Violation;
 
 /// Longest wait of an inbox until its store drains it.
 const STEP_DELAY_MAX: Duration = Duration::from_micros(300);
+/// What the text of every played disk error holds.
+const INJECTED: &str = "injected failure";
 
 impl Cluster {
     /// Puts an event into a store's inbox.
@@ -32,13 +36,14 @@ impl Cluster {
         let delay = between(&mut self.rng, (Duration::ZERO, STEP_DELAY_MAX));
         let now = self.queue.now();
         let store = self.store_mut(id);
-        if store.step_scheduled {
+        // What is carried out last may have ended the store.
+        if store.step_scheduled || !store.is_up() {
             return;
         }
         store.step_scheduled = true;
-        let (life, pause) = (store.life, store.paused_until.saturating_sub(now));
+        let (life, stall) = (store.life, store.stalled_until.saturating_sub(now));
         self.queue
-            .push(delay.max(pause), Event::Step { store: id, life });
+            .push(delay.max(stall), Event::Step { store: id, life });
     }
 
     pub(crate) fn on_step(&mut self, id: u64, life: u64) {
@@ -48,17 +53,16 @@ impl Cluster {
         let now = self.queue.now();
         let store = self.store_mut(id);
         store.step_scheduled = false;
-        if store.paused_until > now {
+        if store.stalled_until > now {
             return self.schedule_step(id);
         }
         let mut events = std::mem::take(&mut store.inbox);
-        let missed = std::mem::take(&mut store.missed_ticks);
-        events.extend((0..missed).map(|_| StoreEvent::Tick));
+        events.extend(store.take_missed_ticks());
         let count = events.len() as u64;
         let ticked = events.iter().any(|e| matches!(e, StoreEvent::Tick));
-        let local = store.clock.now(now);
-        let core = store.core.as_mut().expect("the store is live");
-        let effects = core.handle_all(local, events);
+        let Some(effects) = self.step_core(id, |core, local| core.handle_all(local, events)) else {
+            return;
+        };
         self.trace
             .note(now, "step", [id, count, effects.len() as u64, 0]);
         self.carry_out(id, effects);
@@ -133,8 +137,31 @@ impl Cluster {
         self.empty_mailbox();
     }
 
-    /// A store has found something that it must not go on with.
+    /// Steps a store's core at its own time. `None`: it panicked, and the store has ended.
+    pub(crate) fn step_core<T>(
+        &mut self,
+        id: u64,
+        act: impl FnOnce(&mut StoreCore<MemEngine>, Now) -> T,
+    ) -> Option<T> {
+        let now = self.queue.now();
+        let store = self.store_mut(id);
+        let local = store.clock.now(now);
+        let core = store.core.as_mut().expect("the store is live");
+        match guarded(|| act(core, local)) {
+            Ok(done) => Some(done),
+            Err(reason) => {
+                self.store_failed(id, reason);
+                None
+            }
+        }
+    }
+
+    /// A store has found something that it must not go on with. Where a disk error was
+    /// played, that is what it shall do: its process ends and is started again.
     pub(crate) fn store_failed(&mut self, store_id: u64, reason: String) {
+        if reason.contains(INJECTED) {
+            return self.end_process(store_id, Crash::Kill);
+        }
         self.watch
             .report(Violation::StoreStopped { store_id, reason });
         self.crash_store(store_id, Crash::Kill);
@@ -142,6 +169,19 @@ impl Cluster {
 
     fn send(&mut self, from: u64, to: u64, messages: Vec<RaftMessage>) {
         let now = self.queue.now();
+        let count = messages.len() as u64;
+        let together = self
+            .network
+            .common_arrival(now, (from, to), count, &mut self.rng);
+        if let Some(delay) = together {
+            for message in &messages {
+                self.watch.on_send(message);
+                self.look_at_message(from, message);
+                self.note_send(from, to, message, 1);
+            }
+            self.queue.push(delay, Event::Deliver { to, messages });
+            return;
+        }
         for message in messages {
             self.watch.on_send(&message);
             self.look_at_message(from, &message);
@@ -151,21 +191,23 @@ impl Cluster {
                 message: &message,
             };
             let fate = self.network.fate(now, &envelope, &mut self.rng);
-            let inner = message.message.as_ref();
-            let summary = inner.map_or(0, |m| {
-                (m.msg_type as u64) << 56 ^ m.term << 40 ^ m.index << 16 ^ m.entries.len() as u64
-            });
-            let place = from << 32 | to;
-            self.trace.note(
-                now,
-                "send",
-                [place, message.region_id, summary, fate.len() as u64],
-            );
+            self.note_send(from, to, &message, fate.len() as u64);
             for delay in fate {
-                let message = Box::new(message.clone());
-                self.queue.push(delay, Event::Deliver { to, message });
+                let messages = vec![message.clone()];
+                self.queue.push(delay, Event::Deliver { to, messages });
             }
         }
+    }
+
+    fn note_send(&mut self, from: u64, to: u64, message: &RaftMessage, copies: u64) {
+        let now = self.queue.now();
+        let inner = message.message.as_ref();
+        let summary = inner.map_or(0, |m| {
+            (m.msg_type as u64) << 56 ^ m.term << 40 ^ m.index << 16 ^ m.entries.len() as u64
+        });
+        let place = from << 32 | to;
+        self.trace
+            .note(now, "send", [place, message.region_id, summary, copies]);
     }
 
     /// Begins with the next batch of a log lane: it is in the engine, but not synced yet.
@@ -261,14 +303,17 @@ impl Cluster {
         if let Some((_, behind)) = skip.filter(|(at, _)| *at == id) {
             skipped = empty_one_entry(&mut work, behind);
         }
-        let local = store.clock.now(now);
         let entries = |task: &ApplyTask| match task {
             ApplyTask::Entries(task) => task.entries.len(),
             _ => 0,
         };
         let entries: usize = work.tasks.iter().map(entries).sum();
-        let core = store.core.as_mut().expect("the store is live");
-        let effects = core.handle(local, StoreEvent::Apply(work));
+        let stepped = self.step_core(id, |core, local| {
+            core.handle(local, StoreEvent::Apply(work))
+        });
+        let Some(effects) = stepped else {
+            return;
+        };
         if skipped {
             self.planted.skip_apply = None;
         }
@@ -307,9 +352,13 @@ impl Cluster {
             error.is_fatal(),
             "store {id}: a write failed in an unknown way: {error}"
         );
+        self.end_process(id, Crash::Power);
+    }
+
+    fn end_process(&mut self, id: u64, crash: Crash) {
         let now = self.queue.now();
         self.trace.note(now, "engine failed", [id, 0, 0, 0]);
-        self.crash_store(id, Crash::Power);
+        self.crash_store(id, crash);
         let delay = Duration::from_millis(self.rng.random_range(50..800));
         let life = self.store(id).life;
         self.queue.push(delay, Event::Restart { store: id, life });
@@ -326,19 +375,32 @@ impl Cluster {
             .remove(&id)
             .unwrap_or_else(|| panic!("no store {id}"));
         assert!(store.is_up(), "store {id} crashes while it is down");
+        let mut shown = Vec::new();
         if let Some(core) = &store.core {
-            self.watch.on_end(id, &core.directory().load());
+            let directory = core.directory().load();
+            self.watch.on_end(id, &directory);
+            self.counters.add_metrics(&core.metrics().snapshot());
+            let installing = directory.iter().any(|entry| entry.view.is_installing());
+            self.counters.crash_while_installing += u64::from(installing);
+            shown = applied_of(&directory);
         }
         let engines = crate::disk::after_crash(&store.engines, crash, &store.disk, &mut self.rng);
         let files = match crash {
             Crash::Kill => store.files.kill(),
             Crash::Power => store.files.crash(&mut self.rng),
         };
+        // Requests on their way find nobody; everything else was for the process that ended.
+        for event in std::mem::take(&mut store.held) {
+            if matches!(event, Event::Request { .. }) {
+                self.queue.push(Duration::ZERO, event);
+            }
+        }
         store.stop();
         store.engines = engines;
         store.files = files;
         if crash == Crash::Power {
             self.watch.on_crash(id, &store.engines);
+            self.counters.add_crash(&store.engines, &shown);
         }
         self.trace
             .note(now, "crash", [id, store.life, crash as u64, 0]);
@@ -351,6 +413,77 @@ impl Cluster {
     pub fn pause_store(&mut self, id: u64, length: Duration) {
         let until = self.queue.now() + length;
         let store: &mut SimStore = self.store_mut(id);
+        if !store.is_up() {
+            return;
+        }
         store.paused_until = store.paused_until.max(until);
+        let life = store.life;
+        self.last_pause_ends = self.last_pause_ends.max(until);
+        self.queue.push(length, Event::Resume { store: id, life });
+    }
+
+    /// Lets a store's raft shards stand still for a time, while its other threads go on.
+    pub fn stall_shards(&mut self, id: u64, length: Duration) {
+        let until = self.queue.now() + length;
+        let store = self.store_mut(id);
+        store.stalled_until = store.stalled_until.max(until);
+    }
+
+    /// The process goes on, with what has come for it meanwhile.
+    pub(crate) fn on_resume(&mut self, id: u64, life: u64) {
+        let now = self.queue.now();
+        let store = self.store_mut(id);
+        if store.life == life && store.paused_until <= now {
+            for event in std::mem::take(&mut store.held) {
+                self.queue.push(Duration::ZERO, event);
+            }
+        }
+    }
+
+    /// The store whose process handles an event.
+    fn handled_by(&self, event: &Event) -> Option<u64> {
+        match event {
+            Event::Deliver { to, .. } => Some(*to),
+            Event::Tick { store, .. }
+            | Event::Step { store, .. }
+            | Event::LogDone { store, .. }
+            | Event::ApplyStart { store, .. }
+            | Event::ApplyWrite { store, .. }
+            | Event::Serve { store, .. }
+            | Event::SnapshotAnswer { store, .. }
+            | Event::RegionWork { store, .. }
+            | Event::LogGcWork { store, .. } => Some(*store),
+            Event::Request { call } => self.store_of_call(*call),
+            Event::SnapshotFrame { stream, .. } => self.stream_ends(*stream).map(|(_, to)| to),
+            Event::SnapshotReply { stream, .. } => self.stream_ends(*stream).map(|(from, _)| from),
+            Event::Answer { .. }
+            | Event::Client { .. }
+            | Event::Patience { .. }
+            | Event::Cancel { .. }
+            | Event::Restart { .. }
+            | Event::Resume { .. }
+            | Event::Mend { .. }
+            | Event::PowerCut { .. }
+            | Event::StreamBroken { .. }
+            | Event::Strike { .. }
+            | Event::Faults { .. } => None,
+        }
+    }
+
+    /// Keeps an event back whose process stands still; returns those that happen now.
+    pub(crate) fn unless_held(&mut self, event: Event) -> Option<Event> {
+        let now = self.queue.now();
+        if self.last_pause_ends <= now {
+            return Some(event);
+        }
+        let Some(id) = self.handled_by(&event) else {
+            return Some(event);
+        };
+        let store = self.store_mut(id);
+        if store.paused_until <= now {
+            return Some(event);
+        }
+        store.held.push(event);
+        None
     }
 }

@@ -107,6 +107,8 @@ pub type Fate = Vec<Duration>;
 pub struct Network {
     weather: Weather,
     cut: BTreeSet<(u64, u64)>,
+    /// Links that take so much longer, in one direction.
+    slow: BTreeMap<(u64, u64), (Duration, Duration)>,
     filters: BTreeMap<FilterId, Filter>,
     next_filter: u64,
     /// True time until which the messages of a link have arrived that must not be overtaken.
@@ -122,6 +124,7 @@ impl Network {
         Network {
             weather,
             cut: BTreeSet::new(),
+            slow: BTreeMap::new(),
             filters: BTreeMap::new(),
             next_filter: 0,
             busy_until: BTreeMap::new(),
@@ -172,9 +175,56 @@ impl Network {
         }
     }
 
-    /// Mends all cuts; filters and weather stay.
+    /// Makes one direction of a link slower by a time between the two.
+    pub fn slow_down(&mut self, from: u64, to: u64, by: (Duration, Duration)) {
+        self.slow.insert((from, to), by);
+    }
+
+    /// Mends one direction of a link: it carries again, as fast as others.
+    pub fn mend(&mut self, from: u64, to: u64) {
+        self.cut.remove(&(from, to));
+        self.slow.remove(&(from, to));
+    }
+
+    /// Mends all cuts and slow links; filters and weather stay.
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.slow.clear();
+    }
+
+    /// True while some link carries nothing in some direction.
+    #[must_use]
+    pub fn has_cuts(&self) -> bool {
+        !self.cut.is_empty()
+    }
+
+    /// Time that chance gives a frame of a stream on its way.
+    pub(crate) fn frame_delay(&self, from: u64, to: u64, rng: &mut ChaCha8Rng) -> Duration {
+        let slow = self.slow.get(&(from, to));
+        between(rng, self.weather.delay) + slow.map_or(Duration::ZERO, |by| between(rng, *by))
+    }
+
+    /// When messages that leave together arrive together; `None` if each has a fate of its
+    /// own. They are counted as sent and not as lost.
+    pub(crate) fn common_arrival(
+        &mut self,
+        now: Duration,
+        (from, to): (u64, u64),
+        count: u64,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Duration> {
+        let weather = self.weather;
+        let chance = weather.lost > 0.0 || weather.doubled > 0.0 || weather.overtaken > 0.0;
+        if chance || !self.filters.is_empty() || self.is_cut(from, to) {
+            return None;
+        }
+        self.sent += count;
+        let extra = self.slow.get(&(from, to));
+        let extra = extra.map_or(Duration::ZERO, |by| between(rng, *by));
+        let delay = between(rng, weather.delay) + extra;
+        let busy = self.busy_until.entry((from, to)).or_default();
+        *busy = (*busy).max(now + delay);
+        Some(*busy - now)
     }
 
     /// True if nothing passes in this direction.
@@ -241,7 +291,9 @@ impl Network {
         rng: &mut ChaCha8Rng,
     ) -> Duration {
         let weather = self.weather;
-        let delay = between(rng, weather.delay) + extra;
+        let slow = self.slow.get(&(envelope.from, envelope.to));
+        let slow = slow.map_or(Duration::ZERO, |by| between(rng, *by));
+        let delay = between(rng, weather.delay) + extra + slow;
         if weather.overtaken > 0.0 && rng.random_bool(weather.overtaken) {
             return delay + between(rng, (Duration::ZERO, weather.detour));
         }

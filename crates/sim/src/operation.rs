@@ -3,9 +3,9 @@
 //! An operation touches one region. It becomes a request, and entries of the history, one
 //! for each key that it reads or writes; the answer then becomes an outcome for each.
 //!
-//! Keys whose values expire are left out of the history: a register that forgets by a
-//! clock is another object than the one that is checked. Records of the system region
-//! enter it under a prefix of their own.
+//! A value that expires is a write with a removal behind it, of exactly that value, which
+//! happens some time or never: one that expired stays so, and nobody sees it again. Records
+//! of the system region enter the history under a prefix of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -25,7 +25,7 @@ use crate::system::RecordMachine;
 /// Prefix of the system region's records in histories.
 const SYSTEM_PREFIX: &[u8] = b"system:";
 
-/// Keys whose values may expire end so; scans pass over them.
+/// Keys whose values may expire end so.
 pub const EXPIRING_SUFFIX: &[u8] = b"~expiring";
 
 /// One thing that a client wants.
@@ -35,10 +35,8 @@ pub enum ClientOperation {
     Get(Bytes),
     /// Writes a key.
     Put(Bytes, Bytes),
-    /// Writes a key whose value expires after so many seconds. Not in the history.
+    /// Writes a key whose value expires after so many seconds.
     PutExpiring(Bytes, Bytes, u64),
-    /// Reads a key whose value may expire. Not in the history.
-    GetExpiring(Bytes),
     /// Removes a key.
     Delete(Bytes),
     /// Appends to a key.
@@ -88,7 +86,6 @@ impl ClientOperation {
             Self::Get(key)
             | Self::Put(key, _)
             | Self::PutExpiring(key, _, _)
-            | Self::GetExpiring(key)
             | Self::Delete(key)
             | Self::Append(key, _)
             | Self::CompareAndSwap { key, .. } => Some(key),
@@ -102,10 +99,7 @@ impl ClientOperation {
     /// True if any replica may serve it.
     #[must_use]
     pub fn reads(&self) -> bool {
-        matches!(
-            self,
-            Self::Get(_) | Self::GetExpiring(_) | Self::BatchGet(_) | Self::Scan { .. }
-        )
+        matches!(self, Self::Get(_) | Self::BatchGet(_) | Self::Scan { .. })
     }
 
     /// What is sent.
@@ -113,9 +107,7 @@ impl ClientOperation {
     pub fn body(&self, space: RawSpace) -> RequestBody {
         let write = |mutations| write(space, mutations);
         match self.clone() {
-            Self::Get(key) | Self::GetExpiring(key) => {
-                RequestBody::Read(ReadCommand::Get { space, key })
-            }
+            Self::Get(key) => RequestBody::Read(ReadCommand::Get { space, key }),
             Self::Put(key, value) => write(vec![mutation(key, Some(value), 0)]),
             Self::PutExpiring(key, value, ttl) => write(vec![mutation(key, Some(value), ttl)]),
             Self::Delete(key) => write(vec![mutation(key, None, 0)]),
@@ -183,7 +175,17 @@ impl ClientOperation {
         match self {
             Self::Get(key) => one(key, Action::Get),
             Self::Put(key, value) => one(key, Action::Put(value.clone())),
-            Self::PutExpiring(..) | Self::GetExpiring(_) => Vec::new(),
+            Self::PutExpiring(key, value, _) => {
+                let expiry = Action::CompareAndSwap {
+                    expected: Some(value.clone()),
+                    new: None,
+                };
+                // The answer tells of the write alone: the other stays open.
+                vec![
+                    (key.clone(), Action::Put(value.clone())),
+                    (key.clone(), expiry),
+                ]
+            }
             Self::Delete(key) => one(key, Action::Delete),
             Self::Append(key, value) => one(key, Action::Append(value.clone())),
             Self::CompareAndSwap { key, expected, new } => {
@@ -222,7 +224,6 @@ impl ClientOperation {
             (Self::Get(_) | Self::SystemGet(_), Answer::Value(value)) => {
                 Ok(vec![Some(Outcome::Value(value.clone()))])
             }
-            (Self::GetExpiring(_), Answer::Value(_)) => Ok(Vec::new()),
             (Self::BatchGet(_), Answer::Pairs(pairs)) => seen(keys, pairs, |_| true),
             (Self::Scan { limit, reverse, .. }, Answer::Pairs(pairs)) => {
                 if pairs.len() > *limit as usize {
@@ -266,6 +267,7 @@ impl ClientOperation {
                 previous: Some(previous.clone()),
             })]),
             (Self::CompareAndSwap { .. }, _) => Err(format!("{outcomes:?} answers {self:?}")),
+            (Self::PutExpiring(..), [CommandOutcome::Done]) => Ok(vec![Some(Outcome::Done)]),
             (_, [CommandOutcome::Done]) => Ok(vec![Some(Outcome::Done); keys.len()]),
             _ => Err(format!("{outcomes:?} answers {self:?}")),
         }
@@ -337,10 +339,7 @@ fn seen(
             said(key).then_some(Outcome::Value(value))
         })
         .collect();
-    match values
-        .into_keys()
-        .find(|key| !key.ends_with(EXPIRING_SUFFIX))
-    {
+    match values.into_keys().next() {
         None => Ok(outcomes),
         Some(key) => Err(format!(
             "key \"{}\" was never asked for",

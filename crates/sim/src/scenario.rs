@@ -188,13 +188,13 @@ impl Scenario {
     }
 }
 
-fn suffixed(start: &Bytes, suffix: &str) -> Bytes {
+pub(crate) fn suffixed(start: &Bytes, suffix: &str) -> Bytes {
     [start, suffix.as_bytes()].concat().into()
 }
 
 /// Prefixes of keys, spread over the key space so that different ones lie in different
 /// regions where there are enough regions.
-fn spread_keys(cluster: &Cluster, count: usize) -> Vec<Bytes> {
+pub(crate) fn spread_keys(cluster: &Cluster, count: usize) -> Vec<Bytes> {
     let mut prefixes: Vec<Bytes> = Vec::new();
     let mut seen = std::collections::BTreeSet::new();
     let candidates = (0..256u32)

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use strata_proto::raft_serverpb::RaftMessage;
+use strata_proto::stratapb::snapshot_reply::Reply;
 use strata_proto::stratapb::{SnapshotFrame, SnapshotReply};
 use strata_raftstore::{
     JobDone, Received, RegionJob, SnapshotReceiver, SnapshotSender, StoreEvent, TransferOptions,
@@ -23,7 +24,7 @@ use strata_storage::snapshot::{MemFiles, SnapshotError, from_raft};
 use strata_storage::{EngineError, Error};
 
 use crate::cluster::{Cluster, Event};
-use crate::network::between;
+use crate::guard::guarded;
 
 /// Bytes of keys and values that a region worker reads in one piece of work.
 const WORK_BUDGET_BYTES: usize = 512;
@@ -31,6 +32,8 @@ const WORK_BUDGET_BYTES: usize = 512;
 const CHUNK_BYTES: usize = 256;
 /// How often an idle region worker looks at its files.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
+/// When the leader is told that a stream could not be opened, as the server's transport does.
+const FAILURE_DELAY: Duration = Duration::from_secs(1);
 /// Share of frames that an unreliable network loses: each costs the whole stream.
 const FRAME_LOSS: f64 = 0.02;
 
@@ -68,9 +71,21 @@ impl Cluster {
             manager.get(&wanted.key)
         });
         let target = self.stores.get(&to).and_then(|store| store.core.as_ref());
+        // Stores of another incarnation are not talked to.
+        let target = target.filter(|_| !self.store(to).out && !self.store(from).out);
         let (Some(files), Some(target)) = (files, target) else {
             self.trace.note(now, "no stream", [from, to, region_id, 0]);
-            return self.answer_snapshot(from, region_id, to_peer_id, false);
+            // The transport tells it after a while: raft would try again at once.
+            let life = self.store(from).life;
+            return self.queue.push(
+                FAILURE_DELAY,
+                Event::SnapshotAnswer {
+                    store: from,
+                    life,
+                    region_id,
+                    to_peer_id,
+                },
+            );
         };
         let receiver = SnapshotReceiver::new(target.snapshots().clone(), from, to, &options, now);
         let stream = SnapshotStream {
@@ -89,7 +104,19 @@ impl Cluster {
         self.pump_frames(id);
     }
 
-    fn answer_snapshot(&mut self, store: u64, region_id: u64, to_peer_id: u64, ok: bool) {
+    /// Both ends of a stream under way.
+    pub(crate) fn stream_ends(&self, id: u64) -> Option<(u64, u64)> {
+        let stream = self.streams.get(&id)?;
+        Some((stream.from.0, stream.to.0))
+    }
+
+    pub(crate) fn answer_snapshot(
+        &mut self,
+        store: u64,
+        region_id: u64,
+        to_peer_id: u64,
+        ok: bool,
+    ) {
         self.enter(
             store,
             StoreEvent::SnapshotSent {
@@ -126,7 +153,7 @@ impl Cluster {
         let (from, to) = (stream.from.0, stream.to.0);
         let ends = if way == 0 { (from, to) } else { (to, from) };
         let bad = self.network.weather().lost > 0.0 && self.rng.random_bool(FRAME_LOSS);
-        let delay = between(&mut self.rng, self.network.weather().delay);
+        let delay = self.network.frame_delay(ends.0, ends.1, &mut self.rng);
         if bad || self.network.is_cut(ends.0, ends.1) {
             // Found out after a while.
             self.queue
@@ -152,14 +179,26 @@ impl Cluster {
         }
         let now = self.queue.now();
         let mut stream = self.streams.remove(&id).expect("it lives");
-        let core = self.store(stream.to.0).core.as_ref().expect("it lives");
-        let received = stream.receiver.handle(now, frame, |meta, message| {
-            core.check_snapshot(meta, &message.to_peer.unwrap_or_default())
-        });
         let to = stream.to.0;
+        let receiver = &mut stream.receiver;
+        let handled = self.step_core(to, |core, _| {
+            receiver.handle(now, frame, |meta, message| {
+                core.check_snapshot(meta, &message.to_peer.unwrap_or_default())
+            })
+        });
+        let Some(received) = handled else {
+            self.streams.insert(id, stream);
+            return self.break_stream(id);
+        };
         self.streams.insert(id, stream);
         let reply = match received {
-            Received::Reply(reply) => reply,
+            Received::Reply(reply) => {
+                if let Some(Reply::Progress(progress)) = &reply.reply {
+                    let held = progress.parts.iter().any(|part| part.synced > 0);
+                    self.counters.snapshots_resumed += u64::from(held);
+                }
+                reply
+            }
             Received::Complete { message, reply } => {
                 self.trace
                     .note(now, "received", [to, message.region_id, id, 0]);
@@ -173,6 +212,9 @@ impl Cluster {
                 reply
             }
         };
+        if matches!(reply.reply, Some(Reply::Taken(_))) && self.breaks_stream() {
+            return self.break_stream(id);
+        }
         let reply = Box::new(reply);
         self.carry(id, 1, |stream| Event::SnapshotReply { stream, reply });
     }
@@ -234,6 +276,9 @@ impl Cluster {
             Ok(Some(done)) => return self.enter(id, StoreEvent::JobDone(done)),
             Err(error) => return self.engine_failed(id, &error),
         }
+        if matches!(job, RegionJob::Install { .. }) {
+            self.on_install_job(id);
+        }
         let store = self.store_mut(id);
         let workers = store.workers.as_mut().expect("the store is live");
         if matches!(job, RegionJob::GcLog { .. }) {
@@ -247,7 +292,7 @@ impl Cluster {
 
     pub(crate) fn schedule_region_work(&mut self, id: u64, wait: Duration) {
         let disk = self.store(id).disk;
-        let delay = wait + disk.apply_time(&mut self.rng);
+        let delay = wait + disk.worker_time(&mut self.rng);
         let store = self.store_mut(id);
         let life = store.life;
         store.region_turn += 1;
@@ -264,7 +309,7 @@ impl Cluster {
 
     fn schedule_log_gc(&mut self, id: u64) {
         let disk = self.store(id).disk;
-        let delay = disk.sync_time(&mut self.rng);
+        let delay = disk.sync_time(&mut self.rng) + disk.worker_time(&mut self.rng);
         let life = self.store(id).life;
         self.queue.push(delay, Event::LogGcWork { store: id, life });
     }
@@ -278,11 +323,15 @@ impl Cluster {
         let store = self.store_mut(id);
         let local = store.clock.now(now).monotonic;
         let workers = store.workers.as_mut().expect("the store is live");
-        let done = match workers.region.step(local, WORK_BUDGET_BYTES) {
-            Ok(done) => done,
-            Err(fault) => return self.worker_failed(id, &fault),
+        let worked = guarded(|| {
+            let done = workers.region.step(local, WORK_BUDGET_BYTES)?;
+            Ok((done, workers.region.has_work(local)))
+        });
+        let (done, busy) = match worked {
+            Ok(Ok(worked)) => worked,
+            Ok(Err(fault)) => return self.worker_failed(id, &fault),
+            Err(panic) => return self.store_failed(id, panic),
         };
-        let busy = workers.region.has_work(local);
         if let Some(done) = done {
             if let JobDone::Installed { region_id, .. } = done {
                 self.installed += 1;
@@ -305,15 +354,43 @@ impl Cluster {
         }
         let store = self.store_mut(id);
         let workers = store.workers.as_mut().expect("the store is live");
-        match workers.log_gc.step() {
-            Ok(done) => {
+        match guarded(|| workers.log_gc.step()) {
+            Ok(Ok(done)) => {
                 self.compacted += done.len() as u64;
                 for done in done {
+                    if let JobDone::LogGone { region_id, index } = done {
+                        self.note_compaction(id, region_id, index);
+                    }
                     self.enter(id, StoreEvent::JobDone(done));
                 }
             }
-            Err(fault) => self.worker_failed(id, &fault),
+            Ok(Err(fault)) => self.worker_failed(id, &fault),
+            Err(panic) => self.store_failed(id, panic),
         }
+    }
+
+    /// Looks whether some member of the region lacks what its leader has just deleted.
+    fn note_compaction(&mut self, id: u64, region_id: u64, index: u64) {
+        let core = self.store(id).core.as_ref();
+        let Some(entry) = core.and_then(|core| core.directory().entry(region_id)) else {
+            return;
+        };
+        let lacks = |store: u64| {
+            let store = &self.stores[&store];
+            let last = match &store.core {
+                Some(core) => core
+                    .directory()
+                    .entry(region_id)
+                    .map(|entry| entry.view.numbers().last),
+                None => strata_storage::read_raft_state(&store.engines.raft, region_id)
+                    .ok()
+                    .flatten()
+                    .map(|state| state.last_index),
+            };
+            last.is_some_and(|last| last < index)
+        };
+        let past = entry.leads() && entry.region.peers.iter().any(|peer| lacks(peer.store_id));
+        self.counters.compacted_past_follower += u64::from(past);
     }
 
     /// A worker cannot go on: where an engine or a disk has failed, as a process that ends;

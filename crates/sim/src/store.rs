@@ -22,6 +22,7 @@ use strata_storage::snapshot::MemFiles;
 use strata_storage::{Engines, MemEngine};
 
 use crate::clock::StoreClock;
+use crate::cluster::Event;
 use crate::disk::Disk;
 
 /// A store of a simulated cluster.
@@ -42,10 +43,18 @@ pub struct SimStore {
     pub(crate) life: u64,
     /// True time until which the process stands still.
     pub(crate) paused_until: Duration,
+    /// What has come for the process since it stands still, in order.
+    pub(crate) held: Vec<Event>,
+    /// True time until which the raft shards stand still, while other threads go on.
+    pub(crate) stalled_until: Duration,
+    /// True: it came back with a new folder and takes no part any more.
+    pub(crate) out: bool,
     pub(crate) inbox: Vec<StoreEvent>,
     pub(crate) step_scheduled: bool,
-    /// Ticks that were missed and are to come in a burst: a planted fault.
-    pub(crate) missed_ticks: usize,
+    /// Ticks that were missed and are to come in a burst, and when the last one came, by the
+    /// store's clock: a planted fault.
+    missed_ticks: u128,
+    ticked_at: Option<Duration>,
     pub(crate) logs: Vec<LogLane>,
     pub(crate) applies: Vec<ApplyLane>,
     /// The workers of this life.
@@ -87,9 +96,13 @@ impl SimStore {
             core: None,
             life: 0,
             paused_until: Duration::ZERO,
+            held: Vec::new(),
+            stalled_until: Duration::ZERO,
+            out: false,
             inbox: Vec::new(),
             step_scheduled: false,
             missed_ticks: 0,
+            ticked_at: None,
             logs: Vec::new(),
             applies: Vec::new(),
             workers: None,
@@ -118,9 +131,31 @@ impl SimStore {
         self.inbox.clear();
         self.step_scheduled = false;
         self.missed_ticks = 0;
+        self.ticked_at = None;
         self.paused_until = Duration::ZERO;
+        self.stalled_until = Duration::ZERO;
         self.logs.clear();
         self.applies.clear();
+    }
+
+    /// True if it came back with a new folder and takes no part any more.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.out
+    }
+
+    /// A tick has come; counts those that were due since the one before, and this one if it is
+    /// dropped because another one waits.
+    pub(crate) fn miss_ticks(&mut self, now: Duration, waiting: bool) {
+        let local = self.clock.monotonic(now);
+        let passed = local - self.ticked_at.replace(local).unwrap_or(local);
+        let due = passed.as_nanos() / self.options.tick_interval.as_nanos().max(1);
+        self.missed_ticks += due.saturating_sub(1) + u128::from(waiting);
+    }
+
+    /// Takes the ticks that were missed.
+    pub(crate) fn take_missed_ticks(&mut self) -> impl Iterator<Item = StoreEvent> + use<> {
+        (0..std::mem::take(&mut self.missed_ticks)).map(|_| StoreEvent::Tick)
     }
 
     /// True while the process runs.

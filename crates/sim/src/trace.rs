@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-/// Events that are kept for display.
+/// Events that are kept for display, as a rule.
 const KEPT_MAX: usize = 400;
 
 /// One event: a word and four numbers, whose meaning depends on the word.
@@ -24,13 +24,26 @@ pub struct Trace {
     hash: u64,
     count: u64,
     last: VecDeque<Event>,
+    /// Events that are kept; the oldest go.
+    kept_max: usize,
 }
 
 impl Trace {
     /// A trace without events.
     #[must_use]
     pub fn new() -> Self {
+        Trace::keeping(KEPT_MAX)
+    }
+
+    /// A trace without events that keeps all that come.
+    #[must_use]
+    pub fn whole() -> Self {
+        Trace::keeping(usize::MAX)
+    }
+
+    fn keeping(kept_max: usize) -> Self {
         Trace {
+            kept_max,
             hash: 0xcbf2_9ce4_8422_2325,
             count: 0,
             last: VecDeque::new(),
@@ -47,7 +60,7 @@ impl Trace {
             self.mix(number);
         }
         self.count += 1;
-        if self.last.len() == KEPT_MAX {
+        if self.last.len() == self.kept_max {
             self.last.pop_front();
         }
         self.last.push_back(Event { at, what, numbers });

@@ -159,7 +159,12 @@ impl Cluster {
         let replica_reads = client.workload.as_ref().map_or(0.0, |w| w.replica_reads);
         let replica_read =
             operation.reads() && replica_reads > 0.0 && self.rng.random_bool(replica_reads);
-        let store = client.target(&region, replica_read, &mut self.rng);
+        let stores = if self.options.peers_move {
+            self.store_ids()
+        } else {
+            region.peers.iter().map(|peer| peer.store_id).collect()
+        };
+        let store = client.target(&region, &stores, replica_read, &mut self.rng);
         let (step, body, (keys, entries)) = self.prepare_attempt(client, &operation, &region);
         let peers_move = self.options.peers_move;
         let header = RequestHeader {

@@ -190,6 +190,9 @@ pub enum Violation {
         /// Number of the call.
         call: u64,
     },
+    /// The simulator itself could not go on.
+    #[error("the run stopped: {0}")]
+    RunStopped(String),
     /// A client got an answer that no correct store gives.
     #[error("unexpected answer: {0}")]
     UnexpectedAnswer(String),

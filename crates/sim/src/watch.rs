@@ -17,6 +17,7 @@ use strata_storage::{
     read_region_state,
 };
 
+use crate::counters::LeaderChanges;
 use crate::violation::Violation;
 
 /// Remembers what must stay true, and what was found broken.
@@ -24,6 +25,8 @@ use crate::violation::Violation;
 pub struct Watch {
     /// Leader of each region and term.
     leaders: BTreeMap<(u64, u64), u64>,
+    /// Who led each region last.
+    pub(crate) changes: LeaderChanges,
     /// By store and region: the peer and `conf_ver` that were shown when the store ended.
     shown: BTreeMap<(u64, u64), (u64, u64)>,
     violations: Vec<Violation>,
@@ -67,10 +70,11 @@ impl Watch {
             return;
         }
         let (region_id, term) = (envelope.region_id, message.term);
-        let first = *self
-            .leaders
-            .entry((region_id, term))
-            .or_insert(message.from);
+        let changes = &mut self.changes;
+        let first = *self.leaders.entry((region_id, term)).or_insert_with(|| {
+            changes.on_leader(region_id, term, message.from);
+            message.from
+        });
         if first != message.from {
             let second = message.from;
             self.report(Violation::TwoLeaders {

@@ -8,13 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::client::ClientId;
 use crate::network::between;
 use crate::operation::{ClientOperation, EXPIRING_SUFFIX};
 
 /// How often each operation is chosen, as weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mix {
     /// Single reads.
     pub get: u32,
@@ -87,6 +89,12 @@ impl Mix {
         }
     }
 
+    /// True if there is something to choose from, and no weight is out of bounds.
+    pub(crate) fn is_possible(&self) -> bool {
+        let weights = self.weights();
+        weights.iter().all(|weight| *weight <= 1_000) && weights.iter().any(|weight| *weight > 0)
+    }
+
     fn weights(&self) -> [u32; 11] {
         [
             self.get,
@@ -147,7 +155,11 @@ impl Workload {
     /// All keys that may be written and are in the history.
     #[must_use]
     pub fn universe(&self) -> BTreeSet<Bytes> {
-        self.groups.iter().flatten().cloned().collect()
+        let keys = self.groups.iter().flatten();
+        if self.mix.expiring == 0 {
+            return keys.cloned().collect();
+        }
+        keys.flat_map(|key| [key.clone(), expiring(key)]).collect()
     }
 
     /// The next operation; `None` when the workload has ended.
@@ -187,12 +199,14 @@ impl Workload {
                 ClientOperation::DeleteRange { start, end }
             }
             Some(9) => {
-                let key: Bytes = [&key, EXPIRING_SUFFIX].concat().into();
-                if rng.random() {
-                    let seconds = rng.random_range(1..=3);
-                    ClientOperation::PutExpiring(key, self.value(client), seconds)
-                } else {
-                    ClientOperation::GetExpiring(key)
+                let key = expiring(&key);
+                match rng.random_range(0..5) {
+                    0 | 1 => {
+                        let seconds = rng.random_range(1..=3);
+                        ClientOperation::PutExpiring(key, self.value(client), seconds)
+                    }
+                    2 => self.swap(key, client, rng),
+                    _ => ClientOperation::Get(key),
                 }
             }
             _ => {
@@ -267,4 +281,9 @@ impl Workload {
             reverse: rng.random_bool(0.3),
         }
     }
+}
+
+/// The key beside this one whose values expire.
+fn expiring(key: &[u8]) -> Bytes {
+    [key, EXPIRING_SUFFIX].concat().into()
 }

@@ -197,7 +197,7 @@ fn restarts_partitions_many_clients() {
 
 #[test]
 fn unreliable_restarts_partitions_random_keys() {
-    row(43, |row| {
+    row(141, |row| {
         row.mix = random_keys();
         row.clients = 7;
         row.unreliable = true;

@@ -231,7 +231,7 @@ fn restarts_snapshots_many_clients() {
 
 #[test]
 fn unreliable_snapshots_many_clients() {
-    row(55, |row| {
+    row(155, |row| {
         row.crashes = false;
         row.unreliable = true;
     });

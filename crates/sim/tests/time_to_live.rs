@@ -165,7 +165,7 @@ fn ttl_never_comes_back_after_failover() {
         });
         assert!(moved, "seed {seed}: nobody takes over");
         for _ in 0..20 {
-            let value = cluster.must(ClientOperation::GetExpiring("k".into()));
+            let value = cluster.must(ClientOperation::Get("k".into()));
             assert!(
                 matches!(value, Answer::Value(None)),
                 "seed {seed}: {value:?} came back"

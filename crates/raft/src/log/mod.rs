@@ -55,6 +55,8 @@ pub(crate) struct RaftLog<S> {
     applied: Index,
     /// Index of the latest snapshot from a leader; it waits while it is above `applied`.
     restored: Index,
+    /// How often entries were replaced by a later leader's.
+    conflicts: u64,
 }
 
 impl<S: Storage> RaftLog<S> {
@@ -73,6 +75,7 @@ impl<S: Storage> RaftLog<S> {
             handed: applied,
             applied,
             restored: 0,
+            conflicts: 0,
         };
         log.check_invariants();
         Ok(log)
@@ -100,6 +103,11 @@ impl<S: Storage> RaftLog<S> {
 
     pub fn handed(&self) -> Index {
         self.handed
+    }
+
+    /// How often entries were replaced by a later leader's.
+    pub fn conflicts(&self) -> u64 {
+        self.conflicts
     }
 
     pub fn last_index(&self) -> Index {
@@ -233,6 +241,7 @@ impl<S: Storage> RaftLog<S> {
         }
         if first_new <= self.last_index() {
             self.cut_behind(first_new - 1);
+            self.conflicts += 1;
         }
         for entry in entries.drain(known..) {
             self.unstable.push(entry);

@@ -34,6 +34,7 @@ use crate::error::Error;
 use crate::log::RaftLog;
 use crate::read_queue::ReadQueue;
 use crate::rounds::Rounds;
+use crate::status::Counts;
 use crate::storage::Storage;
 use crate::tracker::Tracker;
 use crate::types::{Index, NO_PEER, PeerId, ReadState, Role, SoftState, Term, entry_bytes};
@@ -82,6 +83,8 @@ pub(crate) struct Replica<S> {
     transfer_elapsed: usize,
     /// Whether a transferee was told to campaign in this term: the lease is void.
     timeout_now_sent: bool,
+    /// Requests for votes that went unheard because a leader may hold a lease.
+    votes_withheld: u64,
 
     pub messages: Vec<Message>,
     pub messages_after_sync: Vec<Message>,
@@ -141,6 +144,7 @@ impl<S: Storage> Replica<S> {
             transferee: None,
             transfer_elapsed: 0,
             timeout_now_sent: false,
+            votes_withheld: 0,
             messages: Vec::new(),
             messages_after_sync: Vec::new(),
             read_states: Vec::new(),
@@ -155,6 +159,13 @@ impl<S: Storage> Replica<S> {
 
     pub fn transferee(&self) -> Option<PeerId> {
         self.transferee
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            votes_withheld: self.votes_withheld,
+            conflicts: self.log.conflicts(),
+        }
     }
 
     pub fn soft_state(&self) -> SoftState {

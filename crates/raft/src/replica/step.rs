@@ -168,6 +168,7 @@ impl<S: Storage> Replica<S> {
             MessageType::MsgTransferLeader | MessageType::MsgReadIndex
         );
         if vote && message.term >= self.term && self.withholds_vote(message, msg_type) {
+            self.votes_withheld += u64::from(self.now >= self.quiet_until);
             return Ok(false);
         }
         if message.term == self.term || (forwarded && message.term == 0) {

@@ -100,6 +100,14 @@ impl MemEngine {
         flag.store(true, Ordering::Relaxed);
     }
 
+    /// Takes back the faults that were not played yet.
+    pub fn forget_faults(&self) {
+        let shared = &self.shared;
+        for flag in [&shared.fail_sync, &shared.fail_write, &shared.fail_read] {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Number of batches that a power cut may take away.
     #[must_use]
     pub fn unsynced_len(&self) -> usize {

@@ -132,6 +132,11 @@ impl MemFiles {
         self.state.lock().faults.insert(fault);
     }
 
+    /// Takes back the faults that were not played yet.
+    pub fn forget_faults(&self) {
+        self.state.lock().faults.clear();
+    }
+
     /// Lets `operations` more succeed; all after them answer `Crashed`, as if the node had
     /// stopped between the two. Then [`MemFiles::crash`] tells what is left.
     pub fn stop_after(&self, operations: usize) {

@@ -1,0 +1,69 @@
+//! One plan, one run: byte for byte, on every machine.
+//!
+//! The hashes are those of all events of a run. They change whenever the behaviour of a
+//! store, a client or the simulator changes, and then they are to be replaced by what the
+//! test prints; they must not differ between two machines, two builds or two runs.
+
+use std::time::Duration;
+
+use strata_sim::swarm::{Plan, trace_file};
+use strata_sim::{FaultKind, Mix, Scenario};
+
+/// Seeds of the default swarm with the hashes of their traces.
+const HASHES: [(u64, u64); 5] = [
+    (1, 0x5c64215a859f60eb),
+    (2, 0x7aada8e3b2f0adac),
+    (3, 0xf03c86c8f6ee6607),
+    (5, 0xc770074828988fb6),
+    (8, 0x3e9b77d296c25ca1),
+];
+
+fn hash(seed: u64) -> u64 {
+    match Plan::draw(seed).run() {
+        Ok(report) => report.hash,
+        Err(failure) => panic!("seed {seed}: {failure}"),
+    }
+}
+
+#[test]
+fn trace_hashes_are_the_same_on_every_machine() {
+    let found = HASHES.map(|(seed, _)| (seed, hash(seed)));
+    for (seed, hash) in found {
+        println!("    ({seed}, 0x{hash:016x}),");
+    }
+    assert_eq!(found, HASHES, "found, and written in this test");
+}
+
+#[test]
+fn equal_plans_give_equal_traces_byte_for_byte() {
+    let plan = Plan::draw(4);
+    let texts = [(); 2].map(|()| {
+        let (run, trace) = plan.run_traced();
+        assert!(run.is_ok(), "{}", run.unwrap_err());
+        trace_file::write(&plan, &trace)
+    });
+    assert!(texts[0] == texts[1], "the texts of two runs differ");
+    assert!(texts[0].lines().count() > 10_000, "a trace of some length");
+    let (_, events) = trace_file::read(&texts[0]).expect("a trace as it was written");
+    let (_, trace) = plan.run_traced();
+    assert_eq!(trace_file::compare(&events, &trace), Ok(()));
+}
+
+#[test]
+fn equal_seeds_of_rows_give_equal_traces() {
+    let hash = |seed| {
+        let scenario = Scenario {
+            mix: Mix::all(),
+            unreliable: true,
+            crashes: true,
+            faults: FaultKind::ALL.to_vec(),
+            replica_reads: 0.3,
+            cancelled: 0.1,
+            round: Duration::from_secs(1),
+            ..Scenario::new(seed)
+        };
+        scenario.run_clean().hash
+    };
+    assert_eq!(hash(21), hash(21));
+    assert_ne!(hash(21), hash(22));
+}
