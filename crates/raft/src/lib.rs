@@ -69,6 +69,7 @@ pub use progress::{Inflights, Progress, ProgressState};
 pub use quorum::{Joint, Majority, VoteResult};
 pub use raw_node::RawNode;
 pub use ready::{LightReady, Ready};
+pub use replica::CAMPAIGN_TRANSFER;
 pub use status::{Counts, Status};
 pub use storage::{RaftState, Storage, StorageError};
 pub use types::{

@@ -284,6 +284,13 @@ impl Cluster {
             if let Some(required) = call.required.filter(|_| result.is_ok()) {
                 let (region_id, store_id) = (call.region_id, call.store);
                 let applied = self.freshness.applied(store_id, region_id);
+                if self.given_up.contains(&region_id) {
+                    let given_up = Violation::ReadOfGivenUpData {
+                        region_id,
+                        store_id,
+                    };
+                    self.watch.report(given_up);
+                }
                 if applied < required {
                     self.watch.report(Violation::StaleRead {
                         region_id,

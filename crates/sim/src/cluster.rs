@@ -48,6 +48,7 @@ use crate::snapshots::SnapshotStream;
 use crate::store::SimStore;
 use crate::system::RecordMachine;
 use crate::trace::Trace;
+use crate::trouble::Act;
 use crate::violation::Violation;
 use crate::watch::Watch;
 
@@ -185,6 +186,8 @@ pub(crate) enum Event {
     PowerCut { store: u64, life: u64 },
     /// One of the strikes of a plan.
     Strike { strike: Strike },
+    /// A small fault of a larger one has its turn.
+    Act { act: Act },
     /// The faults' turn.
     Faults { round: u64 },
 }
@@ -206,6 +209,8 @@ pub struct Cluster {
     pub(crate) commits: Commits,
     pub(crate) led_terms: LedTerms,
     pub(crate) freshness: Freshness,
+    /// Regions of the store that is stepped whose data it had given up before.
+    pub(crate) given_up: BTreeSet<u64>,
     /// What happened.
     pub trace: Trace,
     pub(crate) queue: EventQueue<Event>,
@@ -260,6 +265,7 @@ impl Cluster {
             commits: Commits::default(),
             led_terms: LedTerms::default(),
             freshness: Freshness::default(),
+            given_up: BTreeSet::new(),
             trace: Trace::new(),
             queue: EventQueue::new(),
             rng: ChaCha8Rng::seed_from_u64(options.seed),
@@ -553,6 +559,7 @@ impl Cluster {
             Event::Mend { mend } => self.on_mend(*mend),
             Event::Strike { strike } => self.on_strike(strike),
             Event::Faults { round } => self.on_faults(round),
+            Event::Act { act } => self.on_act(act),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Held     A committed entry is on the disks of a majority of the voters, of both majorities
 //!          while a membership is joint (Raft paper, 5.3).
+//! Own term A leader's commit index moves to entries of its own term (5.4.2).
 //! Safe     No voter without the entry could win an election with the logs that are on the
 //!          disks (5.4). An entry of an earlier term that is merely held by a majority is
 //!          not safe (figure 8).
@@ -75,8 +76,8 @@ enum Held {
 
 impl Commits {
     /// Notes a message of a leader whose region is `region`; returns the commit index if it
-    /// is news that can be judged.
-    pub fn on_send(&mut self, envelope: &RaftMessage, region: &Region) -> Option<u64> {
+    /// is news that can be judged, and whether it is the leader's whole commit index.
+    pub fn on_send(&mut self, envelope: &RaftMessage, region: &Region) -> Option<(u64, bool)> {
         let message = envelope.message.as_ref()?;
         let leads = matches!(
             message.msg_type(),
@@ -98,18 +99,20 @@ impl Commits {
         }
         let same = heard.conf_ver == conf_ver;
         *heard = now;
-        same.then_some(message.commit)
+        let whole = message.msg_type() == MessageType::MsgAppend;
+        same.then_some((message.commit, whole))
     }
 }
 
-/// Judges the commit of `index` in a region, whose leader has said so in `term`. `disk` gives
-/// what a store has; `None` for one whose folder was lost.
+/// Judges the commit of `index` in a region, whose leader has said so in `term`; `whole` if
+/// that is all that it has committed. `disk` gives what a store has; `None` for one whose folder
+/// was lost.
 ///
 /// # Errors
 /// `CommitNotHeld`, `CommitNotSafe`.
 pub fn check_commit<'a>(
     region: &Region,
-    (term, index): (u64, u64),
+    (term, index, whole): (u64, u64, bool),
     disk: impl Fn(u64) -> Option<VoterDisk<'a>>,
 ) -> Result<(), Violation> {
     let region_id = region.id;
@@ -136,6 +139,14 @@ pub fn check_commit<'a>(
             term,
             index,
             disks: show(&voters),
+        });
+    }
+    if let Some(entry_term) = entry_term.filter(|of| whole && *of < term) {
+        return Err(Violation::CommitOfEarlierTerm {
+            region_id,
+            term,
+            index,
+            entry_term,
         });
     }
     for candidate in voters.iter().filter(|voter| !holds(voter)) {

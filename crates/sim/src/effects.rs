@@ -59,13 +59,16 @@ impl Cluster {
         let mut events = std::mem::take(&mut store.inbox);
         events.extend(store.take_missed_ticks());
         let count = events.len() as u64;
+        self.look_at_reads(id, &events);
         let ticked = events.iter().any(|e| matches!(e, StoreEvent::Tick));
         let Some(effects) = self.step_core(id, |core, local| core.handle_all(local, events)) else {
+            self.given_up.clear();
             return;
         };
         self.trace
             .note(now, "step", [id, count, effects.len() as u64, 0]);
         self.carry_out(id, effects);
+        self.given_up.clear();
         if ticked {
             self.look_at_deadlines(id);
         }
@@ -466,6 +469,7 @@ impl Cluster {
             | Event::PowerCut { .. }
             | Event::StreamBroken { .. }
             | Event::Strike { .. }
+            | Event::Act { .. }
             | Event::Faults { .. } => None,
         }
     }

@@ -4,23 +4,59 @@
 //! of an earlier term at that moment. Then it could not have shown a read that misses what
 //! the new leader is going to commit, whether a client asks there or not.
 //!
+//! An election that passes over a lease needs the word of the leader that held it: who asks for
+//! votes in the name of a hand-over was told to by the leader of the term before.
+//!
 //! A store whose process stands still serves nothing; its clock tells when it goes on.
 
 use std::collections::BTreeSet;
 
 use strata_proto::eraftpb::MessageType;
 use strata_proto::raft_serverpb::RaftMessage;
+use strata_raft::CAMPAIGN_TRANSFER;
 
 use crate::cluster::Cluster;
 use crate::violation::Violation;
 
-/// Terms that somebody was seen to lead.
+/// Terms that somebody was seen to lead, and hand-overs.
 #[derive(Debug, Default)]
 pub(crate) struct LedTerms {
     seen: BTreeSet<(u64, u64)>,
+    /// By region and term: the peer that was told to take over.
+    handed_to: BTreeSet<(u64, u64, u64)>,
 }
 
 impl LedTerms {
+    /// Looks at hand-overs, and at elections in their name.
+    ///
+    /// # Errors
+    /// `ForcedElection`.
+    pub(crate) fn check_hand_over(&mut self, envelope: &RaftMessage) -> Result<(), Violation> {
+        let Some(message) = &envelope.message else {
+            return Ok(());
+        };
+        let (region_id, term) = (envelope.region_id, message.term);
+        match message.msg_type() {
+            MessageType::MsgTimeoutNow => {
+                self.handed_to.insert((region_id, term, message.to));
+                Ok(())
+            }
+            MessageType::MsgRequestVote if message.context.as_ref() == CAMPAIGN_TRANSFER => {
+                let peer_id = message.from;
+                let told = (region_id, term.saturating_sub(1), peer_id);
+                if self.handed_to.contains(&told) {
+                    return Ok(());
+                }
+                Err(Violation::ForcedElection {
+                    region_id,
+                    peer_id,
+                    term,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes a message; returns the term if its sender is the first sign of a new leader.
     pub(crate) fn on_send(&mut self, envelope: &RaftMessage) -> Option<u64> {
         let message = envelope.message.as_ref()?;

@@ -47,6 +47,7 @@ mod store;
 pub mod swarm;
 mod system;
 mod trace;
+mod trouble;
 mod turns;
 mod violation;
 mod watch;

@@ -14,7 +14,7 @@
 use strata_proto::eraftpb::ConfState;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
 use strata_raft::Storage as _;
-use strata_raftstore::Peer;
+use strata_raftstore::{Peer, StoreEvent};
 use strata_storage::{MemEngine, WriteBatch, conf_state_of, read_raft_state};
 
 use crate::cluster::Cluster;
@@ -57,8 +57,9 @@ impl Cluster {
         let entry = store.core.as_ref();
         let entry = entry.and_then(|core| core.directory().entry(region_id));
         let mut found: Vec<Violation> = kept.err().into_iter().collect();
+        found.extend(self.led_terms.check_hand_over(message).err());
         if let Some(entry) = entry
-            && let Some(commit) = self.commits.on_send(message, &entry.region)
+            && let Some((commit, whole)) = self.commits.on_send(message, &entry.region)
         {
             let term = message.message.as_ref().map_or(0, |inner| inner.term);
             let disk = |store: u64| {
@@ -68,7 +69,8 @@ impl Cluster {
                     kv: store.engines.kv.durable(),
                 })
             };
-            found.extend(check_commit(&entry.region, (term, commit), disk).err());
+            let news = (term, commit, whole);
+            found.extend(check_commit(&entry.region, news, disk).err());
         }
         found.into_iter().for_each(|one| self.watch.report(one));
         if let Some(term) = self.led_terms.on_send(message) {
@@ -97,6 +99,23 @@ impl Cluster {
                 });
             }
         }
+    }
+
+    /// A store is about to handle events: notes the regions of reads that may not be served any
+    /// more.
+    pub(crate) fn look_at_reads(&mut self, id: u64, events: &[StoreEvent]) {
+        let store = &self.stores[&id];
+        let gone = |region_id: &u64| {
+            let entry = store.core.as_ref();
+            let entry = entry.and_then(|core| core.directory().entry(*region_id));
+            let installing = entry.is_none_or(|entry| entry.view.is_installing());
+            installing || find_peer(store, *region_id).is_none()
+        };
+        let regions = events.iter().filter_map(|event| match event {
+            StoreEvent::Serve(task) => Some(task.region.id),
+            _ => None,
+        });
+        self.given_up = regions.filter(gone).collect();
     }
 
     /// A store has had a tick: no write waits there behind its deadline.

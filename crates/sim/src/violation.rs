@@ -104,6 +104,18 @@ pub enum Violation {
         /// What the voters have on their disks, by store.
         disks: String,
     },
+    /// A leader's commit index has moved to an entry of an earlier term (Raft paper, 5.4.2).
+    #[error("region {region_id}: {index} of term {entry_term} is committed in term {term}")]
+    CommitOfEarlierTerm {
+        /// The region.
+        region_id: u64,
+        /// Term of the leader.
+        term: u64,
+        /// Index of the entry.
+        index: u64,
+        /// Term of the entry.
+        entry_term: u64,
+    },
     /// A leader committed what a later leader may lack (Raft paper, figure 8).
     #[error(
         "region {region_id}: {index} is committed in term {term}, and store {store_id} can be \
@@ -138,6 +150,16 @@ pub enum Violation {
         /// Its term.
         term: u64,
     },
+    /// A peer asks for votes over a lease, and the leader of the term before has not told it to.
+    #[error("region {region_id}: peer {peer_id} forces an election in term {term}")]
+    ForcedElection {
+        /// The region.
+        region_id: u64,
+        /// The peer.
+        peer_id: u64,
+        /// The term that it asks for.
+        term: u64,
+    },
     /// A read was served without what some replica had applied before it came in.
     #[error(
         "region {region_id}: store {store_id} serves a read at index {applied}, {required} was \
@@ -152,6 +174,14 @@ pub enum Violation {
         applied: u64,
         /// What was applied somewhere when the read came in.
         required: u64,
+    },
+    /// A read was served although its peer was gone before, or was installing a snapshot.
+    #[error("region {region_id}: store {store_id} serves a read from data that were given up")]
+    ReadOfGivenUpData {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
     },
     /// A write waits behind its deadline, and may still be proposed.
     #[error("store {store_id} still holds call {call} behind its deadline")]

@@ -41,7 +41,7 @@ use crate::types::{Index, NO_PEER, PeerId, ReadState, Role, SoftState, Term, ent
 
 /// Context of a vote request that a leader has asked for by `MsgTimeoutNow`: that leader
 /// has given up its lease, so the vote need not be withheld for its sake.
-pub(crate) const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
+pub const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
 
 /// State of one replica.
 pub(crate) struct Replica<S> {
