@@ -3,9 +3,9 @@
 //! A [`Cluster`] is a set of `strata node` processes on ports that the kernel gives, with
 //! their data in a temporary folder. Tests kill, restart and disconnect them, watch them
 //! through the scheduler's calls and `GET /debug/regions/ID`, and check what clients saw:
-//! a [`Load`] records every operation, [`linearizable`] judges the registers,
-//! [`Acknowledged`] the writes that must be present, and
-//! [`Cluster::assert_replicas_equal`] compares what the replicas hold. A [`SyncShim`] counts the syncs of
+//! a [`Load`] records every operation, the simulator's checker
+//! ([`strata_sim::linearizability`]) judges the registers, [`Acknowledged`] the writes that
+//! must be present, and [`Cluster::assert_replicas_equal`] compares what the replicas hold. A [`SyncShim`] counts the syncs of
 //! each file and remembers how long it was at the last one, so that a power cut can be
 //! played on real files. A [`SmallDisk`] runs full, a [`Proxy`] breaks connections.
 //!
@@ -19,7 +19,6 @@ mod binary;
 mod cluster;
 mod command;
 mod http_get;
-pub mod linearizable;
 mod load;
 mod power_cut;
 mod process;

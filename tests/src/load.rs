@@ -1,18 +1,21 @@
 //! Writers that record what they did and saw.
 //!
 //! Each writer has a client and keys of its own, whose puts go to [`Acknowledged`], and
-//! works on registers that all share: puts, gets and swaps, recorded with their times for
-//! [`crate::linearizable`]. No request is sent twice, so each recorded operation is one.
+//! works on registers that all share: puts, gets and swaps, all recorded in one history for
+//! [`strata_sim::linearizability`]. No request is sent twice, so each recorded operation is
+//! one.
 
-use crate::linearizable::{self, Action, Operation};
 use crate::{Acknowledged, Cluster};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use strata_client::{Error, Options, RawClient};
+use strata_sim::history::{Action, History, OperationId, Outcome};
+use strata_sim::linearizability;
 use tokio::task::JoinSet;
 
 /// How much load, and of what kind.
@@ -43,8 +46,7 @@ impl Default for LoadOptions {
 pub struct Load {
     stop: Arc<AtomicBool>,
     acknowledgements: Arc<AtomicUsize>,
-    registers: Arc<[Bytes]>,
-    started: Instant,
+    recorder: Recorder,
     writers: JoinSet<Writer>,
 }
 
@@ -53,13 +55,51 @@ pub struct Load {
 pub struct Recorded {
     /// Puts to keys of their own.
     pub acknowledged: Acknowledged,
+    /// What was done with the registers.
+    pub history: History,
     /// The registers' keys.
     pub registers: Arc<[Bytes]>,
-    /// Histories in the order of the registers.
-    pub histories: Vec<Vec<Operation>>,
     /// Longest time without any acknowledgement of any writer.
     pub longest_gap: Duration,
+    recorder: Recorder,
+}
+
+/// The registers and the history of a load.
+#[derive(Debug, Clone)]
+struct Recorder {
+    history: Arc<Mutex<History>>,
+    registers: Arc<[Bytes]>,
     started: Instant,
+}
+
+impl Recorder {
+    fn lock(&self) -> MutexGuard<'_, History> {
+        self.history.lock().expect("no writer panics")
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    fn invoke(&self, client: usize, key: &Bytes, action: Action) -> OperationId {
+        let now = self.now();
+        self.lock().invoke(client as u64, key.clone(), action, now)
+    }
+
+    /// Enters what an operation came to; true if it was answered.
+    fn finish(&self, id: OperationId, writes: bool, result: Result<Outcome, Error>) -> bool {
+        let now = self.now();
+        let mut history = self.lock();
+        match result {
+            Ok(outcome) => {
+                history.complete(id, outcome, now);
+                return true;
+            }
+            Err(Error::Unknown { .. }) if writes => {}
+            Err(_) => history.retract(id),
+        }
+        false
+    }
 }
 
 /// One writer.
@@ -67,12 +107,12 @@ struct Writer {
     number: usize,
     client: RawClient,
     regions: Arc<[Bytes]>,
-    registers: Arc<[Bytes]>,
+    recorder: Recorder,
     pause: Duration,
     random: ChaCha8Rng,
-    started: Instant,
     acknowledged: Acknowledged,
-    histories: Vec<Vec<Operation>>,
+    /// What this writer knows of registers, so that some of its swaps succeed.
+    seen: BTreeMap<Bytes, Option<Bytes>>,
     times: Vec<Instant>,
     written: u64,
 }
@@ -113,7 +153,11 @@ impl Load {
                 )
             })
             .collect();
-        let started = Instant::now();
+        let recorder = Recorder {
+            history: Arc::default(),
+            registers,
+            started: Instant::now(),
+        };
         let mut writers = JoinSet::new();
         for number in 0..options.writers {
             let seed = options.seed * 1000 + number as u64;
@@ -124,12 +168,11 @@ impl Load {
                     .iter()
                     .map(|region| join(region, &format!("own-{run}-")))
                     .collect(),
-                registers: registers.clone(),
+                recorder: recorder.clone(),
                 pause: options.pause,
                 random: ChaCha8Rng::seed_from_u64(seed),
-                started,
                 acknowledged: Acknowledged::default(),
-                histories: vec![Vec::new(); registers.len()],
+                seen: BTreeMap::new(),
                 times: Vec::new(),
                 written: 0,
             };
@@ -138,8 +181,7 @@ impl Load {
         Self {
             stop,
             acknowledgements,
-            registers,
-            started,
+            recorder,
             writers,
         }
     }
@@ -169,59 +211,51 @@ impl Load {
     pub async fn stop(mut self) -> Recorded {
         self.stop.store(true, Ordering::Relaxed);
         let mut acknowledged = Acknowledged::default();
-        let mut histories = vec![Vec::new(); self.registers.len()];
-        let mut times = vec![self.started, Instant::now()];
+        let mut times = vec![self.recorder.started, Instant::now()];
         while let Some(writer) = self.writers.join_next().await {
             let writer = writer.expect("a writer ends");
             acknowledged.extend(writer.acknowledged);
-            for (all, own) in histories.iter_mut().zip(writer.histories) {
-                all.extend(own);
-            }
             times.extend(writer.times);
         }
         times.sort();
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        let history = self.recorder.lock().clone();
         Recorded {
             acknowledged,
-            registers: self.registers.clone(),
-            histories,
+            history,
+            registers: self.recorder.registers.clone(),
             longest_gap: gaps.max().unwrap_or_default(),
-            started: self.started,
+            recorder: self.recorder,
         }
     }
 }
 
 impl Recorded {
-    /// Reads every register once more, so that the end of each history is pinned down.
+    /// Reads every register once more, so that the end of the history is pinned down.
     ///
     /// # Panics
     /// When the cluster does not answer in time.
     pub async fn read_registers(&mut self, client: &RawClient) {
-        for (key, history) in self.registers.iter().zip(&mut self.histories) {
-            let start = self.started.elapsed();
+        for key in self.registers.iter() {
+            let begun = self.recorder.now();
+            let id = self.history.invoke(0, key.clone(), Action::Get, begun);
             let seen = crate::eventually("a register to be read", || client.get(key)).await;
-            history.push(Operation {
-                client: usize::MAX,
-                action: Action::Get(seen.map(|value| number(&value))),
-                start,
-                end: Some(self.started.elapsed()),
-            });
+            let ended = self.recorder.now();
+            self.history.complete(id, Outcome::Value(seen), ended);
         }
     }
 
-    /// Checks every history.
+    /// Checks the history.
     ///
     /// # Panics
-    /// When one fits no order, with the place where it does not.
+    /// When it fits no order, with the shortest part that does not.
     pub fn assert_linearizable(&self) {
-        for (key, history) in self.registers.iter().zip(&self.histories) {
-            if let Err(violation) = linearizable::check(history) {
-                panic!(
-                    "register {key:?} is not linearizable over {} operations, near {:#?}",
-                    history.len(),
-                    violation.stuck_at
-                );
-            }
+        if let Err(fault) = linearizability::check(&self.history) {
+            panic!(
+                "{} operations on {} registers: {fault}",
+                self.history.len(),
+                self.registers.len()
+            );
         }
     }
 
@@ -257,15 +291,6 @@ async fn connect(endpoints: &[String], seed: u64) -> RawClient {
     .await
 }
 
-fn number(value: &[u8]) -> u64 {
-    let digits = std::str::from_utf8(value).expect("registers hold text");
-    digits.parse().expect("registers hold numbers")
-}
-
-fn expected_value(number: Option<u64>) -> Option<Bytes> {
-    number.map(|number| number.to_string().into())
-}
-
 impl Writer {
     async fn run(mut self, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) -> Self {
         while !stop.load(Ordering::Relaxed) {
@@ -299,58 +324,67 @@ impl Writer {
     }
 
     async fn use_register(&mut self) -> bool {
-        let place = self.random.random_range(0..self.registers.len());
-        let key = self.registers[place].clone();
+        let place = self.random.random_range(0..self.recorder.registers.len());
+        let key = self.recorder.registers[place].clone();
         // Unique over all writers of the load.
-        let new = self.number as u64 * 1_000_000_000 + self.written;
-        let start = self.started.elapsed();
-        let (action, known) = match self.random.random_range(0..10) {
-            0..4 => match self.client.put(&key, new.to_string()).await {
-                Ok(()) => (Action::Put(new), true),
-                Err(Error::Unknown { .. }) => (Action::Put(new), false),
-                Err(_) => return false,
-            },
-            4..8 => match self.client.get(&key).await {
-                Ok(seen) => (Action::Get(seen.map(|value| number(&value))), true),
-                Err(_) => return false,
-            },
-            _ => {
-                let expected = self.last_seen(place);
-                let swap =
-                    self.client
-                        .compare_and_swap(&key, expected_value(expected), new.to_string());
-                match swap.await {
-                    Ok(swapped) if swapped.succeeded => (Action::Swapped { expected, new }, true),
-                    Ok(swapped) => {
-                        let held = swapped.previous.map(|value| number(&value));
-                        assert_ne!(held, expected, "a swap failed on what it expected");
-                        (Action::NotSwapped { held }, true)
+        let new = Bytes::from(format!("{}.{}", self.number, self.written));
+        match self.random.random_range(0..10) {
+            0..4 => {
+                let id = self.begin(&key, Action::Put(new.clone()));
+                let result = self.client.put(&key, new.clone()).await;
+                self.end(key, id, result.map(|()| (Outcome::Done, Some(new))))
+            }
+            4..8 => {
+                let id = self.begin(&key, Action::Get);
+                match self.client.get(&key).await {
+                    Ok(value) => {
+                        let told = (Outcome::Value(value.clone()), value);
+                        self.end(key, id, Ok(told))
                     }
-                    Err(Error::Unknown { .. }) => (Action::MaybeSwapped { expected, new }, false),
-                    Err(_) => return false,
+                    // A read without an answer says nothing.
+                    Err(error) => self.recorder.finish(id, false, Err(error)),
                 }
             }
-        };
-        self.histories[place].push(Operation {
-            client: self.number,
-            action,
-            start,
-            end: known.then(|| self.started.elapsed()),
-        });
-        known
+            _ => {
+                let expected = self.seen.get(&key).cloned().flatten();
+                let action = Action::CompareAndSwap {
+                    expected: expected.clone(),
+                    new: Some(new.clone()),
+                };
+                let id = self.begin(&key, action);
+                let swap = self.client.compare_and_swap(&key, expected, new.clone());
+                let told = swap.await.map(|swapped| {
+                    let held = if swapped.succeeded {
+                        Some(new)
+                    } else {
+                        swapped.previous.clone()
+                    };
+                    let outcome = Outcome::Swapped {
+                        succeeded: swapped.succeeded,
+                        previous: Some(swapped.previous),
+                    };
+                    (outcome, held)
+                });
+                self.end(key, id, told)
+            }
+        }
     }
 
-    /// What this writer knows of a register, so that some of its swaps succeed.
-    fn last_seen(&self, place: usize) -> Option<u64> {
-        self.histories[place]
-            .iter()
-            .rev()
-            .find_map(|operation| match (operation.end, operation.action) {
-                (None, _) => None,
-                (_, Action::Put(value) | Action::Swapped { new: value, .. }) => Some(Some(value)),
-                (_, Action::Get(held) | Action::NotSwapped { held }) => Some(held),
-                (_, Action::MaybeSwapped { .. }) => None,
-            })
-            .flatten()
+    fn begin(&self, key: &Bytes, action: Action) -> OperationId {
+        self.recorder.invoke(self.number + 1, key, action)
+    }
+
+    /// Records what came back: the outcome, and what the register holds then.
+    fn end(
+        &mut self,
+        key: Bytes,
+        id: OperationId,
+        result: Result<(Outcome, Option<Bytes>), Error>,
+    ) -> bool {
+        let outcome = result.map(|(outcome, held)| {
+            self.seen.insert(key, held);
+            outcome
+        });
+        self.recorder.finish(id, true, outcome)
     }
 }

@@ -684,3 +684,7 @@ fn entry_version(command: &EntryCommand) -> u64 {
 #[cfg(test)]
 #[path = "apply_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "apply_fuzz_tests.rs"]
+mod fuzz_tests;

@@ -21,7 +21,7 @@ use strata_storage::snapshot::{
     FileStore, MetaFault, SnapshotError, SnapshotManager, SnapshotRef, check_install, from_raft,
 };
 
-use crate::directory::Directory;
+use crate::directory::{Directory, find_peer_on};
 
 /// The claims of a store.
 pub(crate) struct Claims<F: FileStore> {
@@ -96,7 +96,7 @@ pub(crate) fn check_offer(
     let region = meta.region.as_ref().ok_or(MetaFault::Region)?;
     let region_id = region.id;
     let absent = SnapshotError::NoSuchRegion { region_id };
-    if !region.peers.iter().any(|peer| peer.id == to_peer.id) {
+    if find_peer_on(region, to_peer.store_id).is_none_or(|own| own.id != to_peer.id) {
         return Err(absent);
     }
     let others = directory.iter().map(|entry| &*entry.region);
@@ -107,5 +107,41 @@ pub(crate) fn check_offer(
         }
         (_, Some(creating)) if creating.id == to_peer.id => check_install(meta, None, others),
         _ => Err(absent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A start looks for a region's own peer by the store. A snapshot that names the peer on
+    /// another store would leave a region that the store cannot start with.
+    #[test]
+    fn snapshot_that_names_the_peer_on_another_store_is_refused() {
+        let peer = |id, store_id| Peer {
+            id,
+            store_id,
+            ..Peer::default()
+        };
+        let named = |peers: Vec<Peer>| SnapshotMeta {
+            region: Some(Region {
+                id: 7,
+                peers,
+                ..Region::default()
+            }),
+            ..SnapshotMeta::default()
+        };
+        let mut directory = Directory::default();
+        directory.creating.insert(7, peer(74, 4));
+        let check = |meta: &SnapshotMeta| check_offer(&directory, meta, &peer(74, 4));
+        assert_eq!(check(&named(vec![peer(71, 1), peer(74, 4)])), Ok(()));
+        let absent = Err(SnapshotError::NoSuchRegion { region_id: 7 });
+        for wrong in [
+            vec![peer(71, 1), peer(74, 5)],
+            vec![peer(71, 1), peer(75, 4)],
+            vec![peer(71, 4), peer(74, 4)],
+        ] {
+            assert_eq!(check(&named(wrong)), absent);
+        }
     }
 }

@@ -29,7 +29,7 @@ use strata_storage::snapshot::{MetaFault, SnapshotError, begin_install, check_in
 use strata_storage::{Engine, WriteBatch};
 
 use crate::apply::{ApplyTask, Proposal};
-use crate::directory::find_peer;
+use crate::directory::{find_peer, find_peer_on};
 use crate::error::Error;
 use crate::job::RegionJob;
 use crate::peer::Peer;
@@ -143,7 +143,9 @@ impl<E: Engine> Peer<E> {
     fn check_snapshot(&self, message: &RaftMessage) -> Result<(), SnapshotError> {
         let meta = meta_of(message)?;
         let region = meta.region.as_ref().ok_or(MetaFault::Region)?;
-        if find_peer(region, self.peer.id).is_none() {
+        // The store counts as well: a start looks for the peer by it.
+        let own = find_peer_on(region, self.peer.store_id);
+        if own.is_none_or(|own| own.id != self.peer.id) {
             // It was made before this peer joined.
             return Err(SnapshotError::NoSuchRegion {
                 region_id: region.id,

@@ -32,3 +32,6 @@ pub use machine::SchedulerMachine;
 pub use oracle::{Grant, OracleError, TimestampOracle};
 pub use records::{FIRST_ID, SYSTEM_REGION_ID, SystemState};
 pub use reports::{Reports, StoreReport};
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -27,3 +27,6 @@ pub mod node;
 
 pub use listener::serve_port;
 pub use options::{DEFAULT_CLUSTER_TOKEN, NodeError, NodeOptions, REGIONS_MAX, REGIONS_MIN};
+
+#[cfg(test)]
+mod fuzz_tests;

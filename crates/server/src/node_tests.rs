@@ -25,6 +25,9 @@ use tonic::transport::Channel;
 
 use super::*;
 
+#[path = "node_fuzz_tests.rs"]
+mod fuzz;
+
 /// A served node; stops when it is told.
 struct Served {
     address: String,

@@ -89,7 +89,9 @@ fn main() -> ExitCode {
     println!("|---|---|---|---|");
     let mut all = true;
     for (place, fault) in faults.iter().enumerate() {
-        let of_fault = found.range((place, 0)..=(place, u64::MAX)).map(|(_, one)| one);
+        let of_fault = found
+            .range((place, 0)..=(place, u64::MAX))
+            .map(|(_, one)| one);
         let mut seeds: Vec<Option<u64>> = Vec::new();
         let mut by: BTreeMap<&str, usize> = BTreeMap::new();
         for one in of_fault {
@@ -104,7 +106,10 @@ fn main() -> ExitCode {
         let show = |seeds: Option<u64>| {
             seeds.map_or_else(|| format!("over {SEEDS_MAX}"), |seeds| seeds.to_string())
         };
-        let by: Vec<String> = by.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let by: Vec<String> = by
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
         println!(
             "| {} | {} | {} | {} |",
             fault.name(),
@@ -113,5 +118,9 @@ fn main() -> ExitCode {
             by.join(", ")
         );
     }
-    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

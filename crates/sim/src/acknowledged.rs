@@ -38,13 +38,13 @@ pub fn check_acknowledged(
 fn missing(operations: &[Operation], value: Option<&Bytes>) -> Option<String> {
     let appends_only = operations
         .iter()
-        .all(|o| matches!(o.action, Action::Append(_) | Action::Get));
+        .all(|o| matches!(o.first().action, Action::Append(_) | Action::Get));
     if appends_only {
         return missing_piece(operations, value);
     }
     let mixed = operations
         .iter()
-        .any(|o| matches!(o.action, Action::Append(_)));
+        .any(|o| matches!(o.first().action, Action::Append(_)));
     if mixed {
         // What an append leaves depends on what it met; the search judges that.
         return None;
@@ -56,7 +56,7 @@ fn missing_piece(operations: &[Operation], value: Option<&Bytes>) -> Option<Stri
     let held: &[u8] = value.map_or(&[], |value| value);
     let lost = operations
         .iter()
-        .find(|operation| match &operation.action {
+        .find(|operation| match &operation.first().action {
             Action::Append(piece) if operation.returned.is_some() => !held
                 .windows(piece.len().max(1))
                 .any(|window| window == &piece[..]),
@@ -74,10 +74,7 @@ fn missing_value(operations: &[Operation], value: Option<&Bytes>) -> Option<Stri
         .filter(|operation| operation.returned.is_some() && wrote(operation).is_some())
         .max_by_key(|operation| operation.invoked)?;
     let explained = operations.iter().any(|operation| {
-        let over = operation
-            .returned
-            .as_ref()
-            .map_or(u64::MAX, |(place, _)| *place);
+        let over = operation.returned.unwrap_or(u64::MAX);
         wrote(operation) == Some(value) && over >= last_begun.invoked
     });
     (!explained).then(|| {
@@ -87,17 +84,14 @@ fn missing_value(operations: &[Operation], value: Option<&Bytes>) -> Option<Stri
 
 /// What an operation left, or may have left; `None` if it changed nothing.
 fn wrote(operation: &Operation) -> Option<Option<&Bytes>> {
-    match &operation.action {
+    match &operation.first().action {
         Action::Get | Action::Append(_) => None,
         Action::Put(value) => Some(Some(value)),
         Action::Delete => Some(None),
-        Action::CompareAndSwap { new, .. } => match &operation.returned {
-            Some((
-                _,
-                Outcome::Swapped {
-                    succeeded: false, ..
-                },
-            )) => None,
+        Action::CompareAndSwap { new, .. } => match &operation.first().outcome {
+            Some(Outcome::Swapped {
+                succeeded: false, ..
+            }) => None,
             _ => Some(new.as_ref()),
         },
     }

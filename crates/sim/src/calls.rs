@@ -15,6 +15,7 @@ use strata_raftstore::{Answer, Error, Reply, Request, RequestBody, RequestHeader
 use crate::client::{AttemptResult, ClientId};
 use crate::cluster::{Cluster, Event};
 use crate::network::between;
+use crate::store::SimStore;
 use crate::violation::Violation;
 
 /// Travel time between clients and stores.
@@ -222,7 +223,8 @@ impl Cluster {
         let Some(mut request) = call.request.take() else {
             return;
         };
-        if !self.store(store_id).is_up() {
+        // A forged message may have brought a store to name one that does not exist.
+        if !self.stores.get(&store_id).is_some_and(SimStore::is_up) {
             return self.finish_call(id, AttemptResult::Unreachable);
         }
         let deadline = self.store(store_id).clock.monotonic(now) + allowed;

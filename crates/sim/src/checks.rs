@@ -1,18 +1,21 @@
 //! What must hold when a row has ended: the checkers that all rows share.
 //!
-//! Rest          Faults have ended: every region has one leader, and every replica has
+//! Leaders       Faults have ended: within a bounded number of ticks every region has a leader.
+//! Rest          Clients have ended: every region has one leader, and every replica has
 //!               applied the leader's whole log.
 //! Answered      Every request that a running store has taken was answered.
 //! Acknowledged  Every key is read; an acknowledged write is in the value, or another
 //!               write may have replaced it.
-//! Linearizable  The whole history with those reads has an order, key by key.
+//! Linearizable  The whole history with those reads has an order: key by key, and over the
+//!               keys that scans, batches and removals touch in one step.
 //! Replicas      Replicas hold the same data, byte for byte, at equal applied index.
 //! Logs          Behind its truncation point a log is whole, it is the same on every
 //!               replica, and it is within its limits.
+//! Released      What was truncated is deleted, and the files of snapshots are, too.
 //!
 //! What was seen while the cluster ran (`watch`) is added.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,9 +27,14 @@ use crate::cluster::Cluster;
 use crate::counters::Counters;
 use crate::linearizability;
 use crate::operation::ClientOperation;
-use crate::replicas::{check_log_limits, check_logs, check_replicas};
+use crate::replicas::{check_log_limits, check_logs, check_released, check_replicas};
 use crate::violation::Violation;
 
+/// Ticks within which every region of a healed cluster has a leader: some election timeouts,
+/// for votes may be split, and withheld for one timeout after a start.
+const LEADER_TICKS_MAX: u32 = 160;
+/// Files of snapshots are looked at where they are removed at least this often.
+const FILES_INTERVAL_MAX: Duration = Duration::from_secs(3);
 /// How long clients of a healed cluster may take for their last operation.
 const CLIENTS_MAX: Duration = Duration::from_secs(30);
 /// How long a healed cluster without clients may take to come to rest.
@@ -70,6 +78,13 @@ impl Cluster {
         self.stop_clients();
         self.heal();
         let mut found = Vec::new();
+        let leaders_max = self.options.store.tick_interval * LEADER_TICKS_MAX;
+        if !self.run_until(leaders_max, |cluster| cluster.leaderless().is_none()) {
+            let region = self.leaderless().unwrap_or_default();
+            found.push(Violation::NoProgress(format!(
+                "region {region} has no leader {LEADER_TICKS_MAX} ticks after all was healed"
+            )));
+        }
         if !self.run_until(CLIENTS_MAX, Cluster::clients_are_idle) {
             found.push(Violation::NoProgress(
                 "a client waits for its last answer".to_owned(),
@@ -110,6 +125,7 @@ impl Cluster {
         found.extend(check_replicas(self));
         found.extend(self.check_memberships());
         found.extend(check_logs(self));
+        found.extend(self.check_all_released());
         found.extend(self.watch.violations().iter().cloned());
         if found.is_empty() {
             Ok(self.report(acknowledged))
@@ -118,11 +134,31 @@ impl Cluster {
         }
     }
 
+    /// Gives the workers time to remove files, where they do so often, and checks what is
+    /// left.
+    fn check_all_released(&mut self) -> Vec<Violation> {
+        let interval = self.options.store.snapshot_gc_interval;
+        let mut left = check_released(self);
+        if interval <= FILES_INTERVAL_MAX {
+            for _ in 0..4 {
+                if left.is_empty() {
+                    break;
+                }
+                self.run_for(interval);
+                left = check_released(self);
+            }
+            return left;
+        }
+        // The files may stay longer than a run lasts.
+        left.retain(|one| matches!(one, Violation::NotReleased { file: false, .. }));
+        left
+    }
+
     fn report(&self, acknowledged: u64) -> RunReport {
         RunReport {
             length: self.now(),
             operations: self.history.len(),
-            keys: self.history.by_key().len(),
+            keys: self.history.keys().len(),
             acknowledged,
             messages: self.network.counts().0,
             terms_led: self.watch.terms_led(),
@@ -168,13 +204,8 @@ impl Cluster {
 
     /// Reads every key that is in the history.
     fn read_everything(&mut self) -> Result<BTreeMap<Bytes, Option<Bytes>>, Violation> {
-        let keys: BTreeSet<Bytes> = self
-            .history
-            .operations()
-            .map(|operation| operation.key.clone())
-            .collect();
         let mut values = BTreeMap::new();
-        for key in keys {
+        for key in self.history.keys() {
             let operation = match key.strip_prefix(b"system:") {
                 Some(record) => ClientOperation::SystemGet(Bytes::copy_from_slice(record)),
                 None => ClientOperation::Get(key.clone()),
@@ -191,6 +222,12 @@ impl Cluster {
             }
         }
         Ok(values)
+    }
+
+    /// A region without a leader, if there is one.
+    fn leaderless(&self) -> Option<u64> {
+        let mut ids = self.regions.iter().map(|region| region.id);
+        ids.find(|id| self.leader_of(*id).is_none())
     }
 
     /// Why the cluster is not at rest, if it is not.

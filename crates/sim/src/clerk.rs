@@ -13,9 +13,8 @@ use strata_proto::stratapb::{
 };
 use strata_raftstore::{Answer, CommandOutcome, RequestBody};
 
-use crate::client::{Attempt, AttemptResult, Client, ClientId, Next};
+use crate::client::{Attempt, AttemptResult, Client, ClientId, Entered, Next};
 use crate::cluster::{Cluster, Event};
-use crate::history::OperationId;
 use crate::operation::ClientOperation;
 use crate::violation::Violation;
 use crate::workload::Workload;
@@ -95,7 +94,7 @@ impl Cluster {
             {
                 sessions.on_opened(region.id, id.clone());
             }
-            client.entered = Some((attempt.keys, attempt.entries));
+            client.entered = Some(attempt.entered);
             return Next::Again(pause);
         }
         match sessions.on_met(met(result)) {
@@ -104,7 +103,7 @@ impl Cluster {
                 Next::Done
             }
             Course::Again => {
-                client.entered = Some((attempt.keys, attempt.entries));
+                client.entered = Some(attempt.entered);
                 Next::Again(pause)
             }
             Course::Unknown => Next::GiveUp,
@@ -151,9 +150,6 @@ impl Cluster {
         (step, body, entered)
     }
 }
-
-/// Keys and places in the history of an operation.
-pub(crate) type Entered = (Vec<bytes::Bytes>, Vec<OperationId>);
 
 /// True for what a clerk executes in a session.
 pub(crate) fn needs_session(operation: &ClientOperation) -> bool {

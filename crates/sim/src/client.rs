@@ -17,7 +17,6 @@ use strata_client::clerk::course::{Sessions, Step};
 use strata_proto::metapb::Region;
 use strata_raftstore::{Answer, Error};
 
-use crate::clerk::Entered;
 use crate::history::OperationId;
 use crate::operation::ClientOperation;
 use crate::workload::Workload;
@@ -65,13 +64,20 @@ pub enum Next {
     GiveUp,
 }
 
+/// An attempt's place in the history.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    /// The keys that it touches, in the order in which they were entered.
+    pub keys: Vec<bytes::Bytes>,
+    /// `None`: none of them is in the history.
+    pub operation: Option<OperationId>,
+}
+
 /// An attempt that waits for its answer.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub call: u64,
-    /// Entries of the history.
-    pub entries: Vec<OperationId>,
-    pub keys: Vec<bytes::Bytes>,
+    pub entered: Entered,
     /// What a clerk sent for it in a session.
     pub step: Option<Step>,
 }

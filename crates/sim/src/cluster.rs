@@ -44,6 +44,7 @@ use crate::network::{Network, Weather, between};
 use crate::planted::Planted;
 use crate::promises::Promises;
 use crate::queue::EventQueue;
+use crate::replicas::replica_sum;
 use crate::snapshots::SnapshotStream;
 use crate::store::SimStore;
 use crate::system::RecordMachine;
@@ -54,6 +55,10 @@ use crate::watch::Watch;
 
 /// How finely [`Cluster::run_until`] looks at its condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Ticks of all stores together after which the replicas of one region are summed up: with
+/// five stores about three times a second.
+const TICKS_BETWEEN_SUMS: u64 = 32;
 
 /// Bytes that all snapshots of a store may take.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
@@ -228,6 +233,8 @@ pub struct Cluster {
     pub(crate) next_stream: u64,
     /// Installs that have ended, and deletions of compacted entries.
     pub(crate) installed: u64,
+    /// Ticks of all stores.
+    ticks: u64,
     pub(crate) compacted: u64,
     pub(crate) clients: BTreeMap<ClientId, Client>,
     /// Every key that is in the history.
@@ -279,6 +286,7 @@ impl Cluster {
             streams: BTreeMap::new(),
             next_stream: 1,
             installed: 0,
+            ticks: 0,
             compacted: 0,
             clients: BTreeMap::new(),
             universe: BTreeSet::new(),
@@ -337,7 +345,7 @@ impl Cluster {
         store.files = MemFiles::new();
         store.options.admitted = false;
         store.out = true;
-        self.watch.forget(id);
+        self.watch.on_wipe(id);
     }
 
     /// Starts a store from its engines. A store that cannot start is a violation.
@@ -568,8 +576,19 @@ impl Cluster {
         store.life == life && store.is_up()
     }
 
+    /// Lets a message arrive at a store that nobody has sent now: one from long ago, or a
+    /// forged one.
+    pub fn inject(&mut self, to: u64, message: RaftMessage) {
+        let messages = vec![message];
+        self.queue
+            .push(Duration::ZERO, Event::Deliver { to, messages });
+    }
+
     fn on_deliver(&mut self, to: u64, messages: Vec<RaftMessage>) {
-        let store = self.store_mut(to);
+        // A forged message may have named a store that does not exist as its sender.
+        let Some(store) = self.stores.get_mut(&to) else {
+            return;
+        };
         if store.is_up() {
             let events = messages.into_iter().map(StoreEvent::Message);
             store.inbox.extend(events);
@@ -596,6 +615,26 @@ impl Cluster {
             self.enter(store, StoreEvent::Tick);
         }
         self.schedule_tick(store);
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(TICKS_BETWEEN_SUMS) {
+            self.sum_up_replicas();
+        }
+    }
+
+    /// Sums up the replicas of the next region in turn.
+    fn sum_up_replicas(&mut self) {
+        let turn = (self.ticks / TICKS_BETWEEN_SUMS) as usize % self.regions.len();
+        let region = &self.regions[turn];
+        for (id, store) in &self.stores {
+            match replica_sum(region, &store.engines) {
+                Ok(Some((index, sum))) => self.watch.on_sum(region.id, *id, index, sum),
+                Ok(None) => {}
+                Err(reason) => self.watch.report(Violation::StoreStopped {
+                    store_id: *id,
+                    reason,
+                }),
+            }
+        }
     }
 
     fn schedule_tick(&mut self, id: u64) {

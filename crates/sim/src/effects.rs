@@ -297,11 +297,19 @@ impl Cluster {
         }
         let now = self.queue.now();
         let skip = self.planted.skip_apply;
-        let store = self.store_mut(id);
+        let store = self
+            .stores
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("no store {id}"));
         let mut work = store.applies[lane]
             .waiting
             .pop_front()
             .expect("work is waiting");
+        if let Some(core) = &store.core {
+            let directory = core.directory();
+            let term_of = |region_id| directory.entry(region_id).map(|entry| entry.view.term());
+            self.watch.on_apply((id, life), &work, term_of);
+        }
         let mut skipped = false;
         if let Some((_, behind)) = skip.filter(|(at, _)| *at == id) {
             skipped = empty_one_entry(&mut work, behind);
@@ -401,8 +409,8 @@ impl Cluster {
         store.stop();
         store.engines = engines;
         store.files = files;
+        self.watch.on_crash(id, &store.engines);
         if crash == Crash::Power {
-            self.watch.on_crash(id, &store.engines);
             self.counters.add_crash(&store.engines, &shown);
         }
         self.trace
@@ -483,11 +491,12 @@ impl Cluster {
         let Some(id) = self.handled_by(&event) else {
             return Some(event);
         };
-        let store = self.store_mut(id);
-        if store.paused_until <= now {
-            return Some(event);
+        match self.stores.get_mut(&id) {
+            Some(store) if store.paused_until > now => {
+                store.held.push(event);
+                None
+            }
+            _ => Some(event),
         }
-        store.held.push(event);
-        None
     }
 }

@@ -1,7 +1,8 @@
 //! Operations of simulated clients: what they send, and what their answers mean.
 //!
-//! An operation touches one region. It becomes a request, and entries of the history, one
-//! for each key that it reads or writes; the answer then becomes an outcome for each.
+//! An operation touches one region. It becomes a request, and one operation of the history,
+//! an atomic step on all keys that it reads or writes; the answer then becomes an outcome
+//! for each of them.
 //!
 //! A value that expires is a write with a removal behind it, of exactly that value, which
 //! happens some time or never: one that expired stays so, and nobody sees it again. Records
@@ -163,7 +164,8 @@ impl ClientOperation {
         }
     }
 
-    /// The entries of the history. `universe` holds all keys that any client may write.
+    /// What the history holds of it: an action for each key. `universe` holds all keys that
+    /// any client may write. Empty if it touches no key of the history.
     #[must_use]
     pub fn actions(
         &self,

@@ -9,6 +9,8 @@
 //!          what it promised: at the start for those that are loaded, with the first message
 //!          for those that are created later, or whose store came back empty.
 //!
+//! Elsewhere: what a crash leaves on the disk of it (`raft_watch`).
+//!
 //! Of the log this holds within one term: a leader of a later one may replace what was taken.
 
 use std::collections::BTreeMap;

@@ -12,9 +12,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use strata_proto::eraftpb::Entry;
 use strata_proto::metapb::Region;
+use strata_proto::raft_serverpb::PeerState;
 use strata_proto::stratapb::RaftApplyState;
 use strata_raftstore::SYSTEM_REGION_ID;
 use strata_storage::bootstrap::BOOTSTRAP_INDEX;
+use strata_storage::snapshot::Origin;
 use strata_storage::{
     Cf, Direction, EngineKind, Engines, MemEngine, ReadView, keys, read_apply_state,
     read_raft_state, read_region_state,
@@ -65,6 +67,40 @@ pub fn check_replicas(cluster: &Cluster) -> Vec<Violation> {
 }
 
 fn content(region: &Region, engines: &Engines<MemEngine>) -> Result<(u64, Content), String> {
+    let mut content = Content::new();
+    let index = visit_content(region, engines, &mut |cf, key, value| {
+        let entry = (cf, Bytes::copy_from_slice(key));
+        content.insert(entry, Bytes::copy_from_slice(value));
+    })?;
+    Ok((index, content))
+}
+
+/// Applied index and a sum over the content of a replica; `None` where there is none, or one
+/// that is being replaced.
+pub(crate) fn replica_sum(
+    region: &Region,
+    engines: &Engines<MemEngine>,
+) -> Result<Option<(u64, u32)>, String> {
+    let state = read_region_state(&engines.kv, region.id).map_err(|error| error.to_string())?;
+    if state.is_none_or(|state| state.state() != PeerState::Normal) {
+        return Ok(None);
+    }
+    let mut sum = crc32fast::Hasher::new();
+    let index = visit_content(region, engines, &mut |cf, key, value| {
+        sum.update(&[cf as u8, key.len() as u8]);
+        sum.update(key);
+        sum.update(&(value.len() as u32).to_le_bytes());
+        sum.update(value);
+    })?;
+    Ok(Some((index, sum.finalize())))
+}
+
+/// Hands out all that a replica holds beside its log, in a fixed order; its applied index.
+fn visit_content(
+    region: &Region,
+    engines: &Engines<MemEngine>,
+    visit: &mut dyn FnMut(Cf, &[u8], &[u8]),
+) -> Result<u64, String> {
     let say = |error: strata_storage::Error| error.to_string();
     let applied = read_apply_state(&engines.kv, region.id)
         .map_err(say)?
@@ -78,48 +114,46 @@ fn content(region: &Region, engines: &Engines<MemEngine>) -> Result<(u64, Conten
     let state = read_region_state(&engines.kv, region.id)
         .map_err(say)?
         .ok_or_else(|| format!("region {} has no region state", region.id))?;
-    let mut content = Content::new();
-    content.insert(
-        (Cf::Raft, keys::apply_state(region.id).into()),
-        comparable.encode_to_vec().into(),
+    visit(
+        Cf::Raft,
+        &keys::apply_state(region.id),
+        &comparable.encode_to_vec(),
     );
-    content.insert(
-        (Cf::Raft, keys::region_state(region.id).into()),
-        state.encode_to_vec().into(),
+    visit(
+        Cf::Raft,
+        &keys::region_state(region.id),
+        &state.encode_to_vec(),
     );
     let (start, end) = keys::session_range(region.id);
-    collect(engines, Cf::Raft, &start, &end, &mut content)?;
+    visit_range(engines, Cf::Raft, &start, &end, visit)?;
     if region.id == SYSTEM_REGION_ID {
         let (start, end) = keys::system_range();
-        collect(engines, Cf::Raft, &start, &end, &mut content)?;
+        visit_range(engines, Cf::Raft, &start, &end, visit)?;
     } else {
         let (start, end) = keys::data_range(&region.start_key, &region.end_key);
         for cf in EngineKind::Kv.column_families() {
             if *cf != Cf::Raft {
-                collect(engines, *cf, &start, &end, &mut content)?;
+                visit_range(engines, *cf, &start, &end, visit)?;
             }
         }
     }
-    Ok((applied.applied_index, content))
+    Ok(applied.applied_index)
 }
 
-fn collect(
+fn visit_range(
     engines: &Engines<MemEngine>,
     cf: Cf,
     start: &[u8],
     end: &[u8],
-    content: &mut Content,
+    visit: &mut dyn FnMut(Cf, &[u8], &[u8]),
 ) -> Result<(), String> {
-    let mut visit = |key: &[u8], value: &[u8]| {
-        content.insert(
-            (cf, Bytes::copy_from_slice(key)),
-            Bytes::copy_from_slice(value),
-        );
+    let mut each = |key: &[u8], value: &[u8]| {
+        visit(cf, key, value);
         ControlFlow::Continue(())
     };
     engines
         .kv
-        .scan(cf, start, Some(end), Direction::Forward, &mut visit)
+        .scan(cf, start, Some(end), Direction::Forward, &mut each)
         .map_err(|error| error.to_string())
 }
 
@@ -214,6 +248,58 @@ pub fn check_log_limits(cluster: &Cluster) -> Vec<Violation> {
                 });
             }
         }
+    }
+    found
+}
+
+/// Checks that what compaction gave up and what was sent is gone: entries behind the
+/// truncation points, and files of snapshots that nobody can want. Of what a leader made the
+/// latest of each region stays for `snapshot_keep_time`. For a cluster at rest that has had
+/// the time of some log gc ticks and of four `snapshot_gc_interval`s.
+#[must_use]
+pub fn check_released(cluster: &Cluster) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for store_id in cluster.store_ids() {
+        let store = cluster.store(store_id);
+        let mut held: Vec<(String, bool)> = Vec::new();
+        let snapshots = store.core.as_ref().map(|core| core.snapshots().list());
+        let snapshots = snapshots.unwrap_or_default();
+        for region in cluster.regions() {
+            let Ok(Some(state)) = read_apply_state(&store.engines.kv, region.id) else {
+                continue;
+            };
+            // A crash may bring deleted entries back; they go with the next compaction.
+            let gone = match store.life {
+                1 => state.truncated_index,
+                _ => store.log_gone.get(&region.id).copied().unwrap_or(0),
+            };
+            let log = whole_log(region.id, &store.engines).unwrap_or_default();
+            let left = log.range(..=gone).count();
+            if left > 0 {
+                let what = format!(
+                    "{left} entries of region {} up to {gone}, where its log was truncated",
+                    region.id
+                );
+                held.push((what, false));
+            }
+            let own = snapshots
+                .iter()
+                .filter(|info| info.key.region_id == region.id);
+            let (made, received): (Vec<_>, Vec<_>) =
+                own.partition(|info| info.key.origin == Origin::Generated);
+            let newest = made.iter().map(|info| info.key.index).max();
+            let older = made.iter().filter(|info| Some(info.key.index) != newest);
+            let applied = received
+                .iter()
+                .filter(|info| info.key.index <= state.applied_index);
+            held.extend(older.chain(applied).map(|info| (format!("{info:?}"), true)));
+        }
+        let violation = |(what, file)| Violation::NotReleased {
+            store_id,
+            what,
+            file,
+        };
+        found.extend(held.into_iter().map(violation));
     }
     found
 }

@@ -359,6 +359,7 @@ impl Cluster {
                 self.compacted += done.len() as u64;
                 for done in done {
                     if let JobDone::LogGone { region_id, index } = done {
+                        self.store_mut(id).log_gone.insert(region_id, index);
                         self.note_compaction(id, region_id, index);
                     }
                     self.enter(id, StoreEvent::JobDone(done));

@@ -12,7 +12,7 @@
 //!   says. Every life has a number, and what was scheduled in an earlier one is dropped.
 //! * Within a lane nothing overtakes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use strata_raftstore::{
@@ -61,6 +61,8 @@ pub struct SimStore {
     pub(crate) workers: Option<Workers<MemEngine>>,
     /// Number of the region worker's next turn.
     pub(crate) region_turn: u64,
+    /// Up to where the entries of regions were deleted in this life.
+    pub(crate) log_gone: BTreeMap<u64, u64>,
 }
 
 /// Batches on their way into the raft engine.
@@ -107,6 +109,7 @@ impl SimStore {
             applies: Vec::new(),
             workers: None,
             region_turn: 0,
+            log_gone: BTreeMap::new(),
         }
     }
 
@@ -128,6 +131,7 @@ impl SimStore {
         self.life += 1;
         self.core = None;
         self.workers = None;
+        self.log_gone.clear();
         self.inbox.clear();
         self.step_scheduled = false;
         self.missed_ticks = 0;

@@ -15,8 +15,8 @@ use strata_client::clerk::course::Step;
 use strata_proto::metapb::Region;
 use strata_raftstore::{Answer, Error, Request, RequestBody, RequestHeader, SYSTEM_REGION_ID};
 
-use crate::clerk::{Entered, needs_session};
-use crate::client::{Attempt, AttemptResult, Client, ClientId, Next};
+use crate::clerk::needs_session;
+use crate::client::{Attempt, AttemptResult, Client, ClientId, Entered, Next};
 use crate::cluster::{Cluster, Event};
 use crate::network::between;
 use crate::operation::ClientOperation;
@@ -165,7 +165,7 @@ impl Cluster {
             region.peers.iter().map(|peer| peer.store_id).collect()
         };
         let store = client.target(&region, &stores, replica_read, &mut self.rng);
-        let (step, body, (keys, entries)) = self.prepare_attempt(client, &operation, &region);
+        let (step, body, entered) = self.prepare_attempt(client, &operation, &region);
         let peers_move = self.options.peers_move;
         let header = RequestHeader {
             region_id: region.id,
@@ -188,8 +188,7 @@ impl Cluster {
         let call = self.send_request(Some(client.id), store, request, allowed, record);
         client.attempt = Some(Attempt {
             call,
-            entries,
-            keys,
+            entered,
             step,
         });
         let cancelled = client.workload.as_ref().map_or(0.0, |w| w.cancelled);
@@ -199,7 +198,7 @@ impl Cluster {
         }
     }
 
-    /// What is sent, with the operation's keys and entries of the history.
+    /// What is sent, with the operation's place in the history.
     fn prepare_attempt(
         &mut self,
         client: &mut Client,
@@ -214,7 +213,7 @@ impl Cluster {
         (None, operation.body(self.options.space), entered)
     }
 
-    /// Enters an attempt into the history; its keys with their entries.
+    /// Enters an attempt into the history, as one step on all its keys.
     pub(crate) fn enter_into_history(
         &mut self,
         client: ClientId,
@@ -222,14 +221,11 @@ impl Cluster {
         region: &Region,
     ) -> Entered {
         let now = self.queue.now().as_micros() as u64;
-        operation
-            .actions(self.options.space, region, &self.universe)
-            .into_iter()
-            .map(|(key, action)| {
-                let entry = self.history.invoke(client, key.clone(), action, now);
-                (key, entry)
-            })
-            .unzip()
+        let actions = operation.actions(self.options.space, region, &self.universe);
+        let keys = actions.iter().map(|(key, _)| key.clone()).collect();
+        let operation =
+            (!actions.is_empty()).then(|| self.history.invoke_all(client, actions, now));
+        Entered { keys, operation }
     }
 
     pub(crate) fn region_for(&self, operation: &ClientOperation) -> &Region {
@@ -315,14 +311,12 @@ impl Cluster {
         result: &AttemptResult,
     ) {
         let now = self.queue.now().as_micros() as u64;
+        let entered = &attempt.entered;
         match result {
-            AttemptResult::Answered(answer) => match operation.outcomes(&attempt.keys, answer) {
+            AttemptResult::Answered(answer) => match operation.outcomes(&entered.keys, answer) {
                 Ok(outcomes) => {
-                    for (entry, outcome) in attempt.entries.iter().zip(outcomes) {
-                        match outcome {
-                            Some(outcome) => self.history.complete(*entry, outcome, now),
-                            None => self.history.retract(*entry),
-                        }
+                    if let Some(id) = entered.operation {
+                        self.history.complete_all(id, outcomes, now);
                     }
                 }
                 Err(detail) => {
@@ -335,26 +329,19 @@ impl Cluster {
                     let detail = format!("client {}: {operation:?}: {error}", client.id);
                     self.watch.report(Violation::UnexpectedAnswer(detail));
                 }
-                attempt
-                    .entries
-                    .iter()
-                    .for_each(|entry| self.history.retract(*entry));
+                self.retract(entered);
             }
-            AttemptResult::Unreachable => {
-                attempt
-                    .entries
-                    .iter()
-                    .for_each(|entry| self.history.retract(*entry));
-            }
+            AttemptResult::Unreachable => self.retract(entered),
             // Writes stay as operations of unknown outcome; reads without an answer say
             // nothing.
-            AttemptResult::Unknown(_) if operation.reads() => {
-                attempt
-                    .entries
-                    .iter()
-                    .for_each(|entry| self.history.retract(*entry));
-            }
+            AttemptResult::Unknown(_) if operation.reads() => self.retract(entered),
             AttemptResult::Unknown(_) => {}
+        }
+    }
+
+    fn retract(&mut self, entered: &Entered) {
+        if let Some(id) = entered.operation {
+            self.history.retract(id);
         }
     }
 }

@@ -80,6 +80,107 @@ pub enum Violation {
         /// What it starts with; 0 if the region is not there.
         found: u64,
     },
+    /// A peer voted for two candidates in a term, or for one in a term that is over.
+    #[error("region {region_id}: peer {peer} voted {first:?}, then {second:?} (term, candidate)")]
+    VotedTwice {
+        /// The region.
+        region_id: u64,
+        /// The peer that voted.
+        peer: u64,
+        /// Term and candidate of its vote.
+        first: (u64, u64),
+        /// Those of the later one.
+        second: (u64, u64),
+    },
+    /// A leader took back what it had said is committed.
+    #[error("region {region_id}: commit index of term {term} went from {from} back to {to}")]
+    CommitWentBack {
+        /// The region.
+        region_id: u64,
+        /// The leader's term.
+        term: u64,
+        /// What it had sent.
+        from: u64,
+        /// What it sent then.
+        to: u64,
+    },
+    /// Two entries of one index and term differ, or what lies before them.
+    #[error("region {region_id}: two logs differ at index {index} of term {term}")]
+    LogsDiffer {
+        /// The region.
+        region_id: u64,
+        /// Index of the entries.
+        index: u64,
+        /// Term of the entries.
+        term: u64,
+    },
+    /// A leader lacks an entry that was applied in an earlier term.
+    #[error(
+        "region {region_id}: peer {leader} leads in term {leader_term} with an entry of term \
+         {term} at index {index}, where one of term {applied} was applied"
+    )]
+    LeaderIncomplete {
+        /// The region.
+        region_id: u64,
+        /// The leader.
+        leader: u64,
+        /// Its term.
+        leader_term: u64,
+        /// The index.
+        index: u64,
+        /// Term of the leader's entry.
+        term: u64,
+        /// Term of the entry that was applied.
+        applied: u64,
+    },
+    /// Two stores applied different entries at one index.
+    #[error(
+        "region {region_id}: entries {first:?} and {second:?} (store, term) applied at {index}"
+    )]
+    AppliedDiffer {
+        /// The region.
+        region_id: u64,
+        /// The index.
+        index: u64,
+        /// The first store that applied there, and the term of its entry.
+        first: (u64, u64),
+        /// The other one.
+        second: (u64, u64),
+    },
+    /// A store left an index out, or applied one twice.
+    #[error("region {region_id} on store {store_id}: applied {last}, then {next}")]
+    AppliedOutOfOrder {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// The last index before.
+        last: u64,
+        /// The one that came.
+        next: u64,
+    },
+    /// A crash took back what a store had told others.
+    #[error("region {region_id}: store {store_id} forgot {what}; left: {left}")]
+    PromiseForgotten {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// What it had told.
+        what: String,
+        /// What the crash has left.
+        left: String,
+    },
+    /// A store holds something that it should have given up.
+    #[error("store {store_id} still holds {what}")]
+    NotReleased {
+        /// The store.
+        store_id: u64,
+        /// What.
+        what: String,
+        /// True for the files of a snapshot.
+        file: bool,
+    },
     /// A peer does not remember what it had said (Raft paper, figure 2).
     #[error("region {region_id} on store {store_id}: peer {peer_id} forgot: {detail}")]
     PromiseBroken {

@@ -1,9 +1,14 @@
 //! Checkers that look on while a cluster runs.
 //!
+//! Raft      The safety properties at every message and every applied entry
+//!           ([`raft_watch`](crate::raft_watch)).
 //! Leaders   Who sends appends, heartbeats or hand-overs acts as leader of its term; there
 //!           is at most one in each term of a region.
 //! Crashes   What a crash leaves applied is in the raft engine, too, unless a snapshot is
-//!           being installed or the peer is destroyed.
+//!           being installed or the peer is destroyed. What a peer had granted or
+//!           acknowledged is there.
+//! Replicas  Now and then a region's replicas are summed up: equal applied index, equal
+//!           data.
 //! Starts    The peers of a store have the memberships that they had shown before it ended, or
 //!           later ones (crash rule 2).
 
@@ -11,13 +16,14 @@ use std::collections::BTreeMap;
 
 use strata_proto::eraftpb::MessageType;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
-use strata_raftstore::Directory;
+use strata_raftstore::{ApplyTask, ApplyWork, Directory};
 use strata_storage::{
     Engines, MemEngine, read_all_region_states, read_apply_state, read_raft_state,
     read_region_state,
 };
 
 use crate::counters::LeaderChanges;
+use crate::raft_watch::RaftWatch;
 use crate::violation::Violation;
 
 /// Remembers what must stay true, and what was found broken.
@@ -29,6 +35,9 @@ pub struct Watch {
     pub(crate) changes: LeaderChanges,
     /// By store and region: the peer and `conf_ver` that were shown when the store ended.
     shown: BTreeMap<(u64, u64), (u64, u64)>,
+    raft: RaftWatch,
+    /// By region and applied index: the store whose replica was summed up first, and the sum.
+    sums: BTreeMap<u64, BTreeMap<u64, (u64, u32)>>,
     violations: Vec<Violation>,
 }
 
@@ -56,6 +65,65 @@ impl Watch {
 
     /// Looks at a message that leaves a store.
     pub fn on_send(&mut self, envelope: &RaftMessage) {
+        if let Some(violation) = self.raft.on_send(envelope) {
+            self.report(violation);
+        }
+        self.look_at_leader(envelope);
+    }
+
+    /// Looks at what an apply shard of a store is given, whose peers' terms `term_of` tells.
+    pub fn on_apply(
+        &mut self,
+        store: (u64, u64),
+        work: &ApplyWork,
+        term_of: impl Fn(u64) -> Option<u64>,
+    ) {
+        for task in &work.tasks {
+            match task {
+                ApplyTask::Entries(task) => {
+                    // A peer that is gone from the directory is about to be destroyed.
+                    let term = term_of(task.region_id).unwrap_or(u64::MAX);
+                    let found = self
+                        .raft
+                        .on_apply(store, task.region_id, term, &task.entries);
+                    if let Some(violation) = found {
+                        self.report(violation);
+                    }
+                }
+                ApplyTask::BeginInstall { region, .. } => {
+                    self.raft.on_replaced(store.0, region.id);
+                }
+                ApplyTask::AddRegion { region, .. } => {
+                    self.raft.on_other_peer(store.0, region.id);
+                }
+                ApplyTask::Destroy { region_id, .. } => {
+                    self.raft.on_other_peer(store.0, *region_id);
+                }
+            }
+        }
+    }
+
+    /// Looks at the sum of a replica.
+    pub fn on_sum(&mut self, region_id: u64, store_id: u64, index: u64, sum: u32) {
+        /// Indices that are remembered of a region: replicas are seldom farther apart.
+        const KEPT_MAX: usize = 64;
+        let sums = self.sums.entry(region_id).or_default();
+        let (first, expected) = *sums.entry(index).or_insert((store_id, sum));
+        if sums.len() > KEPT_MAX {
+            sums.pop_first();
+        }
+        if expected != sum {
+            self.report(Violation::ReplicasDiffer {
+                region_id,
+                first,
+                second: store_id,
+                index,
+                detail: format!("their data sum up to {expected:08x} and {sum:08x}"),
+            });
+        }
+    }
+
+    fn look_at_leader(&mut self, envelope: &RaftMessage) {
         let Some(message) = &envelope.message else {
             return;
         };
@@ -88,6 +156,10 @@ impl Watch {
 
     /// Looks at the engines that a crash has left.
     pub fn on_crash(&mut self, store_id: u64, engines: &Engines<MemEngine>) {
+        match self.raft.on_crash(store_id, engines) {
+            Ok(found) => found.into_iter().for_each(|one| self.report(one)),
+            Err(error) => self.damaged(store_id, &error),
+        }
         let states = match read_all_region_states(&engines.kv) {
             Ok(states) => states,
             Err(error) => return self.damaged(store_id, &error),
@@ -130,9 +202,15 @@ impl Watch {
         }
     }
 
-    /// Forgets what a store has shown: it gets a new folder.
-    pub fn forget(&mut self, store_id: u64) {
+    /// Forgets what a store has shown.
+    fn forget(&mut self, store_id: u64) {
         self.shown.retain(|(id, _), _| *id != store_id);
+    }
+
+    /// A store gets a new folder.
+    pub fn on_wipe(&mut self, store_id: u64) {
+        self.forget(store_id);
+        self.raft.forget(store_id);
     }
 
     /// Looks at the regions with which a store starts again.

@@ -36,6 +36,9 @@ mod rocks;
 pub mod snapshot;
 mod wal;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use batch::{Change, WriteBatch};
 pub use engine::{
     Cf, Direction, Durability, Engine, EngineError, EngineKind, Engines, ReadView, Visitor,

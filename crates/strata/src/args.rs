@@ -1,12 +1,14 @@
 //! The command line: words, flags, defaults, examples. No logic.
 
 mod bulk;
+mod check;
 mod debug;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub use bulk::{ExportArgs, ImportArgs, Rows};
+pub use check::CheckArgs;
 pub use debug::{DebugArgs, DebugCommand, Family};
 
 /// A replicated, TiKV-compatible key-value store.
@@ -89,6 +91,8 @@ pub enum Command {
     Store(StoreArgs),
     /// Measure the cluster.
     Bench(BenchArgs),
+    /// Check that the cluster is linearizable, under a concurrent load.
+    Check(CheckArgs),
     /// Look into the folder of a stopped node.
     Debug(DebugArgs),
     /// Print a completion script for a shell.

@@ -3,7 +3,7 @@
 mod export;
 mod import;
 mod progress;
-mod rows;
+pub mod rows;
 
 use crate::args::{Format, Global, KvArgs, KvCommand};
 use crate::connect::connect;

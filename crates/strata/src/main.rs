@@ -7,9 +7,12 @@
 
 mod args;
 mod bench;
+mod check;
 mod connect;
 mod debug;
 mod exit;
+#[cfg(test)]
+mod fuzz_tests;
 mod http_get;
 mod kv;
 mod manual;
@@ -47,6 +50,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Region(args) => block_on(region::run(&global, args.command)),
         Command::Store(args) => block_on(store::run(&global, args.command)),
         Command::Bench(args) => bench::run(&global, args.command),
+        Command::Check(args) => check::run(&global, args),
         Command::Debug(args) => debug::run(&global, args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&global, dir.as_deref()),

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bad_input_import;
 mod bad_input_requests;
+mod check;
 mod clerk;
 mod command_line;
 mod crash;

@@ -5,10 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::Duration;
 use strata_proto::stratapb::RawSpace;
+use strata_sim::history::{Action, Outcome};
 use strata_storage::{
     Cf, Claim, DataFolder, Durability, Engine, EngineOptions, ReadView, WriteBatch, keys,
 };
-use strata_tests::linearizable::{Action, Operation};
 use strata_tests::{
     Cluster, ClusterOptions, Load, LoadOptions, Recorded, SyncRecord, cut_to_synced,
 };
@@ -42,33 +42,25 @@ async fn small_run(cluster: &Cluster) -> Recorded {
 async fn planted_fault_process_harness_stale_read_is_found() {
     let cluster = Cluster::start().await;
     let mut recorded = small_run(&cluster).await;
-    let history = recorded
-        .histories
-        .iter_mut()
-        .find(|history| {
-            history
+    let history = &mut recorded.history;
+    let registers = history.by_key().into_iter();
+    let (key, oldest) = registers
+        .filter_map(|(key, operations)| {
+            // Values are written once each, and the last operation is the read at the end.
+            let puts: Vec<_> = operations
                 .iter()
-                .filter(|of| matches!(of.action, Action::Put(_)))
-                .count()
-                > 3
+                .filter(|of| of.returned.is_some())
+                .filter_map(|of| match &of.first().action {
+                    Action::Put(value) => Some(value.clone()),
+                    _ => None,
+                })
+                .collect();
+            (puts.len() > 3).then(|| (key, puts[0].clone()))
         })
+        .next()
         .expect("a register that was written several times");
-    let oldest = history
-        .iter()
-        .filter(|of| of.end.is_some())
-        .filter_map(|of| match of.action {
-            Action::Put(value) => Some((of.start, value)),
-            _ => None,
-        })
-        .min()
-        .expect("a put");
-    let last: &mut Operation = history.last_mut().expect("the read at the end");
-    assert_ne!(
-        last.action,
-        Action::Get(Some(oldest.1)),
-        "the fault is none"
-    );
-    last.action = Action::Get(Some(oldest.1));
+    let stale = history.invoke(0, key, Action::Get, 0);
+    history.complete(stale, Outcome::Value(Some(oldest)), 0);
     let verdict = judge_registers(&recorded).unwrap_err();
     assert!(verdict.contains("not linearizable"), "{verdict}");
 }

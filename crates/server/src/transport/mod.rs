@@ -41,6 +41,8 @@ pub(crate) use admission::Admission;
 pub(crate) use greet::Greeter;
 pub(crate) use incarnations::Incarnations;
 pub(crate) use receiver::ExchangeServer;
+#[cfg(test)]
+pub(crate) use receiver::split_fitting;
 pub(crate) use snapshot::{
     Attached, AttachedStore, NodeTransport, RegionSnapshots, SnapshotLink, SnapshotReplyStream,
     SnapshotServer, SnapshotStreams, SnapshotTransfer,

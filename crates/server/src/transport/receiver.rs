@@ -85,7 +85,11 @@ impl ExchangeServer {
 }
 
 /// Messages that come from and go to the stores of the stream, and how many do not.
-fn split_fitting(messages: Vec<RaftMessage>, from: u64, to: u64) -> (Vec<RaftMessage>, u64) {
+pub(crate) fn split_fitting(
+    messages: Vec<RaftMessage>,
+    from: u64,
+    to: u64,
+) -> (Vec<RaftMessage>, u64) {
     let all = messages.len();
     let fits = |message: &RaftMessage| {
         let on = |peer: &Option<strata_proto::metapb::Peer>, store| {

@@ -13,7 +13,11 @@ pub fn must_be_found(fault: Fault) {
     match found {
         Some((seed, failure)) => {
             let name = fault.name();
-            println!("{name}: found with {} seeds: {}", seed + 1, failure.violations[0]);
+            println!(
+                "{name}: found with {} seeds: {}",
+                seed + 1,
+                failure.violations[0]
+            );
         }
         None => panic!("{}: not found in {SEEDS_MAX} seeds", fault.name()),
     }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod files;
+mod fuzz;
 mod receive;
 mod rocks;
 

@@ -1,0 +1,35 @@
+//! The command line of `strata check`.
+
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strata check                                   8 clients for 30 seconds
+  strata check --clients 16 --seconds 60 --history run.jsonl
+  strata check --verify run.jsonl                judge a recorded history, without a cluster
+
+Clients put, get, delete, append, compare and swap, scan, write batches and remove ranges on
+keys of their own that all of them share, in every region; then the history is judged. The
+keys contain `strata-check-` and are removed at the end. The verdict holds for --endpoints
+given in any state: nodes may be killed, cut off or restarted meanwhile.
+
+Exit codes: 0 linearizable; 1 not linearizable; 3 not decided, or an error.")]
+pub struct CheckArgs {
+    /// Clients that work side by side.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub clients: u64,
+    /// How long they work.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Seed of what the clients choose; another one each time unless given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Write the history to a file, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Judge the history in a file instead of a cluster. Operations that were not finished
+    /// count as maybe done.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["clients", "seconds", "seed", "history"])]
+    pub verify: Option<PathBuf>,
+}
