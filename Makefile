@@ -19,7 +19,7 @@ QUICK ?=
 # The tests of faults that are planted on purpose, in a build of their own.
 PLANTED := -p strata-sim --features planted-faults --test planted_faults
 
-.PHONY: help setup run build test list-tests lint bench
+.PHONY: help setup run build test list-tests lint bench planted
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -48,6 +48,9 @@ lint: setup ## formatting, clippy and docs, warnings denied
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo clippy $(PLANTED) -p strata-raft -p strata-storage -p strata-raftstore --lib --release --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps -q
+
+planted: setup ## how many seeds find each fault that is planted on purpose
+	cargo run --release --locked -p strata-sim --features planted-faults --example planted_table
 
 bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing
 	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick)
