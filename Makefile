@@ -19,7 +19,10 @@ QUICK ?=
 # The tests of faults that are planted on purpose, in a build of their own.
 PLANTED := -p strata-sim --features planted-faults --test planted_faults
 
-.PHONY: help setup run build test list-tests lint bench planted
+# Seeds of `make sim`.
+SEEDS ?= 0..2000
+
+.PHONY: help setup run build test list-tests lint bench sim planted
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -54,3 +57,7 @@ planted: setup ## how many seeds find each fault that is planted on purpose
 
 bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing
 	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick)
+
+sim: build ## simulate clusters under faults, for example: make sim SEEDS=0..10000
+	$(STRATA_BIN) sim --seeds $(SEEDS)
+	@$(MAKE) --no-print-directory planted

@@ -33,6 +33,11 @@ fn play(fault: Fault, first: u64) -> Found {
     let _planting = plant(Some(fault));
     for count in 0..SEEDS_MAX {
         if let Err(failure) = Plan::draw(first + count).run() {
+            let nothing = plant(None);
+            if let Err(failure) = Plan::draw(first + count).run() {
+                panic!("seed {} is not clean: {failure}", first + count);
+            }
+            drop(nothing);
             let violation = &failure.violations[0];
             let name = format!("{violation:?}");
             let end = name.find([' ', '(']).unwrap_or(name.len());

@@ -164,6 +164,20 @@ impl ClientOperation {
         }
     }
 
+    /// The expiry of the value that it writes: a step of its own, at some time or never. The
+    /// answer tells of the write alone.
+    #[must_use]
+    pub fn expiry(&self) -> Option<(Bytes, Action)> {
+        let Self::PutExpiring(key, value, _) = self else {
+            return None;
+        };
+        let expiry = Action::CompareAndSwap {
+            expected: Some(value.clone()),
+            new: None,
+        };
+        Some((key.clone(), expiry))
+    }
+
     /// What the history holds of it: an action for each key. `universe` holds all keys that
     /// any client may write. Empty if it touches no key of the history.
     #[must_use]
@@ -177,17 +191,7 @@ impl ClientOperation {
         match self {
             Self::Get(key) => one(key, Action::Get),
             Self::Put(key, value) => one(key, Action::Put(value.clone())),
-            Self::PutExpiring(key, value, _) => {
-                let expiry = Action::CompareAndSwap {
-                    expected: Some(value.clone()),
-                    new: None,
-                };
-                // The answer tells of the write alone: the other stays open.
-                vec![
-                    (key.clone(), Action::Put(value.clone())),
-                    (key.clone(), expiry),
-                ]
-            }
+            Self::PutExpiring(key, value, _) => one(key, Action::Put(value.clone())),
             Self::Delete(key) => one(key, Action::Delete),
             Self::Append(key, value) => one(key, Action::Append(value.clone())),
             Self::CompareAndSwap { key, expected, new } => {

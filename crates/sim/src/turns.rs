@@ -223,6 +223,9 @@ impl Cluster {
         let now = self.queue.now().as_micros() as u64;
         let actions = operation.actions(self.options.space, region, &self.universe);
         let keys = actions.iter().map(|(key, _)| key.clone()).collect();
+        if let Some((key, expiry)) = operation.expiry() {
+            self.history.invoke(client, key, expiry, now);
+        }
         let operation =
             (!actions.is_empty()).then(|| self.history.invoke_all(client, actions, now));
         Entered { keys, operation }

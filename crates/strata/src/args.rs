@@ -3,6 +3,7 @@
 mod bulk;
 mod check;
 mod debug;
+mod sim;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 pub use bulk::{ExportArgs, ImportArgs, Rows};
 pub use check::CheckArgs;
 pub use debug::{DebugArgs, DebugCommand, Family};
+pub use sim::SimArgs;
 
 /// A replicated, TiKV-compatible key-value store.
 #[derive(Debug, Parser)]
@@ -95,6 +97,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Look into the folder of a stopped node.
     Debug(DebugArgs),
+    /// Simulate whole clusters under faults and check what their clients saw.
+    Sim(SimArgs),
     /// Print a completion script for a shell.
     #[command(after_help = "Examples:
   strata completions bash > /etc/bash_completion.d/strata

@@ -19,6 +19,7 @@ mod manual;
 mod node;
 mod output;
 mod region;
+mod sim;
 mod spread;
 mod status;
 mod store;
@@ -52,6 +53,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Bench(args) => bench::run(&global, args.command),
         Command::Check(args) => check::run(&global, args),
         Command::Debug(args) => debug::run(&global, args),
+        Command::Sim(args) => sim::run(&global, args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&global, dir.as_deref()),
         Command::NoopServer(args) => bench::noop::run(args),

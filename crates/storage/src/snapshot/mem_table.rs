@@ -69,14 +69,18 @@ impl SnapshotEngine for MemEngine {
 
     fn ingest_table(&self, files: &MemFiles, name: &str, cf: Cf) -> Result<(), SnapshotError> {
         let length = files.length(name)?.unwrap_or(0);
-        let cut = |_| SnapshotError::Table {
+        let cut = || SnapshotError::Table {
             path: files.display(name),
             detail: format!("an entry goes on behind the end at {length}"),
         };
         let mut batch = WriteBatch::new();
         let mut offset = 0;
         while offset < length {
-            let header = files.read(name, offset, HEADER_BYTES).map_err(cut)?;
+            // A read that fails is no damage: an install tries it again.
+            let header = match files.read(name, offset, HEADER_BYTES) {
+                Err(SnapshotError::FileLength { .. }) => return Err(cut()),
+                read => read?,
+            };
             let (key, value) = header.split_at(HEADER_BYTES / 2);
             let [key, value] = [key, value].map(|part| {
                 let part: [u8; 4] = part.try_into().expect("half a header has four bytes");
@@ -84,7 +88,7 @@ impl SnapshotEngine for MemEngine {
             });
             offset += HEADER_BYTES as u64;
             if key + value > length - offset {
-                return Err(cut(SnapshotError::Crashed));
+                return Err(cut());
             }
             let entry = files.read(name, offset, (key + value) as usize)?;
             offset += key + value;
@@ -96,5 +100,36 @@ impl SnapshotEngine for MemEngine {
         }
         self.write(&batch, Durability::Unsynced)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mem_files::FileFault;
+    use super::*;
+    use crate::engine::EngineKind;
+
+    #[test]
+    fn failed_read_of_a_table_is_not_taken_for_damage() {
+        let files = MemFiles::new();
+        let mut writer = MemEngine::table_writer(&files, "t").unwrap();
+        writer.put(b"k", b"v").unwrap();
+        writer.finish().unwrap();
+        let kv = MemEngine::new(EngineKind::Kv);
+        files.fail_next(FileFault::Read);
+        let failed = kv.ingest_table(&files, "t", Cf::Raw);
+        assert!(
+            matches!(failed, Err(SnapshotError::File { .. })),
+            "{failed:?}"
+        );
+        assert_eq!(kv.ingest_table(&files, "t", Cf::Raw), Ok(()));
+        files
+            .append("t", files.length("t").unwrap().unwrap(), b"\0")
+            .unwrap();
+        let damaged = kv.ingest_table(&files, "t", Cf::Raw);
+        assert!(
+            matches!(damaged, Err(SnapshotError::Table { .. })),
+            "{damaged:?}"
+        );
     }
 }
