@@ -16,10 +16,13 @@ UP ?=
 SECONDS ?= 10
 QUICK ?=
 
+# The tests of faults that are planted on purpose, in a build of their own.
+PLANTED := -p strata-sim --features planted-faults --test planted_faults
+
 # Seeds of `make sim`.
 SEEDS ?= 0..2000
 
-.PHONY: help setup run build test list-tests lint bench sim
+.PHONY: help setup run build test list-tests lint bench sim planted
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -41,14 +44,20 @@ test: build ## run all tests
 
 list-tests: setup ## list every test
 	@cargo test --workspace --release --locked -q -- --list
+	@cargo test $(PLANTED) --release --locked -q -- --list
 
 lint: setup ## formatting, clippy and docs, warnings denied
 	cargo fmt --all -- --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy $(PLANTED) -p strata-raft -p strata-storage -p strata-raftstore --lib --release --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps -q
+
+planted: setup ## how many seeds find each fault that is planted on purpose
+	cargo run --release --locked -p strata-sim --features planted-faults --example planted_table
 
 bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing
 	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick)
 
 sim: build ## simulate clusters under faults, for example: make sim SEEDS=0..10000
 	$(STRATA_BIN) sim --seeds $(SEEDS)
+	@$(MAKE) --no-print-directory planted

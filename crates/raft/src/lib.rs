@@ -23,11 +23,32 @@
 //! Version)"; thesis: Ongaro: "Consensus: Bridging Theory and Practice". Sections in comments
 //! without a name are the paper's.
 
+/// True if a fault of [`planted`](crate::planted) is planted here; constant without the
+/// feature `planted-faults`.
+#[cfg(feature = "planted-faults")]
+#[macro_export]
+macro_rules! planted {
+    ($fault:ident) => {
+        $crate::planted::is_planted($crate::planted::Fault::$fault)
+    };
+}
+
+/// False: this build has no planted faults.
+#[cfg(not(feature = "planted-faults"))]
+#[macro_export]
+macro_rules! planted {
+    ($fault:ident) => {
+        false
+    };
+}
+
 mod conf_change;
 mod config;
 mod error;
 mod log;
 mod mem_storage;
+#[cfg(feature = "planted-faults")]
+pub mod planted;
 mod progress;
 mod quorum;
 mod raw_node;
@@ -48,6 +69,7 @@ pub use progress::{Inflights, Progress, ProgressState};
 pub use quorum::{Joint, Majority, VoteResult};
 pub use raw_node::RawNode;
 pub use ready::{LightReady, Ready};
+pub use replica::CAMPAIGN_TRANSFER;
 pub use status::{Counts, Status};
 pub use storage::{RaftState, Storage, StorageError};
 pub use types::{

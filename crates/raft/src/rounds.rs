@@ -46,6 +46,14 @@ impl Rounds {
         (oldest <= round).then_some(at)
     }
 
+    /// Lets the latest confirmed round count from `at`: the planted fault of a lease that is
+    /// measured from the answer.
+    pub fn count_from(&mut self, at: Duration) {
+        if let Some(confirmed) = self.sent.front_mut() {
+            confirmed.1 = at;
+        }
+    }
+
     /// Forgets everything, for a new term.
     pub fn clear(&mut self) {
         *self = Self::default();

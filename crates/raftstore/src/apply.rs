@@ -30,7 +30,7 @@ use strata_proto::eraftpb::{ConfChangeV2, Entry, EntryType};
 use strata_proto::metapb::Region;
 use strata_proto::raft_cmdpb::AdminRequest;
 use strata_proto::stratapb::{DataCommand, EntryCommand, RaftApplyState};
-use strata_raft::EntryId;
+use strata_raft::{EntryId, planted};
 use strata_storage::{Cf, Durability, Engine, WriteBatch, keys, record};
 
 use crate::apply_admin::{AdminContext, AdminOutcome, execute_admin};
@@ -387,7 +387,11 @@ impl ApplyShard {
                     &touched.state,
                 );
             }
-            if !touched.changes.is_empty() {
+            // Planted: the rule below, for a change of peers.
+            let unsynced = |change: &RegionChange| {
+                planted!(ConfChangeNotSynced) && matches!(change, RegionChange::Conf { .. })
+            };
+            if !touched.changes.iter().all(unsynced) {
                 // Crash rule 2: a change of a region is synced before anyone learns of it.
                 round.output.durability = Durability::Synced;
             }
@@ -607,7 +611,7 @@ impl<E: Engine> Round<'_, E> {
             sessions: &mut peer.sessions,
             metrics: self.metrics,
             region: &peer.region,
-            clock_ms: peer.state.region_clock_ms,
+            clock_ms: clock_of(&peer.state),
             index,
         };
         (0..)
@@ -651,6 +655,16 @@ impl<E: Engine> Round<'_, E> {
             one.refuse(error.clone(), &mut self.output.replies);
         }
     }
+}
+
+/// The clock by which commands are judged.
+fn clock_of(state: &RaftApplyState) -> u64 {
+    // Planted: it is the region's, the same on every replica.
+    #[cfg(feature = "planted-faults")]
+    if planted!(ExpiryByLocalClock) {
+        return strata_raft::planted::wall_ms();
+    }
+    state.region_clock_ms
 }
 
 fn version_of(region: &Region) -> u64 {

@@ -14,6 +14,7 @@ use strata_proto::stratapb::{
     OpenSessionCommand, RawSpace, SessionOperation, SystemCommand, WriteCommand,
     data_command::Body,
 };
+use strata_raft::planted;
 use strata_storage::{Engine, keys, raw_value};
 
 use crate::apply::ApplyFault;
@@ -158,7 +159,12 @@ impl<E: Engine> CommandContext<'_, E> {
         if let Some(refusal) = self.outside(space, &cas.key) {
             return Ok(refusal);
         }
-        let previous = self.live(space, &cas.key)?.map(|live| live.value);
+        // Planted: a command sees what those before it have written.
+        let stored = match planted!(CasPastPendingBatch) {
+            true => self.flushed(space, &cas.key)?,
+            false => self.stored(space, &cas.key)?,
+        };
+        let previous = self.alive(stored)?.map(|live| live.value);
         let succeeded = previous == cas.expected;
         if succeeded {
             let expiry = raw_value::expiry_after(self.clock_ms, cas.ttl_seconds);
@@ -214,10 +220,24 @@ impl<E: Engine> CommandContext<'_, E> {
 
     /// The value of a key as the commands before this one left it.
     fn live(&mut self, space: RawSpace, key: &[u8]) -> Result<Option<LiveValue>, ApplyFault> {
-        let stored = self
-            .overlay
-            .get(self.kv, keys::raw_cf(space), &keys::raw_key(space, key))
-            .map_err(ReadFault::from)?;
+        let stored = self.stored(space, key)?;
+        self.alive(stored)
+    }
+
+    fn stored(&mut self, space: RawSpace, key: &[u8]) -> Result<Option<Bytes>, ApplyFault> {
+        let key = keys::raw_key(space, key);
+        let stored = self.overlay.get(self.kv, keys::raw_cf(space), &key);
+        Ok(stored.map_err(ReadFault::from)?)
+    }
+
+    /// As the engine has it, without the pending batch.
+    fn flushed(&self, space: RawSpace, key: &[u8]) -> Result<Option<Bytes>, ApplyFault> {
+        let key = keys::raw_key(space, key);
+        let stored = self.kv.get(keys::raw_cf(space), &key);
+        Ok(stored.map_err(ReadFault::from)?)
+    }
+
+    fn alive(&self, stored: Option<Bytes>) -> Result<Option<LiveValue>, ApplyFault> {
         let Some(stored) = stored else {
             return Ok(None);
         };

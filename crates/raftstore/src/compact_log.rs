@@ -25,7 +25,7 @@ use std::time::Duration;
 use prost::Message as _;
 use strata_proto::raft_cmdpb::{AdminCmdType, AdminRequest, CompactLogRequest};
 use strata_proto::stratapb::EntryCommand;
-use strata_raft::Storage as _;
+use strata_raft::{Storage as _, planted};
 use strata_storage::Engine;
 
 use crate::job::RegionJob;
@@ -179,6 +179,15 @@ impl<E: Engine> Peer<E> {
             .is_ok()
         {
             context.metrics.log_compactions_proposed.increment();
+            if planted!(CompactAboveApplied) {
+                // Planted: entries go when their compaction is applied, up to what is applied.
+                let (region_id, to_index) = (self.region.id, self.raft.storage().last().index);
+                let job = RegionJob::GcLog {
+                    region_id,
+                    to_index,
+                };
+                context.out.jobs.push(job);
+            }
         }
     }
 

@@ -322,6 +322,8 @@ impl<E: SnapshotEngine> StoreCore<E> {
     }
 
     fn take(&mut self, now: Now, event: StoreEvent, effects: &mut Vec<StoreEffect>) {
+        #[cfg(feature = "planted-faults")]
+        strata_raft::planted::show_wall_ms(now.wall_ms);
         match event {
             StoreEvent::Message(message) => {
                 let shard = shard_of(message.region_id, self.shards.len());

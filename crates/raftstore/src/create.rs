@@ -27,7 +27,8 @@ use std::time::Duration;
 use strata_proto::eraftpb::MessageType;
 use strata_proto::metapb::{Peer as PeerMeta, Region};
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::{Engine, PeerStorage, PeerStorageOptions, keys};
+use strata_raft::planted;
+use strata_storage::{Durability, Engine, PeerStorage, PeerStorageOptions, keys};
 
 use crate::directory::{Directory, PeerView, SYSTEM_REGION_ID, find_peer, find_peer_on};
 use crate::metrics::StoreMetrics;
@@ -315,6 +316,12 @@ impl<E: Engine> Shard<E> {
         let stop = |error: &dyn std::fmt::Display| -> ! {
             panic!("region {region_id}: its new peer cannot start: {error}")
         };
+        if planted!(VoteForgottenAtCreation) {
+            // Planted: term and vote of the region stay, whoever comes (crash rule 4).
+            let forgotten = crate::destroy::without_log(region_id);
+            let written = self.engines.raft.write(&forgotten, Durability::Unsynced);
+            written.unwrap_or_else(|error| stop(&error));
+        }
         let storage_options = PeerStorageOptions::default();
         let storage = PeerStorage::open(&self.engines, region.clone(), peer.id, &storage_options)
             .unwrap_or_else(|error| stop(&error));

@@ -216,7 +216,7 @@ impl<E: Engine> Shard<E> {
 }
 
 /// Removes a region's log and RaftLocalState from the raft engine.
-fn without_log(region_id: u64) -> WriteBatch {
+pub(crate) fn without_log(region_id: u64) -> WriteBatch {
     let mut batch = WriteBatch::new();
     let (start, end) = keys::region_raft_range(region_id);
     batch.delete_range(Cf::RaftLog, start, end);

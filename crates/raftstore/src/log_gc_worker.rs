@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use strata_raft::planted;
 use strata_storage::snapshot::SnapshotError;
 use strata_storage::{Cf, Durability, Engine, Engines, Error, WriteBatch, keys, read_apply_state};
 
@@ -80,13 +81,22 @@ impl<E: Engine> LogGcWorker<E> {
             let state = read_apply_state(&self.engines.kv, region_id)
                 .map_err(|error| fault(region_id, error))?;
             // Without a state the region was destroyed, and its log with it.
-            let index = state.map_or(0, |state| state.truncated_index.min(to_index));
+            let mut index = state.map_or(0, |state| state.truncated_index.min(to_index));
+            // Planted: what goes is truncated for the kv engine and for the shard.
+            if planted!(CompactAboveApplied) {
+                index = to_index;
+            }
             self.delete(region_id, index, &mut batch);
             done.push(JobDone::LogGone { region_id, index });
         }
         // In this order: the engines are logs of their own.
         let Engines { kv, raft } = &self.engines;
-        kv.make_durable()
+        // Planted: where the log begins is durable before the entries go (crash rule 6).
+        let durable = match planted!(LogDeletedBeforeDurable) {
+            true => Ok(()),
+            false => kv.make_durable(),
+        };
+        durable
             .and_then(|()| raft.write(&batch, Durability::Unsynced))
             .map_err(|error| fault(first, error.into()))?;
         Ok(done)

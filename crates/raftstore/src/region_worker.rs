@@ -25,6 +25,8 @@ use std::time::Duration;
 
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::PeerState;
+#[cfg(feature = "planted-faults")]
+use strata_raft::planted;
 use strata_storage::snapshot::{
     Generated, Generator, Installed, Installer, Origin, SnapshotEngine, SnapshotError,
     SnapshotInfo, SnapshotKey, SnapshotManager, clear_region,
@@ -84,6 +86,9 @@ pub struct RegionWorker<E: SnapshotEngine> {
     current: Option<Current<E>>,
     /// Regions that were installed here and that the directory may not show yet.
     installed: BTreeMap<u64, Region>,
+    /// Clears that are reported and still to be done: a planted fault.
+    #[cfg(feature = "planted-faults")]
+    late_clears: VecDeque<Region>,
     /// Nothing is done before.
     not_before: Duration,
     /// The failure of the last piece of an install, until one succeeds.
@@ -110,6 +115,8 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             queue: VecDeque::new(),
             current: None,
             installed: BTreeMap::new(),
+            #[cfg(feature = "planted-faults")]
+            late_clears: VecDeque::new(),
             not_before: Duration::ZERO,
             waits_because: None,
             next_gc: None,
@@ -185,9 +192,18 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             }) => self.install(now, region_id, index, installer),
             None => match self.queue.pop_front() {
                 Some(job) => self.begin(job),
-                None => Ok(None),
+                None => self.idle(),
             },
         }
+    }
+
+    /// Nothing is waiting.
+    fn idle(&mut self) -> Result<Option<JobDone>, WorkerFault> {
+        #[cfg(feature = "planted-faults")]
+        if let Some(region) = self.late_clears.pop_front() {
+            self.clear(&region)?;
+        }
+        Ok(None)
     }
 
     fn begin(&mut self, job: RegionJob) -> Result<Option<JobDone>, WorkerFault> {
@@ -229,6 +245,13 @@ impl<E: SnapshotEngine> RegionWorker<E> {
                     here,
                 }))
             }
+            // Planted: clears run in their turn, before anybody hears of them (crash rule 11).
+            #[cfg(feature = "planted-faults")]
+            RegionJob::Clear { region } if planted!(LateClear) => {
+                let region_id = region.id;
+                self.late_clears.push_back(region);
+                Ok(Some(JobDone::Cleared { region_id }))
+            }
             RegionJob::Clear { region } => self.clear(&region).map(Some),
             RegionJob::GcLog { .. } => unreachable!("refused when it was pushed"),
         }
@@ -240,6 +263,11 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         mut generator: Box<Generator<E>>,
         budget_bytes: usize,
     ) -> Result<Option<JobDone>, WorkerFault> {
+        // Planted: index and data are of one engine snapshot (crash rule 11).
+        #[cfg(feature = "planted-faults")]
+        if planted!(SnapshotIndexFromMemory) {
+            generator.read_on_from(self.kv.snapshot());
+        }
         match generator.step(budget_bytes) {
             Ok(Generated::Working) => {
                 self.current = Some(Current::Generate {

@@ -355,6 +355,14 @@ impl RequestToken {
         )
     }
 
+    /// True while the request waits to be proposed or served: giving it up still has an
+    /// effect.
+    pub fn is_waiting(&self) -> bool {
+        self.cancelled
+            .as_ref()
+            .is_some_and(|flag| Arc::strong_count(flag) > 1)
+    }
+
     /// Lets the request run to its end whatever its sender does.
     pub fn detach(mut self) {
         self.cancelled = None;

@@ -35,6 +35,7 @@ use strata_proto::stratapb::{
     ClientSession, CompareAndSwapVerdict, Executed, OpenSessionCommand, SessionAnswer,
     SessionOperation, ValueTooLarge, session_answer::Outcome,
 };
+use strata_raft::planted;
 use strata_storage::keys::SESSION_ID_BYTES;
 use strata_storage::{Cf, Direction, Engine, RecordKind, keys, record};
 
@@ -182,6 +183,11 @@ impl SessionTable {
         let Ok(id) = SessionId::try_from(&operation.session_id[..]) else {
             return Ok(Admission::Settled(CommandOutcome::Refused));
         };
+        if planted!(UnknownSessionAsNew) && !sessions.by_id.contains_key(&id) {
+            // Planted: nobody knows what a session that is gone has done.
+            let record = reopened(at, operation);
+            sessions.put(at, id, &record);
+        }
         let Some(standing) = sessions.by_id.get(&id).copied() else {
             return Ok(Admission::Settled(CommandOutcome::SessionExpired));
         };
@@ -363,6 +369,18 @@ fn read_standing(
     let record: ClientSession =
         record::decode(RecordKind::Session, key, &stored).map_err(ReadFault::from)?;
     Ok((id, Standing::of(&record)))
+}
+
+/// The record of a session that goes on with an operation: the planted fault of one that
+/// comes back from nothing.
+fn reopened<E>(at: &Surroundings<'_, E>, operation: &SessionOperation) -> ClientSession {
+    ClientSession {
+        last_sequence: operation.sequence.saturating_sub(1),
+        last_answer: None,
+        last_used_ms: at.clock_ms,
+        last_used_index: at.index,
+        ttl_ms: u64::MAX,
+    }
 }
 
 /// What is kept of an outcome; `None` for a refusal.

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use strata_proto::metapb::{self, Region};
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
+use strata_raft::planted;
 use strata_storage::snapshot::SnapshotError;
 use strata_storage::{Engine, Engines, WriteBatch};
 
@@ -262,7 +263,8 @@ impl<E: Engine> Shard<E> {
         Shard {
             index,
             store_id,
-            admitted: options.admitted,
+            // Planted: who may have lost a log takes no part (bootstrap).
+            admitted: options.admitted || planted!(WipedStoreVotes),
             disk_nearly_full: false,
             options,
             engines,

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::SnapshotMeta;
-use strata_raft::Ready;
+use strata_raft::{Ready, planted};
 use strata_storage::snapshot::{MetaFault, SnapshotError, begin_install, check_install};
 use strata_storage::{Engine, WriteBatch};
 
@@ -243,7 +243,10 @@ impl<E: Engine> Peer<E> {
             panic!("region {region_id}: begun twice, in {:?}", install.phase);
         };
         let number = ready.number;
-        context.out.log.append(std::mem::take(raft));
+        // Planted: the log is that of the snapshot, too (crash rule 3).
+        if !planted!(SnapshotMetaInOneEngine) {
+            context.out.log.append(std::mem::take(raft));
+        }
         context.out.log_sync = true;
         context.out.logged.push((region_id, number));
         let messages = std::mem::take(&mut ready.messages);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strata_proto::metapb::Region;
+use strata_raft::planted;
 
 use crate::directory::PeerView;
 use crate::error::Error;
@@ -30,7 +31,12 @@ pub struct PendingRequest {
 impl PendingRequest {
     /// Why the request must not be started any more, if so.
     pub(crate) fn given_up(&self, now: Duration) -> Option<Error> {
-        given_up(&self.cancellation, self.request.header.deadline, now)
+        // Planted: nothing is begun behind its deadline.
+        let deadline = match planted!(ProposedPastDeadline) {
+            true => Duration::MAX,
+            false => self.request.header.deadline,
+        };
+        given_up(&self.cancellation, deadline, now)
     }
 }
 
@@ -86,7 +92,9 @@ impl ReadTask {
     /// Why what an engine snapshot holds must not be shown, if so: the region's data may
     /// have been cleared before it was taken. Asked after it was taken.
     pub(crate) fn superseded(&self) -> Option<Error> {
-        (self.view.data_epoch() != self.data_epoch).then_some(Error::NotLeader {
+        // Planted: data that were let go of are not read.
+        let moved = self.view.data_epoch() != self.data_epoch && !planted!(ReadWithoutSecondCheck);
+        moved.then_some(Error::NotLeader {
             region_id: self.region.id,
             leader: None,
         })

@@ -17,6 +17,7 @@ use crate::client::{AttemptResult, ClientId};
 use crate::cluster::{Cluster, Event};
 use crate::network::between;
 use crate::store::SimStore;
+use crate::violation::Violation;
 
 /// Travel time between clients and stores.
 const TRAVEL: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(600));
@@ -37,6 +38,12 @@ pub(crate) struct Call {
     record: Option<Bytes>,
     /// The hold on the request; dropped, it cancels.
     token: Option<RequestToken>,
+    /// The region.
+    region_id: u64,
+    /// For a read that has arrived: index that some replica had applied by then.
+    required: Option<u64>,
+    /// For a write that has arrived: its deadline, by the store's clock.
+    deadline: Option<Duration>,
     /// Nobody takes the result.
     unheard: bool,
     /// Its client has gone while the request was on its way.
@@ -161,6 +168,9 @@ impl Cluster {
             client,
             store,
             allowed,
+            region_id: request.header.region_id,
+            required: None,
+            deadline: None,
             request: Some(request),
             record,
             token: None,
@@ -231,8 +241,17 @@ impl Cluster {
         if !self.stores.get(&store_id).is_some_and(SimStore::is_up) {
             return self.finish_call(id, AttemptResult::Unreachable);
         }
+        let deadline = self.store(store_id).clock.monotonic(now) + allowed;
+        let required = self.freshness.required(request.header.region_id);
         if let Some(call) = self.calls.get_mut(&id) {
             call.arrived = true;
+            match &request.body {
+                RequestBody::Read(_) | RequestBody::SystemRead => call.required = Some(required),
+                RequestBody::Write(_) | RequestBody::SystemWrite(_) => {
+                    call.deadline = Some(deadline);
+                }
+                RequestBody::TransferLeader { .. } | RequestBody::ChangePeers { .. } => {}
+            }
         }
         let reply = Reply::new(move |result| {
             mailbox
@@ -278,6 +297,25 @@ impl Cluster {
             };
             assert!(!call.answered, "call {id} was answered twice");
             call.answered = true;
+            if let Some(required) = call.required.filter(|_| result.is_ok()) {
+                let (region_id, store_id) = (call.region_id, call.store);
+                let applied = self.freshness.applied(store_id, region_id);
+                if self.given_up.contains(&region_id) {
+                    let given_up = Violation::ReadOfGivenUpData {
+                        region_id,
+                        store_id,
+                    };
+                    self.watch.report(given_up);
+                }
+                if applied < required {
+                    self.watch.report(Violation::StaleRead {
+                        region_id,
+                        store_id,
+                        applied,
+                        required,
+                    });
+                }
+            }
             let result = match (&call.record, result) {
                 (Some(record), Ok(Answer::System(view))) => match view.get(record) {
                     Ok(value) => Ok(Answer::Value(value)),
@@ -302,6 +340,14 @@ impl Cluster {
                 self.store_failed(store, reason);
             }
         }
+    }
+
+    /// True if a write is neither proposed nor answered and `now` is its deadline.
+    pub(crate) fn waits_past(&self, id: u64, now: Duration) -> bool {
+        self.calls.get(&id).is_some_and(|call| {
+            let waits = call.token.as_ref().is_some_and(RequestToken::is_waiting);
+            waits && call.deadline.is_some_and(|deadline| deadline <= now)
+        })
     }
 
     /// A store has ended: nobody answers what was under way there.

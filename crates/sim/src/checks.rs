@@ -123,6 +123,7 @@ impl Cluster {
         }
         found.extend(check_log_limits(self));
         found.extend(check_replicas(self));
+        found.extend(self.check_memberships());
         found.extend(check_logs(self));
         found.extend(self.check_all_released());
         found.extend(self.watch.violations().iter().cloned());

@@ -21,6 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{RawSpace, SnapshotFrame, SnapshotReply};
+use strata_raft::planted;
 use strata_raftstore::{
     Answer, Error, ReadTask, StoreCore, StoreEvent, StoreOptions, SystemStateMachine,
 };
@@ -31,19 +32,24 @@ use strata_storage::{Cf, EngineError, Engines, Fault, MemEngine, ReadView};
 use crate::calls::Call;
 use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
+use crate::commits::Commits;
 use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::faults::{Armed, Mend, Strike};
+use crate::freshness::Freshness;
 use crate::guard::guarded;
 use crate::history::History;
+use crate::leases::LedTerms;
 use crate::network::{Network, Weather, between};
 use crate::planted::Planted;
+use crate::promises::Promises;
 use crate::queue::EventQueue;
 use crate::replicas::replica_sum;
 use crate::snapshots::SnapshotStream;
 use crate::store::SimStore;
 use crate::system::RecordMachine;
 use crate::trace::Trace;
+use crate::trouble::Act;
 use crate::violation::Violation;
 use crate::watch::Watch;
 
@@ -185,6 +191,8 @@ pub(crate) enum Event {
     PowerCut { store: u64, life: u64 },
     /// One of the strikes of a plan.
     Strike { strike: Strike },
+    /// A small fault of a larger one has its turn.
+    Act { act: Act },
     /// The faults' turn.
     Faults { round: u64 },
 }
@@ -202,6 +210,12 @@ pub struct Cluster {
     pub history: History,
     /// Checkers that look on.
     pub watch: Watch,
+    pub(crate) promises: Promises,
+    pub(crate) commits: Commits,
+    pub(crate) led_terms: LedTerms,
+    pub(crate) freshness: Freshness,
+    /// Regions of the store that is stepped whose data it had given up before.
+    pub(crate) given_up: BTreeSet<u64>,
     /// What happened.
     pub trace: Trace,
     pub(crate) queue: EventQueue<Event>,
@@ -254,6 +268,11 @@ impl Cluster {
             network: Network::new(options.weather),
             history: History::new(),
             watch: Watch::default(),
+            promises: Promises::default(),
+            commits: Commits::default(),
+            led_terms: LedTerms::default(),
+            freshness: Freshness::default(),
+            given_up: BTreeSet::new(),
             trace: Trace::new(),
             queue: EventQueue::new(),
             rng: ChaCha8Rng::seed_from_u64(options.seed),
@@ -357,6 +376,7 @@ impl Cluster {
                 let engines = &self.stores[&id].engines;
                 self.watch.on_start(id, &directory, engines);
                 self.trace.note(now, "start", [id, life, 0, 0]);
+                self.look_at_start(id);
                 self.schedule_tick(id);
                 self.schedule_region_work(id, Duration::ZERO);
                 // What the start has left in the outboxes goes with the first step.
@@ -547,6 +567,7 @@ impl Cluster {
             Event::Mend { mend } => self.on_mend(*mend),
             Event::Strike { strike } => self.on_strike(strike),
             Event::Faults { round } => self.on_faults(round),
+            Event::Act { act } => self.on_act(act),
         }
     }
 
@@ -585,6 +606,11 @@ impl Cluster {
             .inbox
             .iter()
             .any(|e| matches!(e, StoreEvent::Tick));
+        if planted!(TickBurst) {
+            // Planted: they are made up for, behind whatever has come meanwhile.
+            let now = self.queue.now();
+            self.store_mut(store).miss_ticks(now, waiting);
+        }
         if !waiting {
             self.enter(store, StoreEvent::Tick);
         }

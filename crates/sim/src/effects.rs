@@ -56,14 +56,22 @@ impl Cluster {
         if store.stalled_until > now {
             return self.schedule_step(id);
         }
-        let events = std::mem::take(&mut store.inbox);
+        let mut events = std::mem::take(&mut store.inbox);
+        events.extend(store.take_missed_ticks());
         let count = events.len() as u64;
+        self.look_at_reads(id, &events);
+        let ticked = events.iter().any(|e| matches!(e, StoreEvent::Tick));
         let Some(effects) = self.step_core(id, |core, local| core.handle_all(local, events)) else {
+            self.given_up.clear();
             return;
         };
         self.trace
             .note(now, "step", [id, count, effects.len() as u64, 0]);
         self.carry_out(id, effects);
+        self.given_up.clear();
+        if ticked {
+            self.look_at_deadlines(id);
+        }
     }
 
     /// Carries out effects in their order.
@@ -171,6 +179,7 @@ impl Cluster {
         if let Some(delay) = together {
             for message in &messages {
                 self.watch.on_send(message);
+                self.look_at_message(from, message);
                 self.note_send(from, to, message, 1);
             }
             self.queue.push(delay, Event::Deliver { to, messages });
@@ -178,6 +187,7 @@ impl Cluster {
         }
         for message in messages {
             self.watch.on_send(&message);
+            self.look_at_message(from, &message);
             let envelope = Envelope {
                 from,
                 to,
@@ -342,6 +352,7 @@ impl Cluster {
         }
         // The rest of this work goes before other work.
         store.applies[lane].busy = write.has_rest();
+        self.look_at_apply(id, write.batch());
         self.enter(id, StoreEvent::DataWritten(write));
         self.maybe_start_apply(id, lane);
     }
@@ -466,6 +477,7 @@ impl Cluster {
             | Event::PowerCut { .. }
             | Event::StreamBroken { .. }
             | Event::Strike { .. }
+            | Event::Act { .. }
             | Event::Faults { .. } => None,
         }
     }

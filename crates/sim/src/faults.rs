@@ -101,6 +101,10 @@ pub enum FaultKind {
     Wipe,
     /// A region gets another member, or loses one, or two change their roles.
     MovePeers,
+    /// Several small faults hit the members of one region within seconds.
+    RegionTrouble,
+    /// A store's process ends again and again, and is back at once each time.
+    CrashLoop,
 }
 
 impl FaultKind {
@@ -123,7 +127,7 @@ impl FaultKind {
     ];
 
     /// Those that a plan draws beside them. `Wipe` and `MovePeers` have their own rules.
-    pub const FURTHER: [FaultKind; 13] = [
+    pub const FURTHER: [FaultKind; 15] = [
         FaultKind::LongPause,
         FaultKind::StuckShards,
         FaultKind::WallJump,
@@ -137,6 +141,8 @@ impl FaultKind {
         FaultKind::LateWorkers,
         FaultKind::BrokenStreams,
         FaultKind::CrashInstalling,
+        FaultKind::RegionTrouble,
+        FaultKind::CrashLoop,
     ];
 }
 
@@ -303,10 +309,8 @@ impl Cluster {
             }
             Mend::Disk(id) => {
                 let lies = self.store(id).disk.lies;
-                self.store_mut(id).disk = Disk {
-                    lies,
-                    ..Disk::good()
-                };
+                let usual = self.options.disk;
+                self.store_mut(id).disk = Disk { lies, ..usual };
             }
             Mend::Weather => {
                 self.network.set_weather(Weather::fair());
@@ -354,7 +358,8 @@ impl Cluster {
             FaultKind::Transfer => self.draw_transfer(rng),
             FaultKind::SlowDisk => {
                 let slow = rng.random();
-                self.store_mut(one).disk = if slow { Disk::slow() } else { Disk::good() };
+                let usual = self.options.disk;
+                self.store_mut(one).disk = if slow { Disk::slow() } else { usual };
                 return Some(Mend::Disk(one));
             }
             FaultKind::LateWorkers => {
@@ -379,6 +384,8 @@ impl Cluster {
             FaultKind::CrashInstalling => self.armed.installs += rng.random_range(1..=3),
             FaultKind::Wipe => self.draw_wipe(one, rng),
             FaultKind::MovePeers => self.draw_move(rng),
+            FaultKind::RegionTrouble => return self.trouble_region(rng),
+            FaultKind::CrashLoop => self.begin_crash_loop(one, rng),
         }
         None
     }
@@ -523,7 +530,7 @@ impl Cluster {
     }
 
     /// Crashes a store that is up and enters its restart.
-    fn bounce(
+    pub(crate) fn bounce(
         &mut self,
         id: u64,
         crash: Crash,

@@ -16,6 +16,11 @@ impl Cluster {
     /// Asks the leader of some region to change its members.
     pub(crate) fn draw_move(&mut self, rng: &mut ChaCha8Rng) {
         let region_id = self.regions[rng.random_range(0..self.regions.len())].id;
+        self.move_region(region_id, rng);
+    }
+
+    /// Asks the leader of a region to change its members.
+    pub(crate) fn move_region(&mut self, region_id: u64, rng: &mut ChaCha8Rng) {
         let Some(leader) = self.leader_of(region_id) else {
             return;
         };
@@ -87,7 +92,13 @@ impl Cluster {
             store_id: free[rng.random_range(0..free.len())],
             ..Peer::default()
         };
-        vec![change(PeerChangeKind::AddLearner, peer)]
+        // One that votes before it has its snapshot has nothing but its promises.
+        let kind = if rng.random_bool(0.4) {
+            PeerChangeKind::AddVoter
+        } else {
+            PeerChangeKind::AddLearner
+        };
+        vec![change(kind, peer)]
     }
 }
 

@@ -93,7 +93,7 @@ impl Planted {
 }
 
 /// True if a batch writes this state of some region.
-fn writes_state(batch: &WriteBatch, state: PeerState) -> bool {
+pub(crate) fn writes_state(batch: &WriteBatch, state: PeerState) -> bool {
     batch.changes().iter().any(|change| match change {
         Change::Put { key, value, .. } if keys::parse_region_state(key).is_some() => {
             let kind = RecordKind::RegionLocalState;

@@ -51,6 +51,10 @@ pub struct SimStore {
     pub(crate) out: bool,
     pub(crate) inbox: Vec<StoreEvent>,
     pub(crate) step_scheduled: bool,
+    /// Ticks that were missed and are to come in a burst, and when the last one came, by the
+    /// store's clock: a planted fault.
+    missed_ticks: u128,
+    ticked_at: Option<Duration>,
     pub(crate) logs: Vec<LogLane>,
     pub(crate) applies: Vec<ApplyLane>,
     /// The workers of this life.
@@ -99,6 +103,8 @@ impl SimStore {
             out: false,
             inbox: Vec::new(),
             step_scheduled: false,
+            missed_ticks: 0,
+            ticked_at: None,
             logs: Vec::new(),
             applies: Vec::new(),
             workers: None,
@@ -128,6 +134,8 @@ impl SimStore {
         self.log_gone.clear();
         self.inbox.clear();
         self.step_scheduled = false;
+        self.missed_ticks = 0;
+        self.ticked_at = None;
         self.paused_until = Duration::ZERO;
         self.stalled_until = Duration::ZERO;
         self.logs.clear();
@@ -138,6 +146,20 @@ impl SimStore {
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.out
+    }
+
+    /// A tick has come; counts those that were due since the one before, and this one if it is
+    /// dropped because another one waits.
+    pub(crate) fn miss_ticks(&mut self, now: Duration, waiting: bool) {
+        let local = self.clock.monotonic(now);
+        let passed = local - self.ticked_at.replace(local).unwrap_or(local);
+        let due = passed.as_nanos() / self.options.tick_interval.as_nanos().max(1);
+        self.missed_ticks += due.saturating_sub(1) + u128::from(waiting);
+    }
+
+    /// Takes the ticks that were missed.
+    pub(crate) fn take_missed_ticks(&mut self) -> impl Iterator<Item = StoreEvent> + use<> {
+        (0..std::mem::take(&mut self.missed_ticks)).map(|_| StoreEvent::Tick)
     }
 
     /// True while the process runs.

@@ -183,6 +183,127 @@ pub enum Violation {
         /// True for the files of a snapshot.
         file: bool,
     },
+    /// A peer does not remember what it had said (Raft paper, figure 2).
+    #[error("region {region_id} on store {store_id}: peer {peer_id} forgot: {detail}")]
+    PromiseBroken {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// The peer.
+        peer_id: u64,
+        /// What it had said, and what it remembers.
+        detail: String,
+    },
+    /// A leader committed what no majority has on its disks.
+    #[error("region {region_id}: {index} is committed in term {term}, the voters have {disks}")]
+    CommitNotHeld {
+        /// The region.
+        region_id: u64,
+        /// Term of the leader.
+        term: u64,
+        /// Index of the entry.
+        index: u64,
+        /// What the voters have on their disks, by store.
+        disks: String,
+    },
+    /// A leader's commit index has moved to an entry of an earlier term (Raft paper, 5.4.2).
+    #[error("region {region_id}: {index} of term {entry_term} is committed in term {term}")]
+    CommitOfEarlierTerm {
+        /// The region.
+        region_id: u64,
+        /// Term of the leader.
+        term: u64,
+        /// Index of the entry.
+        index: u64,
+        /// Term of the entry.
+        entry_term: u64,
+    },
+    /// A leader committed what a later leader may lack (Raft paper, figure 8).
+    #[error(
+        "region {region_id}: {index} is committed in term {term}, and store {store_id} can be \
+         elected without it, the voters have {disks}"
+    )]
+    CommitNotSafe {
+        /// The region.
+        region_id: u64,
+        /// Term of the leader.
+        term: u64,
+        /// Index of the entry.
+        index: u64,
+        /// The store that can be elected.
+        store_id: u64,
+        /// What the voters have on their disks, by store.
+        disks: String,
+    },
+    /// A peer was elected while another one held a lease.
+    #[error(
+        "region {region_id}: store {leader} leads term {term} while store {holder} holds the \
+         lease of term {holder_term}"
+    )]
+    LeaseBroken {
+        /// The region.
+        region_id: u64,
+        /// The store with the lease.
+        holder: u64,
+        /// Term of the lease.
+        holder_term: u64,
+        /// The store that was elected.
+        leader: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// A peer asks for votes over a lease, and the leader of the term before has not told it to.
+    #[error("region {region_id}: peer {peer_id} forces an election in term {term}")]
+    ForcedElection {
+        /// The region.
+        region_id: u64,
+        /// The peer.
+        peer_id: u64,
+        /// The term that it asks for.
+        term: u64,
+    },
+    /// A read was served without what some replica had applied before it came in.
+    #[error(
+        "region {region_id}: store {store_id} serves a read at index {applied}, {required} was \
+         applied before"
+    )]
+    StaleRead {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// What it had applied.
+        applied: u64,
+        /// What was applied somewhere when the read came in.
+        required: u64,
+    },
+    /// A read was served although its peer was gone before, or was installing a snapshot.
+    #[error("region {region_id}: store {store_id} serves a read from data that were given up")]
+    ReadOfGivenUpData {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+    },
+    /// A write waits behind its deadline, and may still be proposed.
+    #[error("store {store_id} still holds call {call} behind its deadline")]
+    KeptPastDeadline {
+        /// The store.
+        store_id: u64,
+        /// Number of the call.
+        call: u64,
+    },
+    /// The Raft core of a replica works with another membership than its region has.
+    #[error("region {region_id} on store {store_id}: membership: {detail}")]
+    MembershipDiffers {
+        /// The region.
+        region_id: u64,
+        /// The store.
+        store_id: u64,
+        /// Both.
+        detail: String,
+    },
     /// A store stopped itself, or could not start from what is on its disk.
     #[error("store {store_id} stopped: {reason}")]
     StoreStopped {

@@ -46,7 +46,7 @@ pub use engine::{
 pub use error::{Error, IdentFault, RecordFault, StartFault};
 pub use expiry::{ExpiryClocks, ExpiryLookup, SnapshotGuard, may_drop};
 pub use folder::{Claim, DataFolder, FolderError, FolderReader};
-pub use mem::{Fault, MemEngine, MemSnapshot};
+pub use mem::{Fault, MemDurable, MemEngine, MemSnapshot};
 pub use peer_storage::{PeerStorage, PeerStorageOptions};
 pub use record::RecordKind;
 pub use region_checksum::{RegionChecksum, region_checksum};

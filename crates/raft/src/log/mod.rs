@@ -362,9 +362,18 @@ impl<S: Storage> RaftLog<S> {
         self.writes.has_promise()
     }
 
+    /// Last entry that is committed and persisted here.
+    fn may_be_applied(&self) -> Index {
+        // Planted: what is applied is synced here (crash rule 1).
+        match planted!(AppliedBeforeOwnSync) {
+            true => self.committed,
+            false => self.committed.min(self.persisted),
+        }
+    }
+
     /// Whether entries wait to be handed out to be applied.
     pub fn has_committed(&self) -> bool {
-        !self.has_snapshot() && self.handed < self.committed.min(self.persisted)
+        !self.has_snapshot() && self.handed < self.may_be_applied()
     }
 
     /// Hands out entries that are committed and persisted here, up to `max_bytes`.
@@ -372,7 +381,7 @@ impl<S: Storage> RaftLog<S> {
         if !self.has_committed() {
             return Vec::new();
         }
-        let end = self.committed.min(self.persisted) + 1;
+        let end = self.may_be_applied() + 1;
         let entries = must(
             self.entries(self.handed + 1, end, max_bytes),
             "committed entries",

@@ -71,9 +71,14 @@ impl<S: Storage> Replica<S> {
     /// The time before which a promise forbids to campaign.
     fn no_campaign_until(&self) -> Option<Duration> {
         let heard = self.heard_at.filter(|_| self.config.check_quorum);
-        let heard = heard.map_or(Duration::ZERO, |at| {
+        let mut heard = heard.map_or(Duration::ZERO, |at| {
             at.saturating_add(self.config.election_timeout)
         });
+        if planted!(TickBurst) {
+            // Planted: a promise ends with its time, not with so many ticks.
+            let over = self.election_elapsed >= self.config.election_ticks;
+            heard = if over { Duration::ZERO } else { heard };
+        }
         Some(self.quiet_until.max(heard)).filter(|&until| self.now < until)
     }
 

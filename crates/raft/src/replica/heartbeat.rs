@@ -79,6 +79,7 @@ impl<S: Storage> Replica<S> {
             return Ok(());
         };
         progress.recent_active = true;
+        let confirmed = self.lease_from;
         progress.acked_round = progress.acked_round.max(message.index);
         match progress.state {
             ProgressState::Probe => progress.paused = false,
@@ -102,6 +103,11 @@ impl<S: Storage> Replica<S> {
             progress.resend = true;
         }
         self.on_round_answered();
+        // Planted: who answered has promised nothing beyond the moment of the question.
+        if planted!(LeaseFromAnswer) && self.lease_from != confirmed {
+            self.rounds.count_from(self.now);
+            self.on_round_answered();
+        }
         Ok(())
     }
 

@@ -41,7 +41,7 @@ use crate::types::{Index, NO_PEER, PeerId, ReadState, Role, SoftState, Term, ent
 
 /// Context of a vote request that a leader has asked for by `MsgTimeoutNow`: that leader
 /// has given up its lease, so the vote need not be withheld for its sake.
-pub(crate) const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
+pub const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
 
 /// State of one replica.
 pub(crate) struct Replica<S> {
@@ -107,7 +107,8 @@ impl<S: Storage> Replica<S> {
                 "truncated {truncated}, applied {applied}, committed {committed}, last {last}"
             )));
         }
-        let quiet = if config.quiet_after_start {
+        // Planted: what was promised before a crash is not taken to be promised still.
+        let quiet = if config.quiet_after_start && !planted!(LeaseForgottenAfterRestart) {
             config.election_timeout
         } else {
             Duration::ZERO
@@ -120,7 +121,11 @@ impl<S: Storage> Replica<S> {
             log: RaftLog::new(storage, committed, applied)?,
             tracker: Tracker::new(membership, config.max_inflight_messages),
             term: state.hard_state.term,
-            vote: state.hard_state.vote,
+            // Planted: a vote is given once in a term (section 5.2).
+            vote: match planted!(VoteTwiceAfterRestart) {
+                true => NO_PEER,
+                false => state.hard_state.vote,
+            },
             role: Role::Follower,
             leader: None,
             now,
@@ -327,6 +332,10 @@ impl<S: Storage> Replica<S> {
 
     /// Queues a message that may leave only when all state up to now is synced.
     fn send_after_sync(&mut self, message: Message) {
+        // Planted: an answer is sent when what it answers is synced (figure 2).
+        if planted!(AcknowledgeBeforeSync) && message.msg_type() == MessageType::MsgAppendResponse {
+            return self.send(message);
+        }
         self.messages_after_sync.push(message);
     }
 
@@ -352,7 +361,8 @@ impl<S: Storage> Replica<S> {
     pub fn lease_until(&self) -> Option<Duration> {
         let valid = self.is_leader()
             && self.config.check_quorum
-            && !self.timeout_now_sent
+            // Planted: who has handed over has no lease.
+            && (!self.timeout_now_sent || planted!(LeaseReadAfterTransfer))
             && self.log.applied() >= self.term_start;
         let from = self.lease_from.filter(|_| valid)?;
         Some(from.saturating_add(self.config.lease()))

@@ -195,8 +195,17 @@ impl<S: Storage> Replica<S> {
 
     /// Commits what a quorum has in its logs, if it is of the own term.
     pub(super) fn maybe_commit(&mut self) -> bool {
+        if planted!(OwnLogCountedBeforeSync) {
+            // Planted: a leader's own log counts as far as it is synced.
+            let last = self.log.last_index();
+            if let Some(own) = self.tracker.progress_mut(self.id) {
+                own.maybe_update(last);
+            }
+        }
         let index: Index = self.tracker.committed_index().min(self.log.last_index());
-        let own_term = index > self.log.committed() && self.log.term(index) == Ok(self.term);
-        own_term && self.log.commit_to(index)
+        // Planted: entries of earlier terms are committed by one of the own term only (5.4.2).
+        let own_term =
+            self.log.term(index) == Ok(self.term) || planted!(OldTermCommittedByCounting);
+        index > self.log.committed() && own_term && self.log.commit_to(index)
     }
 }

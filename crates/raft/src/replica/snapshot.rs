@@ -82,10 +82,12 @@ impl<S: Storage> Replica<S> {
             return Err(Error::Malformed { from, reason });
         };
         let id = snapshot_id(&snapshot);
-        if id.index <= self.log.committed() {
+        let stale = id.index <= self.log.committed();
+        // Planted: what is committed is never replaced.
+        if stale && !planted!(StaleSnapshotApplied) {
             return Ok(());
         }
-        if self.log.matches(id) {
+        if !stale && self.log.matches(id) {
             // The log has everything up to there, and more that is worth keeping.
             self.log.commit_to(id.index);
             return Ok(());
@@ -99,7 +101,10 @@ impl<S: Storage> Replica<S> {
             return Err(Error::Malformed { from, reason });
         };
         self.log.restore(snapshot);
-        self.tracker.set_membership(membership, None);
+        // Planted: the membership at an index is that of the snapshot at it.
+        if !planted!(ConfStateIgnored) {
+            self.tracker.set_membership(membership, None);
+        }
         Ok(())
     }
 }

@@ -175,6 +175,10 @@ impl<S: Storage> Replica<S> {
             return self.check_one_leader(message, msg_type);
         }
         if message.term < self.term {
+            // Planted: what is left of an earlier term has no effect (section 5.1).
+            if planted!(LateTimeoutNow) && msg_type == MessageType::MsgTimeoutNow {
+                return Ok(true);
+            }
             self.answer_lower_term(message, msg_type);
             return Ok(false);
         }

@@ -71,7 +71,9 @@ impl<S: Storage> Replica<S> {
 
     /// The leader wants this replica to take over.
     pub(super) fn on_timeout_now(&mut self, message: &Message) {
-        let from_leader = self.role == Role::Follower && self.leader == Some(message.from);
+        // Planted: only the leader of this term hands over.
+        let leads = self.leader == Some(message.from) || planted!(LateTimeoutNow);
+        let from_leader = self.role == Role::Follower && leads;
         if from_leader && self.now >= self.quiet_until && self.is_promotable() {
             self.ask_votes(true);
         }

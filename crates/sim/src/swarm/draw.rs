@@ -130,6 +130,7 @@ fn draw_settings(rng: &mut ChaCha8Rng) -> Settings {
         session_ttl_ms: *[1_000, 4_000, 600_000].choose(rng).expect("times"),
         max_sessions_per_region: *[1, 2, 3, 4_096].choose(rng).expect("numbers"),
         tight: rng.random_bool(0.2),
+        slow_readers: rng.random_bool(0.4),
     }
 }
 
@@ -221,6 +222,18 @@ fn draw_strikes(rng: &mut ChaCha8Rng) -> Vec<Strike> {
             }
         }
         _ => {}
+    }
+    if rng.random_bool(0.35) {
+        // What needs several faults at the right moment needs many tries.
+        let mut at_ms = 1_000;
+        while at_ms < LENGTH_MS {
+            strikes.push(Strike {
+                at_ms,
+                kind: FaultKind::RegionTrouble,
+                salt: rng.random(),
+            });
+            at_ms += rng.random_range(500..4_000);
+        }
     }
     strikes.sort_by_key(|strike| strike.at_ms);
     strikes

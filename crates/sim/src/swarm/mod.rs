@@ -84,6 +84,8 @@ pub struct Settings {
     pub max_sessions_per_region: u32,
     /// True: queues and batches so small that they are full now and then.
     pub tight: bool,
+    /// True: reads that do not run under a lease may wait hundreds of milliseconds for a reader.
+    pub slow_readers: bool,
 }
 
 /// The clients of a run.

@@ -7,6 +7,7 @@ use super::Plan;
 use crate::checks::RunReport;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::counters::Counters;
+use crate::disk::Disk;
 use crate::guard::guarded;
 use crate::scenario::{spread_keys, suffixed};
 use crate::trace::Trace;
@@ -15,6 +16,8 @@ use crate::workload::Workload;
 
 /// How long a client of a swarm waits for an answer before it tries again.
 const GIVE_UP: Duration = Duration::from_secs(2);
+/// How long reads wait for a slow reader.
+const SLOW_READ: (Duration, Duration) = (Duration::ZERO, Duration::from_millis(300));
 /// Values of different clients and numbers never meet; those of one client begin here.
 const FIRST_VALUE: u64 = 0;
 
@@ -87,7 +90,12 @@ impl Plan {
     }
 
     fn cluster_options(&self) -> ClusterOptions {
+        let mut disk = Disk::good();
+        if self.settings.slow_readers {
+            disk.read = SLOW_READ;
+        }
         ClusterOptions {
+            disk,
             regions: self.regions,
             replicas: self.replicas,
             store: self.store_options(),

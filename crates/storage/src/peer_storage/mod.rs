@@ -29,7 +29,7 @@ use strata_proto::eraftpb::{ConfState, Entry, HardState};
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::{PeerState, RaftLocalState};
 use strata_proto::stratapb::RaftApplyState;
-use strata_raft::EntryId;
+use strata_raft::{EntryId, planted};
 
 use crate::batch::WriteBatch;
 use crate::engine::{Cf, Engine, Engines};
@@ -261,7 +261,7 @@ impl<E: Engine> PeerStorage<E> {
             self.region.id
         );
         assert!(
-            new.applied_index <= self.persisted_index(),
+            new.applied_index <= self.persisted_index() || planted!(AppliedBeforeOwnSync),
             "region {}: applied {} is above persisted {}",
             self.region.id,
             new.applied_index,

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 use strata_proto::raft_serverpb::PeerState;
 use strata_proto::stratapb::{SnapshotFile, SnapshotMeta};
+use strata_raft::planted;
 
 use super::content::Content;
 use super::error::SnapshotError;
@@ -101,7 +102,10 @@ impl<E: SnapshotEngine> Generator<E> {
                 applied: apply.applied_index,
             });
         }
-        let has_range = |content: &Content| content.range(&region).is_some();
+        // Planted: a region's sessions are a part of it.
+        let left_out =
+            |content: &Content| planted!(SnapshotWithoutSessions) && *content == Content::Session;
+        let has_range = |content: &Content| content.range(&region).is_some() && !left_out(content);
         Ok(Self {
             view,
             making: manager.begin_making(),
@@ -125,6 +129,13 @@ impl<E: SnapshotEngine> Generator<E> {
     #[must_use]
     pub fn index(&self) -> u64 {
         self.meta.index
+    }
+
+    /// The planted fault of an index that is older than the data: what is read from now on
+    /// comes from another engine snapshot than the index did.
+    #[cfg(feature = "planted-faults")]
+    pub fn read_on_from(&mut self, view: E::Snapshot) {
+        self.view = view;
     }
 
     /// Does a piece of the work: reads about `budget_bytes` of keys and values, or a

@@ -193,6 +193,8 @@ impl<F: FileStore> SnapshotManager<F> {
             return Err(SnapshotError::Busy { region_id });
         }
         let other = state.take_partial(region_id, |partial| partial.key != key);
+        #[cfg(feature = "planted-faults")]
+        super::foreign_parts::adopt(&self.shared.files, other.as_ref(), key, meta)?;
         let room = if state.partial.contains_key(&region_id) {
             // Its bytes count already.
             Ok(())

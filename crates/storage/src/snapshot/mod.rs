@@ -31,6 +31,8 @@ mod content;
 mod disk_files;
 mod error;
 mod files;
+#[cfg(feature = "planted-faults")]
+mod foreign_parts;
 mod generate;
 mod install;
 mod manager;
