@@ -76,14 +76,11 @@ enum Held {
 
 impl Commits {
     /// Notes a message of a leader whose region is `region`; returns the commit index if it
-    /// is news that can be judged, and whether it is the leader's whole commit index.
-    pub fn on_send(&mut self, envelope: &RaftMessage, region: &Region) -> Option<(u64, bool)> {
+    /// is news that can be judged. What a leader knew to be committed when it was elected is
+    /// what its first append says. Heartbeats name what their follower has, and are passed over.
+    pub fn on_send(&mut self, envelope: &RaftMessage, region: &Region) -> Option<u64> {
         let message = envelope.message.as_ref()?;
-        let leads = matches!(
-            message.msg_type(),
-            MessageType::MsgAppend | MessageType::MsgHeartbeat
-        );
-        if !leads {
+        if message.msg_type() != MessageType::MsgAppend {
             return None;
         }
         let conf_ver = region.region_epoch.unwrap_or_default().conf_ver;
@@ -94,25 +91,22 @@ impl Commits {
         };
         let heard = self.heard.entry(key).or_insert(now);
         if message.commit <= heard.commit {
-            // Heartbeats name what their follower has.
             return None;
         }
         let same = heard.conf_ver == conf_ver;
         *heard = now;
-        let whole = message.msg_type() == MessageType::MsgAppend;
-        same.then_some((message.commit, whole))
+        same.then_some(message.commit)
     }
 }
 
-/// Judges the commit of `index` in a region, whose leader has said so in `term`; `whole` if
-/// that is all that it has committed. `disk` gives what a store has; `None` for one whose folder
-/// was lost.
+/// Judges the commit of `index` in a region, whose leader has said so in `term`. `disk` gives
+/// what a store has; `None` for one whose folder was lost.
 ///
 /// # Errors
 /// `CommitNotHeld`, `CommitNotSafe`.
 pub fn check_commit<'a>(
     region: &Region,
-    (term, index, whole): (u64, u64, bool),
+    (term, index): (u64, u64),
     disk: impl Fn(u64) -> Option<VoterDisk<'a>>,
 ) -> Result<(), Violation> {
     let region_id = region.id;
@@ -141,7 +135,7 @@ pub fn check_commit<'a>(
             disks: show(&voters),
         });
     }
-    if let Some(entry_term) = entry_term.filter(|of| whole && *of < term) {
+    if let Some(entry_term) = entry_term.filter(|of| *of < term) {
         return Err(Violation::CommitOfEarlierTerm {
             region_id,
             term,

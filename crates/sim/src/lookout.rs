@@ -59,7 +59,7 @@ impl Cluster {
         let mut found: Vec<Violation> = kept.err().into_iter().collect();
         found.extend(self.led_terms.check_hand_over(message).err());
         if let Some(entry) = entry
-            && let Some((commit, whole)) = self.commits.on_send(message, &entry.region)
+            && let Some(commit) = self.commits.on_send(message, &entry.region)
         {
             let term = message.message.as_ref().map_or(0, |inner| inner.term);
             let disk = |store: u64| {
@@ -69,8 +69,7 @@ impl Cluster {
                     kv: store.engines.kv.durable(),
                 })
             };
-            let news = (term, commit, whole);
-            found.extend(check_commit(&entry.region, news, disk).err());
+            found.extend(check_commit(&entry.region, (term, commit), disk).err());
         }
         found.into_iter().for_each(|one| self.watch.report(one));
         if let Some(term) = self.led_terms.on_send(message) {
