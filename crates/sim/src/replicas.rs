@@ -95,11 +95,14 @@ pub(crate) fn replica_sum(
     Ok(Some((index, sum.finalize())))
 }
 
+/// Takes a column family, a key and its value.
+type Visit<'a> = dyn FnMut(Cf, &[u8], &[u8]) + 'a;
+
 /// Hands out all that a replica holds beside its log, in a fixed order; its applied index.
 fn visit_content(
     region: &Region,
     engines: &Engines<MemEngine>,
-    visit: &mut dyn FnMut(Cf, &[u8], &[u8]),
+    visit: &mut Visit<'_>,
 ) -> Result<u64, String> {
     let say = |error: strata_storage::Error| error.to_string();
     let applied = read_apply_state(&engines.kv, region.id)
@@ -145,7 +148,7 @@ fn visit_range(
     cf: Cf,
     start: &[u8],
     end: &[u8],
-    visit: &mut dyn FnMut(Cf, &[u8], &[u8]),
+    visit: &mut Visit<'_>,
 ) -> Result<(), String> {
     let mut each = |key: &[u8], value: &[u8]| {
         visit(cf, key, value);

@@ -93,9 +93,7 @@ pub fn history(options: &BenchOptions) -> History {
             }
             None => {}
             Some(under_way) if !under_way.answered => {
-                if rng.random() {
-                    late.push(under_way.actions);
-                }
+                late.extend(rng.random::<bool>().then_some(under_way.actions));
             }
             Some(mut under_way) => match under_way.outcomes {
                 None => {
