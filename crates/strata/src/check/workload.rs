@@ -91,8 +91,7 @@ impl Load {
                 tokio::time::sleep(FAILED_PAUSE).await;
             }
         }
-        let history = recorder.lock().clone();
-        history
+        recorder.lock().clone()
     }
 }
 
