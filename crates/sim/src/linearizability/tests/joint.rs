@@ -61,7 +61,7 @@ impl Story {
         self
     }
 
-    fn is_good(mut self) -> bool {
+    fn judged_good(mut self) -> bool {
         self.0.sort_by_key(|operation| operation.invoked);
         match verdict(&self.0) {
             Verdict::Linearizable => true,
@@ -74,21 +74,25 @@ impl Story {
 #[test]
 fn scan_that_saw_half_a_batch_is_found() {
     let batch = || Story::new().puts(1, 10, &[("a", "1"), ("b", "1")]);
-    assert!(batch().scan(2, 3, &[("a", None), ("b", None)]).is_good());
+    assert!(
+        batch()
+            .scan(2, 3, &[("a", None), ("b", None)])
+            .judged_good()
+    );
     assert!(
         batch()
             .scan(2, 3, &[("a", Some("1")), ("b", Some("1"))])
-            .is_good()
+            .judged_good()
     );
     assert!(
         !batch()
             .scan(2, 3, &[("a", Some("1")), ("b", None)])
-            .is_good()
+            .judged_good()
     );
     assert!(
         !batch()
             .scan(2, 3, &[("a", None), ("b", Some("1"))])
-            .is_good()
+            .judged_good()
     );
     // Each key by itself has an order.
     for key in ["a", "b"] {
@@ -96,7 +100,7 @@ fn scan_that_saw_half_a_batch_is_found() {
         let alone = Story::new()
             .puts(1, 10, &[(key, "1")])
             .scan(2, 3, &[(key, seen)]);
-        assert!(alone.is_good());
+        assert!(alone.judged_good());
     }
 }
 
@@ -113,59 +117,67 @@ fn scan_that_saw_a_batch_of_two_regions_half_is_good() {
         call()
             .scan(3, 5, &one)
             .scan(4, 6, &[("x", None), ("y", None)])
-            .is_good()
+            .judged_good()
     );
     let torn = [("x", None), ("y", Some("1"))];
-    assert!(!call().scan(3, 5, &one).scan(4, 6, &torn).is_good());
+    assert!(!call().scan(3, 5, &one).scan(4, 6, &torn).judged_good());
 }
 
 #[test]
 fn batch_that_was_over_is_seen_whole() {
     let batch = || Story::new().puts(1, 2, &[("a", "1"), ("b", "1")]);
-    assert!(!batch().scan(3, 4, &[("a", None), ("b", None)]).is_good());
+    assert!(
+        !batch()
+            .scan(3, 4, &[("a", None), ("b", None)])
+            .judged_good()
+    );
     assert!(
         batch()
             .scan(3, 4, &[("a", Some("1")), ("b", Some("1"))])
-            .is_good()
+            .judged_good()
     );
 }
 
 #[test]
 fn batch_of_unknown_outcome_takes_effect_whole_or_not_at_all() {
     let batch = || Story::new().puts(1, 2, &[("a", "1"), ("b", "1")]).open();
-    assert!(batch().scan(3, 4, &[("a", None), ("b", None)]).is_good());
+    assert!(
+        batch()
+            .scan(3, 4, &[("a", None), ("b", None)])
+            .judged_good()
+    );
     assert!(
         batch()
             .scan(3, 4, &[("a", Some("1")), ("b", Some("1"))])
-            .is_good()
+            .judged_good()
     );
     assert!(
         !batch()
             .scan(3, 4, &[("a", Some("1")), ("b", None)])
-            .is_good()
+            .judged_good()
     );
     // Not at first, then late.
     let late = batch()
         .scan(3, 4, &[("a", None), ("b", None)])
         .scan(5, 6, &[("b", Some("1"))])
         .scan(7, 8, &[("a", Some("1"))]);
-    assert!(late.is_good());
+    assert!(late.judged_good());
     // Once it is seen in one key it is there in the other.
     let torn = batch()
         .scan(3, 4, &[("b", Some("1"))])
         .scan(5, 6, &[("a", None)]);
-    assert!(!torn.is_good());
+    assert!(!torn.judged_good());
     // Half of it may be overwritten before it is seen.
     let covered =
         batch()
             .puts(3, 4, &[("a", "2")])
             .scan(5, 6, &[("a", Some("2")), ("b", Some("1"))]);
-    assert!(covered.is_good());
+    assert!(covered.judged_good());
     let under = batch()
         .puts(3, 4, &[("a", "2")])
         .scan(5, 6, &[("a", Some("2")), ("b", None)])
         .scan(7, 8, &[("a", Some("2")), ("b", Some("1"))]);
-    assert!(!under.is_good());
+    assert!(!under.judged_good());
 }
 
 #[test]
@@ -175,16 +187,16 @@ fn removal_of_a_range_is_one_step() {
             .puts(1, 2, &[("a", "1"), ("b", "1")])
             .deletes(3, 10, &["a", "b"])
     };
-    assert!(both().scan(4, 5, &[("a", None), ("b", None)]).is_good());
+    assert!(both().scan(4, 5, &[("a", None), ("b", None)]).judged_good());
     assert!(
         !both()
             .scan(4, 5, &[("a", None), ("b", Some("1"))])
-            .is_good()
+            .judged_good()
     );
     let between = both()
         .puts(4, 5, &[("a", "2")])
         .scan(11, 12, &[("a", Some("2")), ("b", None)]);
-    assert!(between.is_good());
+    assert!(between.judged_good());
 }
 
 #[test]
@@ -198,7 +210,7 @@ fn real_time_order_holds_over_several_keys() {
     assert!(
         !writes()
             .scan(5, 6, &[("x", Some("1")), ("y", None)])
-            .is_good()
+            .judged_good()
     );
     // Two scans may not disagree on the order of two writes.
     let racing = || {
@@ -208,9 +220,9 @@ fn real_time_order_holds_over_several_keys() {
     };
     let one = [("x", Some("1")), ("y", None)];
     let other = [("x", None), ("y", Some("1"))];
-    assert!(racing().scan(3, 4, &one).is_good());
-    assert!(racing().scan(3, 4, &other).is_good());
-    assert!(!racing().scan(3, 10, &one).scan(4, 11, &other).is_good());
+    assert!(racing().scan(3, 4, &one).judged_good());
+    assert!(racing().scan(3, 4, &other).judged_good());
+    assert!(!racing().scan(3, 10, &one).scan(4, 11, &other).judged_good());
 }
 
 #[test]
@@ -232,18 +244,18 @@ fn swaps_and_appends_join_with_scans() {
     assert!(
         story()
             .scan(7, 8, &[("a", Some("2")), ("b", Some("1+"))])
-            .is_good()
+            .judged_good()
     );
     assert!(
         !story()
             .scan(7, 8, &[("a", Some("1")), ("b", Some("1+"))])
-            .is_good()
+            .judged_good()
     );
     // An append of a session that was repeated ran once.
     assert!(
         !story()
             .scan(7, 8, &[("a", Some("2")), ("b", Some("1++"))])
-            .is_good()
+            .judged_good()
     );
 }
 
