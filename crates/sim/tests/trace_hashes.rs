@@ -11,11 +11,11 @@ use strata_sim::{FaultKind, Mix, Scenario};
 
 /// Seeds of the default swarm with the hashes of their traces.
 const HASHES: [(u64, u64); 5] = [
-    (1, 0x5c64215a859f60eb),
-    (2, 0x7aada8e3b2f0adac),
-    (3, 0xf03c86c8f6ee6607),
-    (5, 0x7d7204163fd216b2),
-    (8, 0x7feaae5ff51181f7),
+    (1, 0x65a6f65f3ad44847),
+    (2, 0x6cddc11eb12c47b3),
+    (3, 0x5639951d0f31d3bd),
+    (5, 0xaa6e02b27cc58074),
+    (8, 0xf26b3daa14517eff),
 ];
 
 fn hash(seed: u64) -> u64 {
