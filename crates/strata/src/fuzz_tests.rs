@@ -62,7 +62,7 @@ fn fuzz_rows_of_an_import() {
     });
     if strata_fuzz::is_whole_run() {
         assert!(
-            taken > 5_000 && refused > 5_000,
+            taken > 3_000 && refused > 3_000,
             "{taken} taken, {refused} refused"
         );
     }
