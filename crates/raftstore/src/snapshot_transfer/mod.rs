@@ -15,6 +15,7 @@
 //!           lies between them.
 //! Refusal   Any frame may be refused; the stream ends, and what was taken is synced first.
 //!           The refusal's kind says whether the same offer is worth another stream.
+//!           What is applied there already is answered as done: the leader may have missed it.
 //! Repeat    [`SendRetry`] gives a broken or refused stream its successor, until nothing
 //!           new has arrived for long enough. The new stream resumes.
 //!

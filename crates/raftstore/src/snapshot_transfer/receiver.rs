@@ -36,7 +36,8 @@ pub enum Received {
         /// Says so to the sender.
         reply: SnapshotReply,
     },
-    /// Send the reply; the stream is over. A fatal error must end the process.
+    /// Send the reply; the stream is over. A fatal error must end the process. The reply to a
+    /// snapshot that is not needed any more says that it is done.
     Refused {
         /// Why.
         error: SnapshotError,
@@ -160,7 +161,10 @@ impl<F: FileStore> SnapshotReceiver<F> {
         check: impl FnOnce(&SnapshotMeta, &RaftMessage) -> Result<(), SnapshotError>,
     ) -> Result<Received, SnapshotError> {
         let meta = self.description(&message)?;
-        check(&meta, &message)?;
+        match check(&meta, &message) {
+            Err(error @ SnapshotError::Stale { .. }) => return Ok(self.not_needed(error, meta.id)),
+            checked => checked?,
+        }
         let message = Box::new(message);
         match self.manager.receive(&meta)? {
             Offered::Complete(_) => Ok(self.complete(message, meta.id)),
@@ -222,6 +226,17 @@ impl<F: FileStore> SnapshotReceiver<F> {
         self.phase = Phase::Over;
         Received::Complete {
             message,
+            reply: reply(Reply::Done(SnapshotDone { id })),
+        }
+    }
+
+    /// What the snapshot covers is applied here already: a leader that offers it has not heard
+    /// so. It is told that the snapshot is done and probes behind it; were it told of a failure,
+    /// it would make the same offer again, for ever.
+    fn not_needed(&mut self, error: SnapshotError, id: u64) -> Received {
+        self.phase = Phase::Over;
+        Received::Refused {
+            error,
             reply: reply(Reply::Done(SnapshotDone { id })),
         }
     }

@@ -469,6 +469,11 @@ fn a_damaged_part_is_found_at_the_end_and_sent_again_alone() {
 
 /// Offers a snapshot to a follower whose check says no.
 fn unwanted(error: SnapshotError) -> SendFault {
+    answer_to_unwanted(error).unwrap_err()
+}
+
+/// What the sender makes of a follower whose check says no.
+fn answer_to_unwanted(error: SnapshotError) -> Result<(), SendFault> {
     let (snapshot, manager) = (snapshot(), manager(&MemFiles::new()));
     let (mut sender, mut receiver) = (new_sender(&snapshot), new_receiver(&manager));
     let offer = sender.next_frame().unwrap().unwrap();
@@ -478,7 +483,9 @@ fn unwanted(error: SnapshotError) -> SendFault {
     };
     assert_eq!(said, error);
     assert!(manager.list().is_empty(), "nothing was begun");
-    sender.handle(Duration::ZERO, reply).unwrap_err()
+    let handled = sender.handle(Duration::ZERO, reply);
+    assert_eq!(sender.is_done(), handled.is_ok());
+    handled
 }
 
 fn gives_up(fault: &SendFault) -> bool {
@@ -508,7 +515,9 @@ fn bad_input_offered_snapshot_of_an_older_epoch_or_index() {
     assert!(gives_up(&unwanted(error)));
     let error = check_install(snapshot.meta(), Some((&region(), 17)), []).unwrap_err();
     assert!(matches!(error, SnapshotError::Stale { .. }), "{error}");
-    assert!(gives_up(&unwanted(error)));
+    // Found by seed 149 of the default swarm: a leader that has not heard that the follower is
+    // there already would offer it again for ever.
+    assert!(answer_to_unwanted(error).is_ok());
 }
 
 #[test]
