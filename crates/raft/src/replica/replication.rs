@@ -204,8 +204,8 @@ impl<S: Storage> Replica<S> {
         }
         let index: Index = self.tracker.committed_index().min(self.log.last_index());
         // Planted: entries of earlier terms are committed by one of the own term only (5.4.2).
-        let own_term =
-            self.log.term(index) == Ok(self.term) || planted!(OldTermCommittedByCounting);
-        index > self.log.committed() && own_term && self.log.commit_to(index)
+        index > self.log.committed()
+            && (self.log.term(index) == Ok(self.term) || planted!(OldTermCommittedByCounting))
+            && self.log.commit_to(index)
     }
 }
