@@ -426,5 +426,4 @@ fn outcome_of(answer: SessionAnswer) -> Option<CommandOutcome> {
 }
 
 #[cfg(test)]
-#[path = "session_table_tests.rs"]
 mod tests;
