@@ -60,4 +60,5 @@ bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=
 
 sim: build ## simulate clusters under faults, for example: make sim SEEDS=0..10000
 	$(STRATA_BIN) sim --seeds $(SEEDS)
+	@cargo run --release --locked -q -p strata-sim --example checker_speed
 	@$(MAKE) --no-print-directory planted

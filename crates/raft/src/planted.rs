@@ -100,6 +100,8 @@ faults! {
     ReadIndexBeforeOwnTerm = "ReadIndex before the own term's entry",
     /// A store with a new folder takes part before it is admitted.
     WipedStoreVotes = "a wiped store votes",
+    /// Entries that were truncated stay in the entry cache.
+    TruncatedKeptInMemory = "truncated entries stay in memory",
 }
 
 thread_local! {
@@ -168,10 +170,10 @@ mod tests {
 
     #[test]
     fn faults_are_those_that_the_checkers_must_find() {
-        assert_eq!(Fault::ALL.len(), 29);
+        assert_eq!(Fault::ALL.len(), 30);
         let mut names: Vec<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 29, "two faults of one name: {names:?}");
+        assert_eq!(names.len(), 30, "two faults of one name: {names:?}");
     }
 }

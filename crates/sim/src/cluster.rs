@@ -345,7 +345,8 @@ impl Cluster {
         store.files = MemFiles::new();
         store.options.admitted = false;
         store.out = true;
-        self.watch.on_wipe(id);
+        self.watch.forget(id);
+        self.promises.on_wipe(id);
     }
 
     /// Starts a store from its engines. A store that cannot start is a violation.

@@ -1,5 +1,6 @@
 //! What leaders commit, looked at when they say so for the first time.
 //!
+//! Forward  What a leader says is committed never goes back within its term.
 //! Held     A committed entry is on the disks of a majority of the voters, of both majorities
 //!          while a membership is joint (Raft paper, 5.3).
 //! Own term A leader's commit index moves to entries of its own term (5.4.2).
@@ -16,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use strata_proto::eraftpb::{Entry, MessageType};
+use strata_proto::eraftpb::{Entry, Message, MessageType};
 use strata_proto::metapb::{Peer, PeerRole, Region};
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
 use strata_raft::EntryId;
@@ -38,6 +39,9 @@ struct Heard {
 pub struct Commits {
     /// By region and term.
     heard: BTreeMap<(u64, u64), Heard>,
+    /// By region and peer: term and commit index that its leader has sent it last. Messages
+    /// to different stores leave in no order.
+    told: BTreeMap<(u64, u64), (u64, u64)>,
 }
 
 /// The synced part of both engines of a voter's store.
@@ -75,6 +79,33 @@ enum Held {
 }
 
 impl Commits {
+    /// Compares the commit index of an append with what its receiver was told before.
+    ///
+    /// # Errors
+    /// `CommitWentBack`.
+    pub fn check_order(&mut self, envelope: &RaftMessage) -> Result<(), Violation> {
+        let appended = |message: &&Message| message.msg_type() == MessageType::MsgAppend;
+        let Some(message) = envelope.message.as_ref().filter(appended) else {
+            return Ok(());
+        };
+        let region_id = envelope.region_id;
+        let last = self.told.entry((region_id, message.to)).or_default();
+        let (term, commit) = *last;
+        if message.term < term {
+            return Ok(());
+        }
+        *last = (message.term, message.commit);
+        if message.term == term && message.commit < commit {
+            return Err(Violation::CommitWentBack {
+                region_id,
+                term,
+                from: commit,
+                to: message.commit,
+            });
+        }
+        Ok(())
+    }
+
     /// Notes a message of a leader whose region is `region`; returns the commit index if it
     /// is news that can be judged. What a leader knew to be committed when it was elected is
     /// what its first append says. Heartbeats name what their follower has, and are passed over.
@@ -253,6 +284,30 @@ mod tests {
             },
             entry,
         }
+    }
+
+    #[test]
+    fn commit_that_goes_back_is_found() {
+        let mut commits = Commits::default();
+        let append = |term, commit| RaftMessage {
+            region_id: 2,
+            message: Some(Message {
+                msg_type: MessageType::MsgAppend.into(),
+                term,
+                commit,
+                ..Message::default()
+            }),
+            ..RaftMessage::default()
+        };
+        assert_eq!(commits.check_order(&append(6, 8)), Ok(()));
+        // Another leader may know less, and an old one is late.
+        assert_eq!(commits.check_order(&append(7, 6)), Ok(()));
+        assert_eq!(commits.check_order(&append(6, 5)), Ok(()));
+        let back = commits.check_order(&append(7, 5));
+        assert!(matches!(
+            back,
+            Err(Violation::CommitWentBack { from: 6, to: 5, .. })
+        ));
     }
 
     #[test]

@@ -409,7 +409,7 @@ impl Cluster {
         store.stop();
         store.engines = engines;
         store.files = files;
-        self.watch.on_crash(id, &store.engines);
+        self.look_at_crash(id, &store.engines);
         if crash == Crash::Power {
             self.counters.add_crash(&store.engines, &shown);
         }

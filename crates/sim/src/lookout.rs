@@ -5,7 +5,7 @@
 //!
 //! | checker | looks at |
 //! |---|---|
-//! | `promises` | messages that leave; starts |
+//! | `promises` | messages that leave; crashes; starts |
 //! | `commits` | commit indices of leaders; disks of their voters |
 //! | `leases` | the first message of each leader; leases of all others |
 //! | `freshness` | answers to reads; applied indices of all replicas |
@@ -15,7 +15,7 @@ use strata_proto::eraftpb::ConfState;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
 use strata_raft::Storage as _;
 use strata_raftstore::{Peer, StoreEvent};
-use strata_storage::{MemEngine, WriteBatch, conf_state_of, read_raft_state};
+use strata_storage::{Engines, MemEngine, WriteBatch, conf_state_of, read_raft_state};
 
 use crate::cluster::Cluster;
 use crate::commits::{VoterDisk, check_commit};
@@ -48,6 +48,15 @@ impl Cluster {
         found.into_iter().for_each(|one| self.watch.report(one));
     }
 
+    /// A crash has left these engines of a store.
+    pub(crate) fn look_at_crash(&mut self, id: u64, engines: &Engines<MemEngine>) {
+        self.watch.on_crash(id, engines);
+        match self.promises.on_crash(id, engines) {
+            Ok(found) => found.into_iter().for_each(|one| self.watch.report(one)),
+            Err(error) => self.watch.damaged(id, &error),
+        }
+    }
+
     /// A message leaves a store.
     pub(crate) fn look_at_message(&mut self, from: u64, message: &RaftMessage) {
         let store = &self.stores[&from];
@@ -58,6 +67,7 @@ impl Cluster {
         let entry = entry.and_then(|core| core.directory().entry(region_id));
         let mut found: Vec<Violation> = kept.err().into_iter().collect();
         found.extend(self.led_terms.check_hand_over(message).err());
+        found.extend(self.commits.check_order(message).err());
         if let Some(entry) = entry
             && let Some(commit) = self.commits.on_send(message, &entry.region)
         {

@@ -4,19 +4,20 @@
 //! in which it was sent, a vote, entries that were taken. It may leave only when that is
 //! synced, so no crash can take it back.
 //!
-//! Said     Every message that leaves adds to what its sender has promised.
-//! Kept     When a peer appears in another life of its store, term, vote and log must hold
-//!          what it promised: at the start for those that are loaded, with the first message
-//!          for those that are created later, or whose store came back empty.
-//!
-//! Elsewhere: what a crash leaves on the disk of it (`raft_watch`).
+//! Said     Every message that leaves adds to what its sender has promised. Two votes of a
+//!          peer in one term, whatever crashes or new folders lie between, are found here.
+//! Left     After a crash the disk holds it: term, vote and log.
+//! Kept     When a peer appears in another life of its store, it remembers it: at the start
+//!          for those that are loaded, with the first message for those that are created
+//!          later, or whose store came back empty.
 //!
 //! Of the log this holds within one term: a leader of a later one may replace what was taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use strata_proto::eraftpb::{HardState, MessageType};
-use strata_proto::raft_serverpb::RaftMessage;
+use strata_proto::raft_serverpb::{PeerState, RaftMessage};
+use strata_storage::{Engines, MemEngine, read_raft_state, read_region_state};
 
 use crate::violation::Violation;
 
@@ -46,6 +47,10 @@ pub struct PeerMemory {
 pub struct Promises {
     /// By store, region and peer.
     by_peer: BTreeMap<(u64, u64, u64), Promise>,
+    /// By region, peer and term: the candidate that it voted for.
+    votes: BTreeMap<(u64, u64, u64), u64>,
+    /// Stores that were given a new folder: nothing that they promised is on their disks.
+    wiped: BTreeSet<u64>,
 }
 
 impl Promises {
@@ -53,7 +58,7 @@ impl Promises {
     /// sender remembers; it is asked once a life.
     ///
     /// # Errors
-    /// `PromiseBroken`.
+    /// `VotedTwice`, `PromiseBroken`.
     pub fn on_send(
         &mut self,
         (store_id, life): (u64, u64),
@@ -73,6 +78,9 @@ impl Promises {
             // Nothing of these is promised, or the term in them is not the sender's.
             _ => return Ok(()),
         };
+        if vote != 0 {
+            self.check_vote(envelope.region_id, message.from, message.term, vote)?;
+        }
         let key = (store_id, envelope.region_id, message.from);
         let promise = self.by_peer.entry(key).or_insert(Promise {
             life,
@@ -92,15 +100,73 @@ impl Promises {
                 taken,
             };
         } else if message.term == promise.term {
-            if vote != 0 && promise.vote != 0 && vote != promise.vote {
-                let (first, second) = (promise.vote, vote);
-                let detail = format!("voted for {first} and {second} in term {}", promise.term);
-                return Err(broken(key, detail));
-            }
             promise.vote = promise.vote.max(vote);
             promise.taken = promise.taken.max(taken);
         }
         Ok(())
+    }
+
+    fn check_vote(
+        &mut self,
+        region_id: u64,
+        peer: u64,
+        term: u64,
+        second: u64,
+    ) -> Result<(), Violation> {
+        let given = self.votes.entry((region_id, peer, term));
+        let first = *given.or_insert(second);
+        if first == second {
+            return Ok(());
+        }
+        Err(Violation::VotedTwice {
+            region_id,
+            peer,
+            term,
+            first,
+            second,
+        })
+    }
+
+    /// A store gets a new folder.
+    pub fn on_wipe(&mut self, store_id: u64) {
+        self.wiped.insert(store_id);
+    }
+
+    /// Looks at the engines that a crash has left: what the peers there had promised is in
+    /// them. Returns what is not.
+    ///
+    /// # Errors
+    /// If a record cannot be read.
+    pub fn on_crash(
+        &self,
+        store_id: u64,
+        engines: &Engines<MemEngine>,
+    ) -> Result<Vec<Violation>, strata_storage::Error> {
+        let mut found = Vec::new();
+        if self.wiped.contains(&store_id) {
+            return Ok(found);
+        }
+        let of_store = (store_id, 0, 0)..=(store_id, u64::MAX, u64::MAX);
+        for (key, promise) in self.by_peer.range(of_store) {
+            let (_, region_id, peer_id) = *key;
+            let Some(state) = read_region_state(&engines.kv, region_id)? else {
+                continue;
+            };
+            // What a destroyed peer has left goes behind its tombstone (crash rule 5).
+            let peers = state.region.iter().flat_map(|region| &region.peers);
+            let present = state.state() != PeerState::Tombstone
+                && peers.into_iter().any(|peer| peer.id == peer_id);
+            if !present {
+                continue;
+            }
+            let state = read_raft_state(&engines.raft, region_id)?.unwrap_or_default();
+            let memory = PeerMemory {
+                hard_state: state.hard_state.unwrap_or_default(),
+                last_index: state.last_index,
+            };
+            found.extend(check(*key, promise, &memory).err());
+        }
+        Ok(found)
     }
 
     /// Looks at a peer that a store has loaded in a new life.
@@ -207,12 +273,21 @@ mod tests {
     #[test]
     fn second_vote_in_a_term_is_found() {
         let mut promises = Promises::default();
-        let vote = |to| said(MessageType::MsgRequestVoteResponse, 6, to, 0);
-        promises.on_send((1, 1), &vote(8), || None).unwrap();
-        promises.on_send((1, 1), &vote(8), || None).unwrap();
-        assert!(promises.on_send((1, 1), &vote(9), || None).is_err());
-        let later = said(MessageType::MsgRequestVote, 7, 9, 0);
-        promises.on_send((1, 1), &later, || None).unwrap();
+        let vote = |to, term| said(MessageType::MsgRequestVoteResponse, term, to, 0);
+        promises.on_send((1, 1), &vote(8, 6), || None).unwrap();
+        promises.on_send((1, 1), &vote(8, 6), || None).unwrap();
+        promises.on_send((1, 1), &vote(9, 7), || None).unwrap();
+        let twice = promises.on_send((1, 1), &vote(8, 7), || None);
+        assert!(matches!(twice, Err(Violation::VotedTwice { peer: 7, .. })));
+        // Votes of different terms may leave in any order.
+        promises.on_send((1, 1), &vote(8, 5), || None).unwrap();
+        // A candidate votes for itself.
+        let own = said(MessageType::MsgRequestVote, 8, 9, 0);
+        promises.on_send((1, 1), &own, || None).unwrap();
+        assert!(promises.on_send((1, 1), &vote(9, 8), || None).is_err());
+        // A store with a new folder has the same peers.
+        promises.on_wipe(1);
+        assert!(promises.on_send((1, 2), &vote(8, 7), || None).is_err());
     }
 
     #[test]

@@ -1,49 +1,31 @@
 //! The safety properties of Raft, looked at step by step (figure 3 of the paper).
 //!
-//! Election safety       A term of a region has one leader, and a peer votes once in a term,
-//!                       whatever crashes lie between (here: votes; leaders are in `watch`).
-//! Leader append-only    What a leader says is committed never goes back within its term.
 //! Log matching          Entries of one index and term are equal on all peers, and so are
 //!                       the terms before them.
 //! Leader completeness   An entry that was applied is in the log of every leader of a later
 //!                       term than the one in which it was.
 //! State machine safety  No two peers apply different entries at one index, and none leaves
 //!                       an index out or goes back.
-//! Promises              What a peer has granted or acknowledged is on its disk after a crash.
 //!
-//! It sees every message that leaves a store and every entry that is handed to an apply
-//! shard, and keeps for each entry a few numbers.
+//! It sees every append that leaves a store and every entry that is handed to an apply shard,
+//! and keeps for each entry a few numbers.
+//!
+//! Elsewhere: leaders (`watch`), votes and acknowledgements (`promises`), commit indices
+//! (`commits`).
 
 use std::collections::BTreeMap;
 
 use strata_proto::eraftpb::{Entry, Message, MessageType};
-use strata_proto::raft_serverpb::{PeerState, RaftMessage};
-use strata_storage::{Engines, MemEngine, read_raft_state, read_region_state};
+use strata_proto::raft_serverpb::RaftMessage;
 
 use crate::violation::Violation;
 
-/// Remembers logs, votes and acknowledgements.
+/// Remembers what was sent and what was applied.
 #[derive(Debug, Default)]
 pub(crate) struct RaftWatch {
     logs: BTreeMap<u64, Log>,
-    /// By region, peer and term: the candidate that it voted for.
-    votes: BTreeMap<(u64, u64, u64), u64>,
-    /// By store and region.
-    promises: BTreeMap<(u64, u64), Promise>,
-    /// By region and peer: term and commit index that its leader has sent it last. Messages
-    /// to different stores leave in no order.
-    commits: BTreeMap<(u64, u64), (u64, u64)>,
     /// By store and region: its life, and the index that was applied last.
     applied: BTreeMap<(u64, u64), (u64, u64)>,
-}
-
-/// What a store has told others of a region, and must not forget.
-#[derive(Clone, Copy, Debug, Default)]
-struct Promise {
-    /// Term and candidate of the last vote.
-    vote: Option<(u64, u64)>,
-    /// Term and index of the last acknowledgement, the highest of its term.
-    acknowledged: Option<(u64, u64)>,
 }
 
 /// The entries of a region that were seen.
@@ -112,30 +94,8 @@ impl RaftWatch {
     /// Looks at a message that leaves a store.
     pub fn on_send(&mut self, envelope: &RaftMessage) -> Option<Violation> {
         let message = envelope.message.as_ref()?;
-        let region_id = envelope.region_id;
-        let store_id = envelope.from_peer.as_ref().map_or(0, |peer| peer.store_id);
         match message.msg_type() {
-            MessageType::MsgAppend => self
-                .on_entries(region_id, message)
-                .or_else(|| self.on_commit(region_id, message)),
-            MessageType::MsgRequestVote => self.on_vote(
-                region_id,
-                store_id,
-                message.from,
-                (message.term, message.from),
-            ),
-            MessageType::MsgRequestVoteResponse if !message.reject => self.on_vote(
-                region_id,
-                store_id,
-                message.from,
-                (message.term, message.to),
-            ),
-            MessageType::MsgAppendResponse if !message.reject => {
-                let promise = self.promises.entry((store_id, region_id)).or_default();
-                let said = Some((message.term, message.index));
-                promise.acknowledged = promise.acknowledged.max(said);
-                None
-            }
+            MessageType::MsgAppend => self.on_entries(envelope.region_id, message),
             _ => None,
         }
     }
@@ -181,42 +141,6 @@ impl RaftWatch {
             before = entry.term;
         }
         found
-    }
-
-    fn on_commit(&mut self, region_id: u64, message: &Message) -> Option<Violation> {
-        let last = self.commits.entry((region_id, message.to)).or_default();
-        let (term, commit) = *last;
-        if message.term < term {
-            return None;
-        }
-        *last = (message.term, message.commit);
-        (message.term == term && message.commit < commit).then_some(Violation::CommitWentBack {
-            region_id,
-            term,
-            from: commit,
-            to: message.commit,
-        })
-    }
-
-    fn on_vote(
-        &mut self,
-        region_id: u64,
-        store_id: u64,
-        peer: u64,
-        vote: (u64, u64),
-    ) -> Option<Violation> {
-        let promise = self.promises.entry((store_id, region_id)).or_default();
-        promise.vote = promise.vote.max(Some(vote));
-        let (term, second) = vote;
-        let given = self.votes.entry((region_id, peer, term));
-        let first = *given.or_insert(second);
-        (first != second).then_some(Violation::VotedTwice {
-            region_id,
-            peer,
-            term,
-            first,
-            second,
-        })
     }
 
     /// Looks at entries that are handed to an apply shard of a store, whose peer is in
@@ -265,62 +189,10 @@ impl RaftWatch {
         found
     }
 
-    /// A region's state on a store is replaced: a snapshot is installed, or the peer goes.
+    /// A region's state on a store is replaced: a snapshot is installed, another peer begins
+    /// there, or the peer goes.
     pub fn on_replaced(&mut self, store_id: u64, region_id: u64) {
         self.applied.remove(&(store_id, region_id));
-    }
-
-    /// Another peer of a region begins on a store, or the one that was there goes: it
-    /// promised nothing.
-    pub fn on_other_peer(&mut self, store_id: u64, region_id: u64) {
-        self.on_replaced(store_id, region_id);
-        self.promises.remove(&(store_id, region_id));
-    }
-
-    /// A store gets a new folder: what it promised is forgotten, what its peers voted is not.
-    pub fn forget(&mut self, store_id: u64) {
-        self.promises.retain(|(id, _), _| *id != store_id);
-    }
-
-    /// Looks at the engines that a crash has left: what the store had promised is there.
-    pub fn on_crash(
-        &self,
-        store_id: u64,
-        engines: &Engines<MemEngine>,
-    ) -> Result<Vec<Violation>, strata_storage::Error> {
-        let mut found = Vec::new();
-        let promises = self.promises.range((store_id, 0)..=(store_id, u64::MAX));
-        for ((_, region_id), promise) in promises {
-            let region_id = *region_id;
-            match read_region_state(&engines.kv, region_id)? {
-                // What a destroyed peer has left goes behind its tombstone (crash rule 5).
-                Some(state) if state.state() == PeerState::Tombstone => continue,
-                None => continue,
-                Some(_) => {}
-            }
-            let state = read_raft_state(&engines.raft, region_id)?.unwrap_or_default();
-            let hard_state = state.hard_state.unwrap_or_default();
-            let (term, vote, last) = (hard_state.term, hard_state.vote, state.last_index);
-            let forgotten = |what: String| Violation::PromiseForgotten {
-                region_id,
-                store_id,
-                what,
-                left: format!("term {term}, vote {vote}, last index {last}"),
-            };
-            if let Some((voted_in, candidate)) = promise.vote
-                && (term < voted_in || (term == voted_in && vote != candidate))
-            {
-                let what = format!("its vote for peer {candidate} in term {voted_in}");
-                found.push(forgotten(what));
-            }
-            if let Some((told_in, index)) = promise.acknowledged
-                && (term < told_in || (term == told_in && last < index))
-            {
-                let what = format!("its log up to index {index} in term {told_in}");
-                found.push(forgotten(what));
-            }
-        }
-        Ok(found)
     }
 }
 
@@ -365,16 +237,6 @@ mod tests {
         })
     }
 
-    fn vote(from: u64, to: u64, term: u64) -> RaftMessage {
-        envelope(Message {
-            msg_type: MessageType::MsgRequestVoteResponse.into(),
-            from,
-            to,
-            term,
-            ..Message::default()
-        })
-    }
-
     #[test]
     fn logs_that_differ_at_one_index_and_term_are_found() {
         let mut watch = RaftWatch::default();
@@ -415,20 +277,6 @@ mod tests {
     }
 
     #[test]
-    fn commit_that_goes_back_is_found() {
-        let mut watch = RaftWatch::default();
-        assert_eq!(watch.on_send(&append(1, 6, 8, &[])), None);
-        // Another leader may know less, and an old one is late.
-        assert_eq!(watch.on_send(&append(2, 7, 6, &[])), None);
-        assert_eq!(watch.on_send(&append(1, 6, 5, &[])), None);
-        let back = watch.on_send(&append(2, 7, 5, &[]));
-        assert!(matches!(
-            back,
-            Some(Violation::CommitWentBack { from: 6, to: 5, .. })
-        ));
-    }
-
-    #[test]
     fn applied_entries_that_differ_or_leave_one_out_are_found() {
         let mut watch = RaftWatch::default();
         let two = [entry(6, 6, "a"), entry(7, 6, "b")];
@@ -452,29 +300,5 @@ mod tests {
         assert_eq!(watch.on_apply((1, 3), 2, 6, &two), None);
         watch.on_replaced(1, 2);
         assert_eq!(watch.on_apply((1, 3), 2, 6, &[entry(12, 6, "e")]), None);
-    }
-
-    #[test]
-    fn second_vote_in_a_term_is_found() {
-        let mut watch = RaftWatch::default();
-        assert_eq!(watch.on_send(&vote(1, 2, 6)), None);
-        assert_eq!(watch.on_send(&vote(1, 2, 6)), None);
-        assert_eq!(watch.on_send(&vote(1, 3, 7)), None);
-        let twice = watch.on_send(&vote(1, 2, 7));
-        assert!(matches!(twice, Some(Violation::VotedTwice { peer: 1, .. })));
-        // Votes of different terms may leave in any order.
-        assert_eq!(watch.on_send(&vote(1, 2, 5)), None);
-        let candidate = envelope(Message {
-            msg_type: MessageType::MsgRequestVote.into(),
-            from: 4,
-            to: 1,
-            term: 7,
-            ..Message::default()
-        });
-        assert_eq!(watch.on_send(&candidate), None);
-        assert!(watch.on_send(&vote(4, 1, 7)).is_some());
-        // A store with a new folder has the same peers.
-        watch.forget(1);
-        assert!(watch.on_send(&vote(1, 2, 7)).is_some());
     }
 }

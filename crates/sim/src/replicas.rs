@@ -18,11 +18,12 @@ use strata_raftstore::SYSTEM_REGION_ID;
 use strata_storage::bootstrap::BOOTSTRAP_INDEX;
 use strata_storage::snapshot::Origin;
 use strata_storage::{
-    Cf, Direction, EngineKind, Engines, MemEngine, ReadView, keys, read_apply_state,
-    read_raft_state, read_region_state,
+    Cf, Direction, EngineKind, Engines, MemEngine, PeerStorageOptions, ReadView, keys,
+    read_apply_state, read_raft_state, read_region_state,
 };
 
 use crate::cluster::Cluster;
+use crate::store::SimStore;
 use crate::violation::Violation;
 
 /// How many limits a follower's log may be longer than its leader's: what a snapshot under
@@ -297,6 +298,7 @@ pub fn check_released(cluster: &Cluster) -> Vec<Violation> {
                 .filter(|info| info.key.index <= state.applied_index);
             held.extend(older.chain(applied).map(|info| (format!("{info:?}"), true)));
         }
+        held.extend(cached_too_much(store).map(|what| (what, false)));
         let violation = |(what, file)| Violation::NotReleased {
             store_id,
             what,
@@ -305,6 +307,27 @@ pub fn check_released(cluster: &Cluster) -> Vec<Violation> {
         found.extend(held.into_iter().map(violation));
     }
     found
+}
+
+/// What the entry caches of a store's peers hold in memory beyond their limit, or up to where
+/// their logs were truncated.
+fn cached_too_much(store: &SimStore) -> impl Iterator<Item = String> {
+    let bytes_max = PeerStorageOptions::default().entry_cache_bytes_max;
+    let cores = store.core.iter();
+    let peers = cores.flat_map(|core| core.shards().iter().flat_map(|shard| shard.peers()));
+    peers.filter_map(move |peer| {
+        let storage = peer.raft().storage();
+        let (bytes, first) = (storage.cached_bytes(), storage.cached_first_index());
+        let truncated = storage.truncated().index;
+        let too_much = bytes > bytes_max || first.is_some_and(|first| first <= truncated);
+        too_much.then(|| {
+            format!(
+                "{bytes} bytes of entries in memory from index {first:?} on in region {}; the \
+                 limit is {bytes_max}, its log was truncated at {truncated}",
+                peer.region_id()
+            )
+        })
+    })
 }
 
 /// The committed entries of a replica, encoded; an error if the log is not whole.

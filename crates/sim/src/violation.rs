@@ -161,18 +161,6 @@ pub enum Violation {
         /// The one that came.
         next: u64,
     },
-    /// A crash took back what a store had told others.
-    #[error("region {region_id}: store {store_id} forgot {what}; left: {left}")]
-    PromiseForgotten {
-        /// The region.
-        region_id: u64,
-        /// The store.
-        store_id: u64,
-        /// What it had told.
-        what: String,
-        /// What the crash has left.
-        left: String,
-    },
     /// A store holds something that it should have given up.
     #[error("store {store_id} still holds {what}")]
     NotReleased {

@@ -5,8 +5,7 @@
 //! Leaders   Who sends appends, heartbeats or hand-overs acts as leader of its term; there
 //!           is at most one in each term of a region.
 //! Crashes   What a crash leaves applied is in the raft engine, too, unless a snapshot is
-//!           being installed or the peer is destroyed. What a peer had granted or
-//!           acknowledged is there.
+//!           being installed or the peer is destroyed.
 //! Replicas  Now and then a region's replicas are summed up: equal applied index, equal
 //!           data.
 //! Starts    The peers of a store have the memberships that they had shown before it ended, or
@@ -94,10 +93,10 @@ impl Watch {
                     self.raft.on_replaced(store.0, region.id);
                 }
                 ApplyTask::AddRegion { region, .. } => {
-                    self.raft.on_other_peer(store.0, region.id);
+                    self.raft.on_replaced(store.0, region.id);
                 }
                 ApplyTask::Destroy { region_id, .. } => {
-                    self.raft.on_other_peer(store.0, *region_id);
+                    self.raft.on_replaced(store.0, *region_id);
                 }
             }
         }
@@ -156,10 +155,6 @@ impl Watch {
 
     /// Looks at the engines that a crash has left.
     pub fn on_crash(&mut self, store_id: u64, engines: &Engines<MemEngine>) {
-        match self.raft.on_crash(store_id, engines) {
-            Ok(found) => found.into_iter().for_each(|one| self.report(one)),
-            Err(error) => self.damaged(store_id, &error),
-        }
         let states = match read_all_region_states(&engines.kv) {
             Ok(states) => states,
             Err(error) => return self.damaged(store_id, &error),
@@ -202,15 +197,9 @@ impl Watch {
         }
     }
 
-    /// Forgets what a store has shown.
-    fn forget(&mut self, store_id: u64) {
+    /// Forgets what a store has shown: it gets a new folder.
+    pub fn forget(&mut self, store_id: u64) {
         self.shown.retain(|(id, _), _| *id != store_id);
-    }
-
-    /// A store gets a new folder.
-    pub fn on_wipe(&mut self, store_id: u64) {
-        self.forget(store_id);
-        self.raft.forget(store_id);
     }
 
     /// Looks at the regions with which a store starts again.
@@ -242,7 +231,8 @@ impl Watch {
         }
     }
 
-    fn damaged(&mut self, store_id: u64, error: &strata_storage::Error) {
+    /// Notes that what a store has on its disk cannot be read.
+    pub fn damaged(&mut self, store_id: u64, error: &strata_storage::Error) {
         self.report(Violation::StoreStopped {
             store_id,
             reason: error.to_string(),

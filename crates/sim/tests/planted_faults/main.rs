@@ -56,6 +56,7 @@ planted_faults! {
     planted_fault_late_clear_over_a_new_peer LateClear,
     planted_fault_read_index_before_the_own_terms_entry ReadIndexBeforeOwnTerm,
     planted_fault_a_wiped_store_votes WipedStoreVotes,
+    planted_fault_truncated_entries_stay_in_memory TruncatedKeptInMemory,
 }
 
 #[test]

@@ -207,6 +207,11 @@ impl<E: Engine> PeerStorage<E> {
         self.cache.bytes()
     }
 
+    /// Index of the first entry held in memory; `None`: there is none.
+    pub fn cached_first_index(&self) -> Option<u64> {
+        self.cache.first_index()
+    }
+
     /// Adds what Ready `number` wants persisted to a batch of the raft engine, and shows
     /// it to readers from now on. Entries from the first new one on are replaced. Batches
     /// must be written in the order of their appends.
@@ -274,7 +279,9 @@ impl<E: Engine> PeerStorage<E> {
             new.truncated_index,
             new.applied_index
         );
-        self.cache.compact_to(new.truncated_index);
+        if !planted!(TruncatedKeptInMemory) {
+            self.cache.compact_to(new.truncated_index);
+        }
         let truncated = self.apply_state.truncated_index;
         let gone = new.truncated_index - truncated;
         self.shrink_log_bytes(self.last_index - truncated, gone);
