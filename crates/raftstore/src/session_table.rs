@@ -427,5 +427,4 @@ fn outcome_of(answer: SessionAnswer) -> Option<CommandOutcome> {
 }
 
 #[cfg(test)]
-#[path = "session_table_tests.rs"]
 mod tests;
