@@ -6,7 +6,9 @@ use strata_storage::{Durability, EngineError, Engines, MemEngine};
 
 /// No fault can be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted;
+pub struct Planted {
+    _nothing: (),
+}
 
 impl Planted {
     pub(crate) fn disks_lie(&self) -> bool {
