@@ -33,7 +33,7 @@ use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
 use crate::commits::Commits;
 use crate::counters::Counters;
-use crate::disk::Disk;
+use crate::disk::{Crash, Disk, after_crash};
 use crate::effects::was_injected;
 use crate::faults::{Armed, Mend, Strike};
 use crate::freshness::Freshness;
@@ -397,8 +397,12 @@ impl Cluster {
                 self.schedule_step(id);
             }
             Err(reason) if was_injected(&reason) => {
-                // The disk failed as the store started: it is started again.
-                let life = self.stores[&id].life;
+                // The disk failed as the store started: its process ends, which leaves it an
+                // engine that takes writes again, and it is started once more.
+                let (store, lying) = (&self.stores[&id], self.planted.disks_lie());
+                let life = store.life;
+                let left = after_crash(&store.engines, Crash::Kill, lying, &mut self.rng);
+                self.store_mut(id).engines = left;
                 self.trace.note(now, "failed start", [id, life, 0, 0]);
                 self.queue
                     .push(START_AGAIN, Event::Restart { store: id, life });
