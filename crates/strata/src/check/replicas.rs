@@ -26,6 +26,8 @@ use strata_proto::metapb::Region;
 const DIFFERENT_MAX: Duration = Duration::from_secs(10);
 /// How long a replica that does not answer is asked again.
 const SILENT_MAX: Duration = Duration::from_secs(5);
+/// How long the comparison of a region may take in all, whatever hangs.
+const COMPARE_MAX: Duration = Duration::from_secs(15);
 /// Longest time of one answer.
 const CALL_TIME: Duration = Duration::from_secs(2);
 /// Looks in a row that show the same difference before it counts.
@@ -126,7 +128,13 @@ async fn ask_until_equal(admin: &Admin, group: &Group, parts: &[Part], began: In
     let mut last = Look::Changing;
     let mut same = 0;
     loop {
-        let look = look(admin, group, parts).await;
+        let left = COMPARE_MAX.saturating_sub(began.elapsed());
+        let look = tokio::time::timeout(left, look(admin, group, parts)).await;
+        let look = look.unwrap_or_else(|_| {
+            Look::Silent(format!(
+                "the replicas did not all answer in {COMPARE_MAX:?}"
+            ))
+        });
         same = if look == last { same + 1 } else { 1 };
         let patience = match &look {
             Look::Equal { silent: None } => return look,
