@@ -17,7 +17,8 @@ SECONDS ?= 10
 QUICK ?=
 
 # The tests of faults that are planted on purpose, in a build of their own.
-PLANTED := -p strata-sim --features planted-faults --test planted_faults
+PLANTED := -p strata-sim --features planted-faults --test planted_faults \
+	--test planted_fault_stepped_cluster_harness
 
 # Seeds of `make sim`.
 SEEDS ?= 0..2000

@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-planted="-p strata-sim --features planted-faults --test planted_faults"
+planted="-p strata-sim --features planted-faults --test planted_faults
+    --test planted_fault_stepped_cluster_harness"
 cargo test --release --locked --workspace --doc -q </dev/null
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --release --locked $planted </dev/null

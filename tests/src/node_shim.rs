@@ -7,7 +7,7 @@
 //! Roads    A connection to a port of the list in `NEMESIS_ROADS` goes to another port: that
 //!          of the proxy which stands between this node and that one.
 //!
-//! It is compiled once a test process with the system's C compiler, as [`crate::SyncShim`].
+//! It is compiled once with the system's C compiler, as [`crate::SyncShim`].
 //!
 //! Invariant: a node's `CLOCK_BOOTTIME` never goes back and never jumps. A reader takes the
 //! true time first and the state after it, and waits while the state is written; the time
@@ -156,7 +156,7 @@ int connect(int socket, const struct sockaddr *to, socklen_t length) {
 }
 "#;
 
-/// The library, compiled once a test process.
+/// The library, compiled if it is not there yet.
 fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| compile("node-shim", SOURCE))

@@ -1,11 +1,12 @@
 //! A preloaded library that records every sync that completed.
 //!
-//! It is compiled once a test process with the system's C compiler and loaded into nodes
-//! by `LD_PRELOAD`. For each `fdatasync` and `fsync` it appends one line to the file that
+//! It is compiled once with the system's C compiler, is kept beside the compiled tests, and
+//! is loaded into nodes by `LD_PRELOAD`. For each `fdatasync` and `fsync` it appends one line to the file that
 //! `STRATA_SYNC_LOG` names: the call, the length of the file when the sync began (what is
 //! surely on disk), and its path. The line is written before the call returns, so that
 //! nothing can have been acknowledged on a sync that is not recorded.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -52,25 +53,45 @@ int fdatasync(int fd) { return recorded("fdatasync", fd); }
 int fsync(int fd) { return recorded("fsync", fd); }
 "#;
 
-/// Compiles a library for `LD_PRELOAD` and returns where it is.
+/// Compiles a library for `LD_PRELOAD`, unless this or another test process has done so, and
+/// returns where it is: among the compiled tests, under a name that follows from its text.
 ///
 /// # Panics
 /// When there is no C compiler.
 pub(crate) fn compile(name: &str, text: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("strata-shim-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder for the shim");
-    let source = folder.join(format!("{name}.c"));
-    let library = folder.join(format!("{name}.so"));
+    let folder = library_folder();
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let library = folder.join(format!("strata-{name}-{:016x}.so", hasher.finish()));
+    if library.exists() {
+        return library;
+    }
+    // Others may be at it too. Each works aside; every rename puts the same library there.
+    let aside = tempfile::tempdir_in(&folder).expect("a folder for the shim");
+    let source = aside.path().join("shim.c");
+    let compiled = aside.path().join("shim.so");
     std::fs::write(&source, text).expect("the source is written");
     let output = Command::new("cc")
         .args(["-shared", "-fPIC", "-O2", "-Wall", "-o"])
-        .arg(&library)
+        .arg(&compiled)
         .arg(&source)
         .arg("-ldl")
         .output()
         .expect("cc runs");
     assert!(output.status.success(), "{output:?}");
+    std::fs::rename(&compiled, &library).expect("the shim gets its name");
     library
+}
+
+/// The folder of this test's own program; that of temporary files where the loader would take
+/// the path for several.
+fn library_folder() -> PathBuf {
+    let program = std::env::current_exe().expect("the system names this program");
+    let folder = program.parent().expect("a program is in a folder");
+    match folder.to_str() {
+        Some(path) if !path.contains([' ', ':']) => folder.to_owned(),
+        _ => std::env::temp_dir(),
+    }
 }
 
 /// One completed sync.
@@ -91,7 +112,7 @@ pub struct SyncShim {
 }
 
 impl SyncShim {
-    /// Compiles the library, once a process.
+    /// The library, compiled if it is not there yet.
     ///
     /// # Panics
     /// When there is no C compiler.
@@ -139,6 +160,28 @@ impl SyncShim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shim_is_compiled_once_also_by_many_at_a_time() {
+        let texts = ["one", "other"].map(|name| format!("int {name}_{};", std::process::id()));
+        let compile = |text: &str| super::compile("test", text);
+        let libraries: Vec<PathBuf> = std::thread::scope(|scope| {
+            let compiling: Vec<_> = (0..3).map(|_| scope.spawn(|| compile(&texts[0]))).collect();
+            let compiled = compiling.into_iter().map(|one| one.join().unwrap());
+            compiled.collect()
+        });
+        let library = &libraries[0];
+        assert!(libraries.iter().all(|one| one == library), "{libraries:?}");
+        let modified = || library.metadata().unwrap().modified().unwrap();
+        let before = modified();
+        assert_eq!(compile(&texts[0]), *library);
+        assert_eq!(modified(), before, "it was compiled again");
+        let other = compile(&texts[1]);
+        assert_ne!(other, *library);
+        for library in [library, &other] {
+            std::fs::remove_file(library).unwrap();
+        }
+    }
 
     #[test]
     fn the_shim_records_what_was_synced() {

@@ -56,11 +56,13 @@ impl Admin {
                 let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
                 let mut client = self.client(&address)?;
                 let request = timed(stratapb::StatusRequest {}, time);
-                match client.status(request).await {
-                    Ok(answer) => return Ok(answer.into_inner()),
-                    Err(status) => {
+                // The request's own time ends with the head of the answer.
+                match tokio::time::timeout(time, client.status(request)).await {
+                    Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                    Ok(Err(status)) => {
                         budget.note(format!("{address}: {}", channels::describe(&status)));
                     }
+                    Err(_) => budget.note(format!("{address}: no status in {time:?}")),
                 }
             }
             budget.pause(Duration::ZERO).await;
@@ -103,16 +105,18 @@ impl Admin {
                         to_store_id,
                     };
                     let mut client = self.client(&address)?;
-                    match client.transfer_leader(timed(request, time)).await {
-                        Ok(_) => budget.note(format!(
+                    let moving = client.transfer_leader(timed(request, time));
+                    match tokio::time::timeout(time, moving).await {
+                        Err(_) => budget.note(format!("{address}: no answer in {time:?}")),
+                        Ok(Ok(_)) => budget.note(format!(
                             "region {region_id} is still led by store {store_id}"
                         )),
-                        Err(status) if is_refusal(&status) => {
+                        Ok(Err(status)) if is_refusal(&status) => {
                             return Err(Error::Refused {
                                 message: first_line(status.message()),
                             });
                         }
-                        Err(status) => budget.note(channels::describe(&status)),
+                        Ok(Err(status)) => budget.note(channels::describe(&status)),
                     }
                 }
             }

@@ -4,13 +4,14 @@
 //! route (cache, else scheduler) -> address (cache, else scheduler) -> request
 //!     answer        -> done
 //!     region error  -> `verdict`: cache repaired, pause, try again
-//!     no connection -> never sent: route dropped, pause, try again
+//!     no such store -> never sent: route dropped, pause, try again
+//!     no connection -> the same
 //!     other status  -> read: try again; write: unknown, try again only where allowed
 //! ```
 
 use crate::budget::Budget;
-use crate::cache::{Cache, Route};
-use crate::scheduler::{first_line, is_final};
+use crate::cache::{Cache, Route, contains, reaches_up_to};
+use crate::scheduler::{RegionInfo, first_line, is_final};
 use crate::verdict::{self, Verdict};
 use crate::{Error, Result, Scheduler, channels};
 use std::future::Future;
@@ -115,14 +116,10 @@ impl Core {
             }
             let info = self.scheduler.region_within(key, budget).await;
             let info = info.map_err(|error| budget.close_with(error))?;
-            if let Some(leader) = info.leader {
-                return Ok(self.cache.insert(Route {
-                    region: info.region,
-                    leader,
-                }));
+            if let Some(route) = self.take_in(info, |region| contains(region, key), budget) {
+                return Ok(route);
             }
             budget.next_attempt(Duration::ZERO)?;
-            budget.note(format!("region {} has no leader", info.region.id));
             budget.pause(Duration::ZERO).await;
         }
     }
@@ -133,28 +130,65 @@ impl Core {
         upper: &[u8],
         budget: &mut Budget,
     ) -> Result<Arc<Route>> {
-        if let Some(route) = self.cache.route_below(upper) {
-            return Ok(route);
-        }
         if upper.is_empty() {
+            if let Some(route) = self.cache.route_below(upper) {
+                return Ok(route);
+            }
             let mut route = self.route(&[0xff; 16], budget).await?;
             while !route.region.end_key.is_empty() {
                 route = self.route(&route.region.end_key, budget).await?;
             }
             return Ok(route);
         }
-        let route = self.route(upper, budget).await?;
-        if route.region.start_key.as_ref() < upper {
-            return Ok(route);
+        loop {
+            if let Some(route) = self.cache.route_below(upper) {
+                return Ok(route);
+            }
+            let above = self.route(upper, budget).await?;
+            if above.region.start_key.as_ref() < upper {
+                return Ok(above);
+            }
+            let info = self.scheduler.previous_region_within(upper, budget).await;
+            let info = info.map_err(|error| budget.close_with(error))?;
+            let fits = |region: &metapb::Region| reaches_up_to(region, upper);
+            if let Some(route) = self.take_in(info, fits, budget) {
+                return Ok(route);
+            }
+            // Perhaps the region above begins elsewhere by now.
+            self.cache.forget(&above);
+            budget.next_attempt(Duration::ZERO)?;
+            budget.pause(Duration::ZERO).await;
         }
-        let info = self.scheduler.previous_region_within(upper, budget).await?;
-        match info.leader {
-            Some(leader) => Ok(self.cache.insert(Route {
-                region: info.region,
-                leader,
-            })),
-            None => self.route(&info.region.start_key, budget).await,
+    }
+
+    /// Takes in what the scheduler says of a region. `None`, and a note: it has no leader, or
+    /// is not the one that was asked for. A scheduler that knows less than a store has told
+    /// names an older form of the region, which the cache does not take; a walk over regions
+    /// that believed it would go back, or leave keys out.
+    fn take_in(
+        &self,
+        info: RegionInfo,
+        fits: impl Fn(&metapb::Region) -> bool,
+        budget: &mut Budget,
+    ) -> Option<Arc<Route>> {
+        let id = info.region.id;
+        if !fits(&info.region) {
+            budget.note(format!(
+                "the scheduler names region {id}, which is elsewhere"
+            ));
+            return None;
         }
+        let Some(leader) = info.leader else {
+            budget.note(format!("region {id} has no leader"));
+            return None;
+        };
+        let region = info.region;
+        let route = self.cache.insert(Route { region, leader });
+        if !fits(&route.region) {
+            budget.note(format!("the scheduler knows an older range of region {id}"));
+            return None;
+        }
+        Some(route)
     }
 
     async fn address(&self, store_id: u64, budget: &mut Budget) -> Result<Arc<str>> {
@@ -180,10 +214,22 @@ impl Core {
         F: FnOnce(Call) -> Fut,
         Fut: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
-        let address = self.address(route.leader.store_id, budget).await;
-        let address = address.map_err(|error| budget.close_with(error))?;
+        let address = match self.address(route.leader.store_id, budget).await {
+            // Whoever named this leader was wrong, or knew of it before the scheduler did.
+            Err(
+                error @ (Error::NotFound(_) | Error::Scheduler { .. } | Error::BadEndpoint { .. }),
+            ) => {
+                self.cache.forget(route);
+                budget.note(format!("region {}: {error}", route.region.id));
+                budget.next_attempt(Duration::ZERO)?;
+                budget.pause(Duration::ZERO).await;
+                return Ok(None);
+            }
+            address => address.map_err(|error| budget.close_with(error))?,
+        };
         let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
-        let channel = self.scheduler.channels().to(&address)?;
+        let channel = self.scheduler.channels().to(&address);
+        let channel = channel.map_err(|error| budget.close_with(error))?;
         let client = TikvClient::new(channel.clone())
             .max_decoding_message_size(channels::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(channels::MESSAGE_BYTES_MAX);

@@ -32,6 +32,12 @@ pub(crate) fn contains(region: &metapb::Region, key: &[u8]) -> bool {
     region.start_key.as_ref() <= key && (region.end_key.is_empty() || key < region.end_key.as_ref())
 }
 
+/// True when the region's range holds the keys just below `upper`, which is not empty.
+pub(crate) fn reaches_up_to(region: &metapb::Region, upper: &[u8]) -> bool {
+    region.start_key.as_ref() < upper
+        && (region.end_key.is_empty() || upper <= region.end_key.as_ref())
+}
+
 /// Routes and addresses.
 #[derive(Default)]
 pub(crate) struct Cache {
@@ -57,8 +63,7 @@ impl Cache {
         }
         let below: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Excluded(upper));
         let (_, route) = routes.range::<[u8], _>(below).next_back()?;
-        let reaches = route.region.end_key.is_empty() || upper <= route.region.end_key.as_ref();
-        reaches.then(|| route.clone())
+        reaches_up_to(&route.region, upper).then(|| route.clone())
     }
 
     /// Takes a route in, unless the cache holds the same region with a newer epoch.

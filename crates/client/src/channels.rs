@@ -3,12 +3,13 @@
 //! A channel connects when it is first used and again after it broke, so an entry never
 //! has to be replaced; several channels for one address are used in turn.
 
+use crate::scheduler::first_line;
 use crate::{Error, Options, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Requests and answers may hold a whole batch; the stores' own limits are far below.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -76,7 +77,10 @@ pub(crate) fn normalize(endpoint: &str) -> Result<String> {
         return Err(bad("the host is missing"));
     }
     match port.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(address.into()),
+        Ok(port) if port > 0 => match format!("http://{address}").parse::<Uri>() {
+            Ok(uri) if uri.authority().is_some_and(|place| place == address) => Ok(address.into()),
+            _ => Err(bad("the host is none")),
+        },
         _ => Err(bad("the port is not a number from 1 to 65535")),
     }
 }
@@ -95,12 +99,7 @@ pub(crate) fn was_never_sent(status: &tonic::Status) -> bool {
 
 /// One line for a status.
 pub(crate) fn describe(status: &tonic::Status) -> String {
-    let mut text = status
-        .message()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_string();
+    let mut text = first_line(status.message());
     if text.is_empty() {
         text = format!("{:?}", status.code());
     }
@@ -124,7 +123,19 @@ mod tests {
     fn endpoints_are_checked_and_stripped() {
         assert_eq!(normalize(" http://a:1/ ").unwrap(), "a:1");
         assert_eq!(normalize("[::1]:2379").unwrap(), "[::1]:2379");
-        for bad in ["", "a", ":1", "a:", "a:0", "a:70000", "https://a:1"] {
+        for bad in [
+            "",
+            "a",
+            ":1",
+            "a:",
+            "a:0",
+            "a:70000",
+            "https://a:1",
+            "a b:1",
+            "a/b:1",
+            "a\n:1",
+            "a?:1",
+        ] {
             assert!(
                 matches!(normalize(bad), Err(Error::BadEndpoint { .. })),
                 "{bad:?} was taken"

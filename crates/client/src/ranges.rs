@@ -165,6 +165,10 @@ impl RawClient {
         budget: &mut Budget,
     ) -> Result<Option<Vec<kvrpcpb::KvPair>>> {
         let limit = request.limit as usize;
+        let (reverse, range) = (
+            request.reverse,
+            (request.start_key.clone(), request.end_key.clone()),
+        );
         let answer = self
             .core
             .attempt(route, Kind::Read, budget, |mut call: Call| async move {
@@ -180,6 +184,9 @@ impl RawClient {
                 "{} pairs for a limit of {limit}",
                 answer.kvs.len()
             ))),
+            Some(answer) if !is_page(&answer.kvs, reverse, &range) => Err(Error::Malformed(
+                "pairs of a scan are outside of its range, or not in order".into(),
+            )),
             Some(answer) => Ok(Some(answer.kvs)),
             None => Ok(None),
         }
@@ -271,8 +278,8 @@ impl RawClient {
                 }
             };
             sum.crc64 ^= part.checksum;
-            sum.pairs += part.total_kvs;
-            sum.bytes += part.total_bytes;
+            sum.pairs = sum.pairs.saturating_add(part.total_kvs);
+            sum.bytes = sum.bytes.saturating_add(part.total_bytes);
             start = route.region.end_key.clone();
             if start.is_empty() {
                 break;
@@ -300,6 +307,22 @@ fn page_request(
         reverse,
         ..Default::default()
     }
+}
+
+/// True when each pair lies in the range that was asked for (start above end for a reverse
+/// page; an empty upper bound is none) and behind the one before it. A walk goes on behind
+/// the last pair, so that one out of place could send it round for ever.
+fn is_page(pairs: &[kvrpcpb::KvPair], reverse: bool, (start, end): &(Bytes, Bytes)) -> bool {
+    let (low, high) = if reverse { (end, start) } else { (start, end) };
+    let mut before: Option<&Bytes> = None;
+    pairs.iter().all(|pair| {
+        let in_order = match before.replace(&pair.key) {
+            None => true,
+            Some(before) if reverse => pair.key < before,
+            Some(before) => pair.key > before,
+        };
+        in_order && pair.key >= low && (high.is_empty() || pair.key < high)
+    })
 }
 
 /// The first key behind `key`.

@@ -23,6 +23,10 @@ use tonic::transport::Channel;
 
 /// Nodes forward for at most half a second; a little more covers the way.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Most nodes that are asked: those that members name beyond are left out.
+const ENDPOINTS_MAX: usize = 1024;
+/// Longest line of a server's words, in characters.
+const LINE_CHARS_MAX: usize = 500;
 
 /// A region as the scheduler knows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,13 +163,12 @@ impl Scheduler {
                 client.get_members(timed(request, time)).await
             })
             .await?;
-        if let Some(header) = &answer.header {
-            self.shared
-                .cluster_id
-                .store(header.cluster_id, Ordering::Relaxed);
-        }
+        self.check_cluster(&answer)?;
         let mut endpoints = self.shared.endpoints.write();
         for url in answer.members.iter().flat_map(|member| &member.client_urls) {
+            if endpoints.addresses.len() >= ENDPOINTS_MAX {
+                break;
+            }
             if let Ok(address) = channels::normalize(url)
                 && !endpoints.addresses.contains(&address)
             {
@@ -174,6 +177,21 @@ impl Scheduler {
         }
         drop(endpoints);
         Ok(answer)
+    }
+
+    /// Takes the cluster's id from the first answer, and refuses another one later.
+    fn check_cluster(&self, answer: &pdpb::GetMembersResponse) -> Result<()> {
+        let named = answer.header.as_ref().map_or(0, |header| header.cluster_id);
+        if named == 0 {
+            return Err(Error::Malformed("members of no cluster".into()));
+        }
+        let (new, order) = (named, Ordering::Relaxed);
+        match (self.shared.cluster_id).compare_exchange(0, new, order, order) {
+            Err(known) if known != named => Err(Error::Malformed(format!(
+                "members of cluster {named}, not of {known}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The region that holds `key`, as plain bytes.
@@ -384,7 +402,7 @@ impl Scheduler {
                     match answer.header().and_then(|header| header.error.as_ref()) {
                         None => return Ok(answer),
                         Some(error) if is_passing(error) => {
-                            budget.note(format!("{address}: {}", error.message));
+                            budget.note(format!("{address}: {}", first_line(&error.message)));
                         }
                         Some(error) => {
                             return Err(Error::Scheduler {
@@ -478,6 +496,18 @@ pub(crate) fn is_final(status: &tonic::Status) -> bool {
     )
 }
 
+/// A server's words as a part of one line: the first of theirs, not longer than a reader
+/// wants it, and nothing in it that a terminal would obey.
 pub(crate) fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_string()
+    let line = text.lines().next().unwrap_or_default();
+    line.chars()
+        .take(LINE_CHARS_MAX)
+        .map(|char| {
+            if char.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                char
+            }
+        })
+        .collect()
 }

@@ -6,6 +6,7 @@
 
 use crate::budget::Budget;
 use crate::channels;
+use crate::scheduler::first_line;
 use crate::{Error, Result, Scheduler};
 use std::time::Duration;
 use strata_proto::pdpb;
@@ -26,6 +27,8 @@ pub struct Timestamp {
 pub struct Timestamps {
     scheduler: Scheduler,
     stream: Option<Stream>,
+    /// The highest that was given out.
+    last: Option<Timestamp>,
 }
 
 struct Stream {
@@ -39,6 +42,7 @@ impl Timestamps {
         Self {
             scheduler: scheduler.clone(),
             stream: None,
+            last: None,
         }
     }
 
@@ -54,18 +58,12 @@ impl Timestamps {
             let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
             match tokio::time::timeout(time, self.attempt(count)).await {
                 Ok(Ok(answer)) => {
-                    if answer.count != count {
-                        self.stream = None;
-                        return Err(Error::Malformed(format!(
-                            "{} timestamps for {count} asked",
-                            answer.count
-                        )));
+                    let taken = self.check(count, &answer);
+                    match taken {
+                        Ok(timestamp) => self.last = Some(timestamp),
+                        Err(_) => self.stream = None,
                     }
-                    let timestamp = answer.timestamp.unwrap_or_default();
-                    return Ok(Timestamp {
-                        physical: timestamp.physical,
-                        logical: timestamp.logical,
-                    });
+                    return taken;
                 }
                 Ok(Err(reason)) => self.give_up(&mut budget, reason).await,
                 Err(_) => {
@@ -73,6 +71,29 @@ impl Timestamps {
                         .await;
                 }
             }
+        }
+    }
+
+    /// The timestamp of an answer that fits: to this request, and behind the last.
+    fn check(&self, count: u32, answer: &pdpb::TsoResponse) -> Result<Timestamp> {
+        if answer.count != count {
+            return Err(Error::Malformed(format!(
+                "{} timestamps for {count} asked",
+                answer.count
+            )));
+        }
+        let Some(timestamp) = &answer.timestamp else {
+            return Err(Error::Malformed("an answer without a timestamp".into()));
+        };
+        let timestamp = Timestamp {
+            physical: timestamp.physical,
+            logical: timestamp.logical,
+        };
+        match self.last {
+            Some(last) if timestamp <= last => Err(Error::Malformed(format!(
+                "timestamp {timestamp:?} after {last:?}"
+            ))),
+            _ => Ok(timestamp),
         }
     }
 
@@ -101,7 +122,10 @@ impl Timestamps {
             return Err("no stream of timestamps".into());
         };
         match stream.answers.message().await {
-            Ok(Some(answer)) => Ok(answer),
+            Ok(Some(answer)) => match answer.header.as_ref().and_then(|head| head.error.as_ref()) {
+                None => Ok(answer),
+                Some(error) => Err(first_line(&error.message)),
+            },
             Ok(None) => Err("the stream of timestamps ended".into()),
             Err(status) => Err(channels::describe(&status)),
         }

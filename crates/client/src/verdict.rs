@@ -18,6 +18,7 @@
 //! | anything else | route dropped | pause |
 
 use crate::Error;
+use crate::scheduler::first_line;
 use std::time::Duration;
 use strata_proto::{errorpb, metapb};
 
@@ -53,7 +54,7 @@ pub(crate) fn judge(error: &errorpb::Error) -> Verdict {
     // Before anything else: a leader that stepped down names the new one beside it.
     if let Some(unknown) = &error.undetermined_result {
         return Verdict::Unknown {
-            message: unknown.message.clone(),
+            message: first_line(&unknown.message),
             leader,
         };
     }
@@ -76,7 +77,7 @@ pub(crate) fn judge(error: &errorpb::Error) -> Verdict {
     }
     if let Some(full) = &error.disk_full {
         return Verdict::Fail(Error::Refused {
-            message: full.reason.clone(),
+            message: first_line(&full.reason),
         });
     }
     if error.stale_command.is_some()
@@ -107,7 +108,7 @@ pub(crate) fn describe(error: &errorpb::Error) -> String {
     } else {
         "region error"
     };
-    let message = error.message.lines().next().unwrap_or_default();
+    let message = first_line(&error.message);
     if message.is_empty() {
         name.into()
     } else {

@@ -21,4 +21,4 @@ mod run;
 pub mod wire;
 
 pub use mutator::Mutator;
-pub use run::{is_whole_run, run};
+pub use run::{is_whole_run, run, seeds};

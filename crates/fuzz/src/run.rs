@@ -15,7 +15,7 @@ const SEED_VARIABLE: &str = "FUZZ_SEED";
 /// # Panics
 /// As the case does; the seed is printed first. Also if a variable is not a number.
 pub fn run(name: &str, cases: u64, mut case: impl FnMut(&mut Mutator)) {
-    let mut one = |seed| {
+    let one = |seed| {
         let mut mutator = Mutator::new(seed);
         let outcome = catch_unwind(AssertUnwindSafe(|| case(&mut mutator)));
         if let Err(panic) = outcome {
@@ -23,13 +23,22 @@ pub fn run(name: &str, cases: u64, mut case: impl FnMut(&mut Mutator)) {
             resume_unwind(panic);
         }
     };
+    seeds(name, cases).into_iter().for_each(one);
+}
+
+/// The seeds that [`run`] takes, for a test that runs its cases side by side; it names the
+/// seed of a case that failed itself, as `FUZZ_SEED=...`.
+///
+/// # Panics
+/// If a variable is not a number.
+#[must_use]
+pub fn seeds(name: &str, cases: u64) -> Vec<u64> {
     if let Some(seed) = number(SEED_VARIABLE) {
-        return one(seed);
+        return vec![seed];
     }
     let first = hash(name);
-    for case in 0..number(CASES_VARIABLE).unwrap_or(cases) {
-        one(first.wrapping_add(case));
-    }
+    let cases = number(CASES_VARIABLE).unwrap_or(cases);
+    (0..cases).map(|case| first.wrapping_add(case)).collect()
 }
 
 /// True for the ordinary run of all cases: then a test may ask how often it got where it

@@ -129,9 +129,10 @@ pub(crate) fn compact_to(limits: &LogLimits, facts: &LogFacts) -> Option<u64> {
     if facts.bytes <= SNAPSHOT_LIMITS * limits.bytes {
         target = target.min(wanted.unwrap_or(u64::MAX));
     }
+    // A compaction is an entry itself: for the sake of one alone there would be the next.
     let worth = match over {
         true => 1,
-        false => limits.threshold.max(1),
+        false => limits.threshold.max(2),
     };
     (target >= facts.truncated + worth).then_some(target)
 }
@@ -282,6 +283,18 @@ mod tests {
             followers: followers.to_vec(),
             snapshot: None,
         }
+    }
+
+    #[test]
+    fn compaction_is_no_reason_for_the_next_one() {
+        let limits = LogLimits {
+            threshold: 1,
+            ..LIMITS
+        };
+        let both = |last| [follower(last, true), follower(last, true)];
+        assert_eq!(compact_to(&limits, &log(10, 12, &both(12))), Some(12));
+        // What is left is the entry that truncated the log.
+        assert_eq!(compact_to(&limits, &log(12, 13, &both(13))), None);
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub use peer::Peer;
 pub use region_worker::{RegionWorker, WorkerFault};
 pub use request::{
     Answer, Cancellation, CommandOutcome, PeerChange, PeerChangeKind, ReadCommand, Reply, ReplyFn,
-    Request, RequestBody, RequestHeader, RequestToken,
+    Request, RequestBody, RequestHeader, RequestToken, RequestWatch,
 };
 pub use runtime::{
     HeartbeatSink, RegionState, RegionSummary, StartError, Store, StoreHandle, Surroundings,
@@ -96,4 +96,4 @@ pub use store_fsm::{LoadError, LoadedStore, StoreFsm};
 pub use store_request::{StoreAnswer, StoreRequest};
 pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
 pub use task::{Expiry, PendingRequest, ReadBody, ReadTask};
-pub use time::Now;
+pub use time::{DueTicks, Now, Ticker};

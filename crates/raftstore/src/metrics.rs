@@ -56,8 +56,10 @@ store_metrics! {
     applied_entries,
     /// Client sessions opened, on all replicas of this store.
     sessions_opened,
-    /// Client sessions that expired or went because there were too many.
+    /// Client sessions that expired, on all replicas of this store.
     sessions_expired,
+    /// Client sessions that went before their time because a region had too many.
+    sessions_evicted,
     /// Operations of sessions that were answered from the table: repeated by a client.
     session_repeats,
     /// Batches written to the kv engine by apply.

@@ -5,8 +5,8 @@
 //! request up as long as it is not proposed.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -363,9 +363,35 @@ impl RequestToken {
             .is_some_and(|flag| Arc::strong_count(flag) > 1)
     }
 
+    /// Looks on, whatever becomes of the token.
+    pub fn watch(&self) -> RequestWatch {
+        RequestWatch {
+            flag: self
+                .cancelled
+                .as_ref()
+                .map(Arc::downgrade)
+                .unwrap_or_default(),
+        }
+    }
+
     /// Lets the request run to its end whatever its sender does.
     pub fn detach(mut self) {
         self.cancelled = None;
+    }
+}
+
+/// Looks on at a request, for tests: whether it still waits, also when its sender has gone.
+#[derive(Debug)]
+pub struct RequestWatch {
+    /// Held by the request, and by its token.
+    flag: Weak<AtomicBool>,
+}
+
+impl RequestWatch {
+    /// True while the request waits to be proposed or served; `token` says whether its token
+    /// is still there.
+    pub fn is_waiting(&self, token: bool) -> bool {
+        self.flag.strong_count() > usize::from(token)
     }
 }
 

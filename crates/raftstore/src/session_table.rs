@@ -151,6 +151,7 @@ impl SessionTable {
         let others = command.max_sessions.max(1) as usize - 1;
         while sessions.by_id.len() > others {
             sessions.remove_first(at);
+            at.metrics.sessions_evicted.increment();
         }
         sessions.put(
             at,
@@ -255,6 +256,7 @@ impl SessionTable {
             .is_some_and(|((expires_at_ms, _), _)| *expires_at_ms <= at.clock_ms)
         {
             sessions.remove_first(at);
+            at.metrics.sessions_expired.increment();
         }
         Ok(sessions)
     }
@@ -347,7 +349,6 @@ impl Sessions {
         self.by_id.remove(&id);
         let key = keys::session(at.region_id, &id);
         at.overlay.batch_mut().delete(Cf::Raft, key);
-        at.metrics.sessions_expired.increment();
     }
 }
 
@@ -426,5 +427,4 @@ fn outcome_of(answer: SessionAnswer) -> Option<CommandOutcome> {
 }
 
 #[cfg(test)]
-#[path = "session_table_tests.rs"]
 mod tests;

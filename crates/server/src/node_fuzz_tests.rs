@@ -31,7 +31,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 /// Messages as they are on the wire.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

@@ -25,8 +25,12 @@ use tonic::transport::Channel;
 
 use super::*;
 
+#[path = "node_forward_tests.rs"]
+mod forward;
 #[path = "node_fuzz_tests.rs"]
 mod fuzz;
+#[path = "node_snapshot_fuzz_tests.rs"]
+mod snapshot_fuzz;
 
 /// A served node; stops when it is told.
 struct Served {

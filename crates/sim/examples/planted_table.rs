@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use strata_raft::planted::{Fault, plant};
+use strata_sim::Violation;
 use strata_sim::swarm::Plan;
 
 /// Seeds from one range to the next.
@@ -39,6 +40,9 @@ fn play(fault: Fault, first: u64) -> Found {
             }
             drop(nothing);
             let violation = &failure.violations[0];
+            if matches!(violation, Violation::RunStopped(_)) {
+                continue;
+            }
             let name = format!("{violation:?}");
             let end = name.find([' ', '(']).unwrap_or(name.len());
             return Found {

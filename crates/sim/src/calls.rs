@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use strata_proto::metapb::RegionEpoch;
-use strata_raftstore::{Answer, Error, Reply, Request, RequestBody, RequestHeader, RequestToken};
+use strata_raftstore::{
+    Answer, Error, Reply, Request, RequestBody, RequestHeader, RequestToken, RequestWatch,
+};
 
 use crate::client::{AttemptResult, ClientId};
 use crate::cluster::{Cluster, Event};
@@ -42,18 +44,34 @@ pub(crate) struct Call {
     region_id: u64,
     /// For a read that has arrived: index that some replica had applied by then.
     required: Option<u64>,
-    /// For a write that has arrived: its deadline, by the store's clock.
-    deadline: Option<Duration>,
     /// Nobody takes the result.
     unheard: bool,
     /// Its client has gone while the request was on its way.
     orphaned: bool,
     /// The request has reached the store.
     arrived: bool,
+    /// When it has.
+    arrived_at: Duration,
     /// Delivered by the store, on its way to the client.
     answered: bool,
     /// Waits for the test to take it.
     result: Option<AttemptResult>,
+}
+
+impl Call {
+    /// True while the sender holds on to the request.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
+/// A write that may still be proposed.
+#[derive(Debug)]
+pub(crate) struct PendingWrite {
+    pub store: u64,
+    /// By the store's clock.
+    pub deadline: Duration,
+    pub waiting: RequestWatch,
 }
 
 /// Names a call that a test has sent.
@@ -170,13 +188,13 @@ impl Cluster {
             allowed,
             region_id: request.header.region_id,
             required: None,
-            deadline: None,
             request: Some(request),
             record,
             token: None,
             unheard: false,
             orphaned: false,
             arrived: false,
+            arrived_at: Duration::ZERO,
             answered: false,
             result: None,
         };
@@ -224,7 +242,16 @@ impl Cluster {
 
     fn is_lost(&mut self) -> bool {
         let share = self.options.client_loss;
-        share > 0.0 && self.rng.random_bool(share)
+        let lost = share > 0.0 && self.rng.random_bool(share);
+        self.counters.lost_to_clients += u64::from(lost);
+        lost
+    }
+
+    /// True if some link between two members of a region is cut.
+    fn is_cut_within(&self, region_id: u64) -> bool {
+        let region = self.present_region(region_id);
+        let stores = || region.peers.iter().map(|peer| peer.store_id);
+        stores().any(|from| stores().any(|to| self.network.is_cut(from, to)))
     }
 
     pub(crate) fn on_request(&mut self, id: u64) {
@@ -247,12 +274,17 @@ impl Cluster {
             call.arrived = true;
             match &request.body {
                 RequestBody::Read(_) | RequestBody::SystemRead => call.required = Some(required),
-                RequestBody::Write(_) | RequestBody::SystemWrite(_) => {
-                    call.deadline = Some(deadline);
-                }
-                RequestBody::TransferLeader { .. } | RequestBody::ChangePeers { .. } => {}
+                RequestBody::Write(_)
+                | RequestBody::SystemWrite(_)
+                | RequestBody::TransferLeader { .. }
+                | RequestBody::ChangePeers { .. } => {}
             }
+            call.arrived_at = now;
         }
+        let writes = matches!(
+            request.body,
+            RequestBody::Write(_) | RequestBody::SystemWrite(_)
+        );
         let reply = Reply::new(move |result| {
             mailbox
                 .lock()
@@ -268,6 +300,14 @@ impl Cluster {
         let Some(token) = admitted else {
             return;
         };
+        if writes {
+            let pending = PendingWrite {
+                store: store_id,
+                deadline,
+                waiting: token.watch(),
+            };
+            self.pending_writes.insert(id, pending);
+        }
         match self.calls.get_mut(&id) {
             Some(call) if !call.orphaned => call.token = Some(token),
             // A client that has gone away lets its request run.
@@ -291,7 +331,9 @@ impl Cluster {
         let mut failed = Vec::new();
         for (id, result) in results {
             self.unanswered.remove(&id);
-            self.counters.add_answer(&result);
+            let arrived_at = self.calls.get(&id).map(|call| call.arrived_at);
+            let waited = arrived_at.is_none_or(|at| at < self.queue.now());
+            self.counters.add_answer(&result, waited);
             let Some(call) = self.calls.get_mut(&id) else {
                 continue;
             };
@@ -342,14 +384,6 @@ impl Cluster {
         }
     }
 
-    /// True if a write is neither proposed nor answered and `now` is its deadline.
-    pub(crate) fn waits_past(&self, id: u64, now: Duration) -> bool {
-        self.calls.get(&id).is_some_and(|call| {
-            let waits = call.token.as_ref().is_some_and(RequestToken::is_waiting);
-            waits && call.deadline.is_some_and(|deadline| deadline <= now)
-        })
-    }
-
     /// A store has ended: nobody answers what was under way there.
     pub(crate) fn lose_calls(&mut self, store: u64) {
         // Replies that were dropped with the core answer "stopping"; no store sent that.
@@ -358,6 +392,7 @@ impl Cluster {
             .unwrap_or_else(|broken| broken.into_inner())
             .clear();
         self.unanswered.retain(|_, taken_by| *taken_by != store);
+        self.pending_writes.retain(|_, write| write.store != store);
         let lost: Vec<u64> = self
             .calls
             .iter()
@@ -387,6 +422,8 @@ impl Cluster {
     }
 
     pub(crate) fn on_cancel(&mut self, id: u64) {
+        // What was given up is not proposed any more.
+        self.pending_writes.remove(&id);
         if let Some(call) = self.calls.get_mut(&id) {
             call.token = None;
         }
@@ -397,9 +434,10 @@ impl Cluster {
             return;
         };
         if call.orphaned || call.unheard {
+            let region_id = call.region_id;
             let moved = matches!(result, AttemptResult::Answered(Answer::Region(_)));
-            let cut = self.network.has_cuts();
-            self.counters.conf_changes_in_partition += u64::from(moved && cut);
+            let cut = moved && self.is_cut_within(region_id);
+            self.counters.conf_changes_in_partition += u64::from(cut);
             if let Some(token) = self.calls.remove(&id).and_then(|call| call.token) {
                 token.detach();
             }

@@ -126,7 +126,8 @@ impl Cluster {
         found.extend(self.check_memberships());
         found.extend(check_logs(self));
         found.extend(self.check_all_released());
-        found.extend(self.watch.violations().iter().cloned());
+        // What was seen while the cluster ran is the cause of what is wrong at its end.
+        found.splice(0..0, self.watch.violations().iter().cloned());
         if found.is_empty() {
             Ok(self.report(acknowledged))
         } else {
@@ -224,10 +225,28 @@ impl Cluster {
         Ok(values)
     }
 
-    /// A region without a leader, if there is one.
+    /// A region without a leader, if there is one. A leader is one that leads in the highest
+    /// term that any member knows, and that a majority of the members follow.
     fn leaderless(&self) -> Option<u64> {
+        let led = |id: &u64| {
+            let cores = self.stores.values().filter(|store| !store.out);
+            let cores = cores.filter_map(|store| store.core.as_ref());
+            let entries: Vec<_> = cores
+                .filter_map(|core| core.directory().entry(*id))
+                .collect();
+            let known = entries.iter().map(|entry| entry.view.numbers());
+            let highest = known.clone().map(|numbers| numbers.term).max();
+            let leader = entries
+                .iter()
+                .find(|entry| entry.leads() && Some(entry.view.term()) == highest)
+                .map(|entry| entry.peer.id);
+            let following = known
+                .filter(|numbers| Some(numbers.term) == highest && Some(numbers.leader) == leader)
+                .count();
+            leader.is_some() && following > self.present_region(*id).peers.len() / 2
+        };
         let mut ids = self.regions.iter().map(|region| region.id);
-        ids.find(|id| self.leader_of(*id).is_none())
+        ids.find(|id| !led(id))
     }
 
     /// Why the cluster is not at rest, if it is not.

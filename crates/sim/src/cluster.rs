@@ -21,20 +21,20 @@ use rand_chacha::ChaCha8Rng;
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{RawSpace, SnapshotFrame, SnapshotReply};
-use strata_raft::planted;
 use strata_raftstore::{
     Answer, Error, ReadTask, StoreCore, StoreEvent, StoreOptions, SystemStateMachine,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{MemFiles, SnapshotManager};
-use strata_storage::{Cf, EngineError, Engines, Fault, MemEngine, ReadView};
+use strata_storage::{Cf, EngineError, Engines, Fault, MemEngine, ReadView, read_raft_state};
 
-use crate::calls::Call;
+use crate::calls::{Call, PendingWrite};
 use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
 use crate::commits::Commits;
 use crate::counters::Counters;
 use crate::disk::Disk;
+use crate::effects::was_injected;
 use crate::faults::{Armed, Mend, Strike};
 use crate::freshness::Freshness;
 use crate::guard::guarded;
@@ -56,6 +56,8 @@ use crate::watch::Watch;
 /// How finely [`Cluster::run_until`] looks at its condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
+/// After how long a store is started again whose disk failed as it started.
+const START_AGAIN: Duration = Duration::from_millis(50);
 /// Ticks of all stores together after which the replicas of one region are summed up: with
 /// five stores about three times a second.
 const TICKS_BETWEEN_SUMS: u64 = 32;
@@ -212,6 +214,10 @@ pub struct Cluster {
     pub watch: Watch,
     pub(crate) promises: Promises,
     pub(crate) commits: Commits,
+    /// By store and region: the end of the log that was lost with a store's folder.
+    pub(crate) lost_logs: BTreeMap<(u64, u64), u64>,
+    /// Writes that have arrived and were not proposed when they were last looked at.
+    pub(crate) pending_writes: BTreeMap<u64, PendingWrite>,
     pub(crate) led_terms: LedTerms,
     pub(crate) freshness: Freshness,
     /// Regions of the store that is stepped whose data it had given up before.
@@ -270,6 +276,8 @@ impl Cluster {
             watch: Watch::default(),
             promises: Promises::default(),
             commits: Commits::default(),
+            lost_logs: BTreeMap::new(),
+            pending_writes: BTreeMap::new(),
             led_terms: LedTerms::default(),
             freshness: Freshness::default(),
             given_up: BTreeSet::new(),
@@ -339,8 +347,13 @@ impl Cluster {
         let spec = ClusterSpec::new(&stores, "sim", self.options.regions, self.options.replicas)
             .unwrap_or_else(|error| panic!("a cluster that cannot be: {error}"));
         let engines = self.new_engines(&spec, id, id + 1_000);
+        assert!(!self.store(id).is_up(), "store {id} is wiped while it runs");
+        for region in &self.regions {
+            let log = read_raft_state(&self.stores[&id].engines.raft, region.id);
+            let end = log.ok().flatten().map_or(0, |state| state.last_index);
+            self.lost_logs.insert((id, region.id), end);
+        }
         let store = self.store_mut(id);
-        assert!(!store.is_up(), "store {id} is wiped while it runs");
         store.engines = engines;
         store.files = MemFiles::new();
         store.options.admitted = false;
@@ -382,6 +395,13 @@ impl Cluster {
                 self.schedule_region_work(id, Duration::ZERO);
                 // What the start has left in the outboxes goes with the first step.
                 self.schedule_step(id);
+            }
+            Err(reason) if was_injected(&reason) => {
+                // The disk failed as the store started: it is started again.
+                let life = self.stores[&id].life;
+                self.trace.note(now, "failed start", [id, life, 0, 0]);
+                self.queue
+                    .push(START_AGAIN, Event::Restart { store: id, life });
             }
             Err(reason) => self.watch.report(Violation::StoreStopped {
                 store_id: id,
@@ -607,11 +627,6 @@ impl Cluster {
             .inbox
             .iter()
             .any(|e| matches!(e, StoreEvent::Tick));
-        if planted!(TickBurst) {
-            // Planted: they are made up for, behind whatever has come meanwhile.
-            let now = self.queue.now();
-            self.store_mut(store).miss_ticks(now, waiting);
-        }
         if !waiting {
             self.enter(store, StoreEvent::Tick);
         }

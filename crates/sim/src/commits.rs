@@ -44,13 +44,21 @@ pub struct Commits {
     told: BTreeMap<(u64, u64), (u64, u64)>,
 }
 
-/// The synced part of both engines of a voter's store.
+/// What is on the disk of a voter's store.
 #[derive(Clone, Copy, Debug)]
-pub struct VoterDisk<'a> {
-    /// The raft engine.
-    pub raft: MemDurable<'a>,
-    /// The kv engine.
-    pub kv: MemDurable<'a>,
+pub enum VoterDisk<'a> {
+    /// The synced part of both engines.
+    Present {
+        /// The raft engine.
+        raft: MemDurable<'a>,
+        /// The kv engine.
+        kv: MemDurable<'a>,
+    },
+    /// Its folder was lost, and with it a log up to this index.
+    Lost {
+        /// The end of the log.
+        last_index: u64,
+    },
 }
 
 /// What a voter has on its disk.
@@ -76,6 +84,8 @@ enum Held {
     /// Whatever there was is gone for good, and the voter votes no more: its store has lost its
     /// folder, or has removed it by a change of peers that the leader has not applied yet.
     Lost,
+    /// It never had one, and votes no more.
+    Never,
 }
 
 impl Commits {
@@ -131,7 +141,7 @@ impl Commits {
 }
 
 /// Judges the commit of `index` in a region, whose leader has said so in `term`. `disk` gives
-/// what a store has; `None` for one whose folder was lost.
+/// what a store has; `None` where there is no such store.
 ///
 /// # Errors
 /// `CommitNotHeld`, `CommitNotSafe`.
@@ -149,12 +159,12 @@ pub fn check_commit<'a>(
         .collect();
     let terms = voters.iter().filter_map(|voter| match voter.entry {
         Held::Entry(term) => Some(term),
-        Held::No | Held::Applied | Held::Lost => None,
+        Held::No | Held::Applied | Held::Lost | Held::Never => None,
     });
     // Others may have one of an earlier term there; none can have a later one.
     let entry_term = terms.max();
     let holds = |voter: &Voter| match voter.entry {
-        Held::No => false,
+        Held::No | Held::Never => false,
         Held::Entry(term) => Some(term) == entry_term,
         Held::Applied | Held::Lost => true,
     };
@@ -174,8 +184,12 @@ pub fn check_commit<'a>(
             entry_term,
         });
     }
-    for candidate in voters.iter().filter(|voter| !holds(voter)) {
-        let votes = |voter: &Voter| voter.entry != Held::Lost && voter.last <= candidate.last;
+    let silent = |voter: &Voter| matches!(voter.entry, Held::Lost | Held::Never);
+    for candidate in voters
+        .iter()
+        .filter(|voter| voter.entry == Held::No || !(holds(voter) || silent(voter)))
+    {
+        let votes = |voter: &Voter| !silent(voter) && voter.last <= candidate.last;
         if agree(&voters, votes) {
             return Err(Violation::CommitNotSafe {
                 region_id,
@@ -198,24 +212,28 @@ impl Voter {
             last,
             entry,
         };
-        let Some(disk) = disk else {
-            return voter(EntryId::default(), Held::Lost);
+        let (raft, kv) = match disk {
+            Some(VoterDisk::Present { raft, kv }) => (raft, kv),
+            Some(VoterDisk::Lost { last_index }) if last_index < index => {
+                return voter(EntryId::default(), Held::Never);
+            }
+            Some(VoterDisk::Lost { .. }) | None => return voter(EntryId::default(), Held::Lost),
         };
-        if was_removed(&disk, region) {
+        if was_removed(&kv, region) {
             return voter(EntryId::default(), Held::Lost);
         }
         let region_id = region.id;
-        let log = read_raft_state(&disk.raft, region_id).ok().flatten();
-        let applied = read_apply_state(&disk.kv, region_id).ok().flatten();
+        let log = read_raft_state(&raft, region_id).ok().flatten();
+        let applied = read_apply_state(&kv, region_id).ok().flatten();
         let truncated = applied.map_or(EntryId::default(), |state| EntryId {
             term: state.truncated_term,
             index: state.truncated_index,
         });
         let end = log.map_or(0, |state| state.last_index);
-        let last = term_at(&disk, region_id, end).map(|term| EntryId { term, index: end });
+        let last = term_at(&raft, region_id, end).map(|term| EntryId { term, index: end });
         // An install writes the kv engine first; its log is that of the snapshot from then on.
         let last = last.unwrap_or_default().max(truncated);
-        let entry = match term_at(&disk, region_id, index) {
+        let entry = match term_at(&raft, region_id, index) {
             _ if truncated.index >= index => Held::Applied,
             Some(term) if index <= end => Held::Entry(term),
             _ => Held::No,
@@ -225,9 +243,9 @@ impl Voter {
 }
 
 /// Whether a store holds the tombstone of a later membership than `region` has.
-fn was_removed(disk: &VoterDisk<'_>, region: &Region) -> bool {
+fn was_removed(kv: &MemDurable<'_>, region: &Region) -> bool {
     let conf_ver = |region: &Region| region.region_epoch.unwrap_or_default().conf_ver;
-    let state = read_region_state(&disk.kv, region.id).ok().flatten();
+    let state = read_region_state(kv, region.id).ok().flatten();
     state.is_some_and(|state| {
         let gone = state.region.as_ref().map_or(0, conf_ver);
         state.state() == PeerState::Tombstone && gone > conf_ver(region)
@@ -235,10 +253,8 @@ fn was_removed(disk: &VoterDisk<'_>, region: &Region) -> bool {
 }
 
 /// The term of an entry of a log.
-fn term_at(disk: &VoterDisk<'_>, region_id: u64, index: u64) -> Option<u64> {
-    let stored = disk
-        .raft
-        .get(Cf::RaftLog, &keys::raft_log(region_id, index));
+fn term_at(raft: &MemDurable<'_>, region_id: u64, index: u64) -> Option<u64> {
+    let stored = raft.get(Cf::RaftLog, &keys::raft_log(region_id, index));
     let entry = Entry::decode(stored.ok().flatten()?).ok()?;
     Some(entry.term)
 }

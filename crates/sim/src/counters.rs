@@ -55,18 +55,26 @@ counters! {
     crash_kv_ahead "crashes with kv ahead of the raft engine's tail",
     /// Operations of sessions that were answered from the table, on all replicas.
     duplicates_suppressed "duplicates suppressed by a session",
-    /// Sessions that were removed by the region's clock or by their number, on all replicas.
-    sessions_expired "sessions expired",
-    /// Changes of members that were acknowledged while some link was cut.
+    /// Sessions that were removed by the region's clock, on all replicas.
+    sessions_expired "session expired",
+    /// Sessions that were removed because a region had too many, on all replicas.
+    sessions_evicted "sessions evicted by their number",
+    /// Changes of members that were acknowledged while some link between members was cut.
     conf_changes_in_partition "conf changes during a partition",
-    /// Requests that were answered with nothing but that their deadline had passed.
+    /// Requests that had waited in a store when their deadline passed, and were dropped.
     deadline_drops "requests dropped at their deadline",
     /// Compare-and-swaps that met another value.
     swaps_failed "CAS failed",
-    /// Deletions of entries that some member of the region did not have.
+    /// Deletions of entries that some member of the region, other than one that is gone for
+    /// good, did not have.
     compacted_past_follower "log compacted past a follower",
     /// Requests for votes that were not heard because a leader may hold a lease.
     votes_withheld "votes withheld by a lease",
+    /// Requests and answers that never arrived at their store or client.
+    lost_to_clients "requests and answers lost",
+    /// Faults that struck: those that found nothing to break are not counted, and neither are
+    /// hand-overs and changes of members.
+    faults "faults",
 }
 
 impl Counters {
@@ -85,6 +93,7 @@ impl Counters {
                 "snapshots_installed" => &mut self.snapshots_installed,
                 "session_repeats" => &mut self.duplicates_suppressed,
                 "sessions_expired" => &mut self.sessions_expired,
+                "sessions_evicted" => &mut self.sessions_evicted,
                 "votes_withheld" => &mut self.votes_withheld,
                 _ => continue,
             };
@@ -93,10 +102,10 @@ impl Counters {
         self.read_index_reads -= replica_reads;
     }
 
-    /// Looks at an answer on its way to a client.
-    pub(crate) fn add_answer(&mut self, result: &Result<Answer, Error>) {
+    /// Looks at an answer on its way to a client, to a request that had waited or not.
+    pub(crate) fn add_answer(&mut self, result: &Result<Answer, Error>, waited: bool) {
         match result {
-            Err(Error::DeadlineExceeded) => self.deadline_drops += 1,
+            Err(Error::DeadlineExceeded) => self.deadline_drops += u64::from(waited),
             Ok(Answer::Written(outcomes)) => {
                 let failed = |outcome: &&CommandOutcome| {
                     matches!(

@@ -1,7 +1,7 @@
 //! How the simulated disks behave.
 //!
-//! Both engines of a store are in memory. Here is how long their writes take, and what a
-//! planted fault makes them lose.
+//! Both engines of a store are in memory. Here is how long their writes take, and what a crash
+//! leaves.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use strata_storage::{Engines, MemEngine};
 
 use crate::network::between;
 
-/// Times of the disks, and their honesty.
+/// Times of the disks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Disk {
     /// Shortest and longest sync of the raft engine.
@@ -22,9 +22,6 @@ pub struct Disk {
     /// Shortest and longest wait for the turn of a worker: the region worker, the log gc
     /// worker.
     pub worker: (Duration, Duration),
-    /// Planted fault: syncs are reported and not done, and a crash takes all that was not
-    /// synced.
-    pub lies: bool,
 }
 
 impl Disk {
@@ -36,7 +33,6 @@ impl Disk {
             apply: (Duration::from_micros(20), Duration::from_millis(1)),
             read: (Duration::ZERO, Duration::from_millis(2)),
             worker: (Duration::from_micros(20), Duration::from_millis(2)),
-            lies: false,
         }
     }
 
@@ -48,7 +44,6 @@ impl Disk {
             apply: (Duration::from_micros(100), Duration::from_millis(60)),
             read: (Duration::ZERO, Duration::from_millis(60)),
             worker: (Duration::from_micros(100), Duration::from_millis(120)),
-            lies: false,
         }
     }
 
@@ -90,16 +85,16 @@ pub enum Crash {
     Kill,
 }
 
-/// What a crash leaves of a store's engines, each for itself.
+/// What a crash leaves of a store's engines, each for itself. `lying`: no sync was done.
 pub(crate) fn after_crash(
     engines: &Engines<MemEngine>,
     crash: Crash,
-    disk: &Disk,
+    lying: bool,
     rng: &mut ChaCha8Rng,
 ) -> Engines<MemEngine> {
     let left = |engine: &MemEngine, rng: &mut ChaCha8Rng| match crash {
         Crash::Kill => engine.kill(),
-        Crash::Power if disk.lies => engine.crash_keeping(0),
+        Crash::Power if lying => engine.crash_keeping(0),
         Crash::Power => engine.crash(rng),
     };
     let kv = left(&engines.kv, rng);

@@ -16,14 +16,13 @@ use crate::counters::applied_of;
 use crate::disk::Crash;
 use crate::guard::guarded;
 use crate::network::{Envelope, between};
-use crate::planted::empty_one_entry;
 use crate::store::SimStore;
 use crate::violation::Violation;
 
 /// Longest wait of an inbox until its store drains it.
 const STEP_DELAY_MAX: Duration = Duration::from_micros(300);
 /// What the text of every played disk error holds.
-const INJECTED: &str = "injected failure";
+pub(crate) const INJECTED: &str = "injected failure";
 
 impl Cluster {
     /// Puts an event into a store's inbox.
@@ -57,10 +56,13 @@ impl Cluster {
             return self.schedule_step(id);
         }
         let mut events = std::mem::take(&mut store.inbox);
-        events.extend(store.take_missed_ticks());
+        let ticked = events.iter().any(|e| matches!(e, StoreEvent::Tick));
+        if ticked {
+            let more = self.store_mut(id).due_ticks(now).saturating_sub(1);
+            events.extend((0..more).map(|_| StoreEvent::Tick));
+        }
         let count = events.len() as u64;
         self.look_at_reads(id, &events);
-        let ticked = events.iter().any(|e| matches!(e, StoreEvent::Tick));
         let Some(effects) = self.step_core(id, |core, local| core.handle_all(local, events)) else {
             self.given_up.clear();
             return;
@@ -70,7 +72,7 @@ impl Cluster {
         self.carry_out(id, effects);
         self.given_up.clear();
         if ticked {
-            self.look_at_deadlines(id);
+            self.look_at_deadlines(id, true);
         }
     }
 
@@ -138,6 +140,9 @@ impl Cluster {
             }
         }
         self.empty_mailbox();
+        if self.is_live(id, life) {
+            self.look_at_deadlines(id, false);
+        }
     }
 
     /// Steps a store's core at its own time. `None`: it panicked, and the store has ended.
@@ -162,7 +167,7 @@ impl Cluster {
     /// A store has found something that it must not go on with. Where a disk error was
     /// played, that is what it shall do: its process ends and is started again.
     pub(crate) fn store_failed(&mut self, store_id: u64, reason: String) {
-        if reason.contains(INJECTED) {
+        if was_injected(&reason) {
             return self.end_process(store_id, Crash::Kill);
         }
         self.watch
@@ -248,12 +253,13 @@ impl Cluster {
             return;
         }
         let now = self.queue.now();
+        let lying = self.planted.disks_lie();
         let store = self.store_mut(id);
         let (number, sync) = store.logs[lane]
             .writing
             .take()
             .expect("a batch is being written");
-        if sync && !store.disk.lies {
+        if sync && !lying {
             // The raft engine has one log: this makes the other lanes' batches durable, too.
             if let Err(error) = store.engines.raft.make_durable() {
                 return self.engine_failed(id, &error);
@@ -296,7 +302,6 @@ impl Cluster {
             return;
         }
         let now = self.queue.now();
-        let skip = self.planted.skip_apply;
         let store = self
             .stores
             .get_mut(&id)
@@ -310,10 +315,7 @@ impl Cluster {
             let term_of = |region_id| directory.entry(region_id).map(|entry| entry.view.term());
             self.watch.on_apply((id, life), &work, term_of);
         }
-        let mut skipped = false;
-        if let Some((_, behind)) = skip.filter(|(at, _)| *at == id) {
-            skipped = empty_one_entry(&mut work, behind);
-        }
+        let skipped = self.planted.change_work(id, &mut work);
         let entries = |task: &ApplyTask| match task {
             ApplyTask::Entries(task) => task.entries.len(),
             _ => 0,
@@ -325,9 +327,6 @@ impl Cluster {
         let Some(effects) = stepped else {
             return;
         };
-        if skipped {
-            self.planted.skip_apply = None;
-        }
         self.trace.note(
             now,
             "apply",
@@ -395,7 +394,12 @@ impl Cluster {
             self.counters.crash_while_installing += u64::from(installing);
             shown = applied_of(&directory);
         }
-        let engines = crate::disk::after_crash(&store.engines, crash, &store.disk, &mut self.rng);
+        let engines = crate::disk::after_crash(
+            &store.engines,
+            crash,
+            self.planted.disks_lie(),
+            &mut self.rng,
+        );
         let files = match crash {
             Crash::Kill => store.files.kill(),
             Crash::Power => store.files.crash(&mut self.rng),
@@ -499,4 +503,11 @@ impl Cluster {
             _ => Some(event),
         }
     }
+}
+
+/// True for the words in which a store says that it cannot go on for an error that was played.
+/// One that takes the error for damage is wrong.
+pub(crate) fn was_injected(reason: &str) -> bool {
+    let wrong = ["corrupt", "damaged"];
+    reason.contains(INJECTED) && !wrong.iter().any(|word| reason.contains(word))
 }

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -222,10 +223,7 @@ impl Cluster {
         let now = self.queue.now();
         for id in self.store_ids() {
             let store = self.store_mut(id);
-            store.disk = Disk {
-                lies: store.disk.lies,
-                ..Disk::good()
-            };
+            store.disk = Disk::good();
             store.clock.set_rate(now, RATE_ONE);
             store.stalled_until = now;
             store.paused_until = store.paused_until.min(now);
@@ -308,9 +306,7 @@ impl Cluster {
                 }
             }
             Mend::Disk(id) => {
-                let lies = self.store(id).disk.lies;
-                let usual = self.options.disk;
-                self.store_mut(id).disk = Disk { lies, ..usual };
+                self.store_mut(id).disk = self.options.disk;
             }
             Mend::Weather => {
                 self.network.set_weather(Weather::fair());
@@ -328,6 +324,22 @@ impl Cluster {
     fn strike_by(&mut self, kind: FaultKind, rng: &mut ChaCha8Rng) -> Option<Mend> {
         let stores = self.store_ids();
         let one = stores[rng.random_range(0..stores.len())];
+        let finds_something = match kind {
+            FaultKind::PowerCut
+            | FaultKind::Kill
+            | FaultKind::LongOutage
+            | FaultKind::Pause
+            | FaultKind::LongPause
+            | FaultKind::StuckShards
+            | FaultKind::CrashLoop => self.store(one).is_up(),
+            // Orders of an operator.
+            FaultKind::Transfer | FaultKind::MovePeers => false,
+            FaultKind::Wipe => !self.stores.values().any(|store| store.out),
+            // Half of it is fair, see there.
+            FaultKind::Weather => false,
+            _ => true,
+        };
+        self.counters.faults += u64::from(finds_something);
         match kind {
             FaultKind::Partition
             | FaultKind::OneWay
@@ -380,8 +392,8 @@ impl Cluster {
                 self.options.held_requests = Some((share, HOLD));
                 return Some(Mend::Requests);
             }
-            FaultKind::BrokenStreams => self.armed.streams += rng.random_range(3..=15),
-            FaultKind::CrashInstalling => self.armed.installs += rng.random_range(1..=3),
+            FaultKind::BrokenStreams => self.armed.streams += rng.random_range(5..=25),
+            FaultKind::CrashInstalling => self.armed.installs += rng.random_range(2..=6),
             FaultKind::Wipe => self.draw_wipe(one, rng),
             FaultKind::MovePeers => self.draw_move(rng),
             FaultKind::RegionTrouble => return self.trouble_region(rng),
@@ -393,7 +405,9 @@ impl Cluster {
     /// Cuts or slows links; those that it has changed, to be mended later.
     fn strike_links(&mut self, kind: FaultKind, one: u64, rng: &mut ChaCha8Rng) -> Option<Mend> {
         let stores = self.store_ids();
-        let other = stores[rng.random_range(0..stores.len())];
+        let others: Vec<u64> = stores.iter().copied().filter(|id| *id != one).collect();
+        // A store alone has no links.
+        let other = *others.choose(rng)?;
         let links = match kind {
             FaultKind::Partition => self.draw_partition(rng),
             FaultKind::OneWay => vec![(one, other)],
@@ -436,8 +450,9 @@ impl Cluster {
 
     fn fail_disk(&mut self, kind: FaultKind, id: u64, rng: &mut ChaCha8Rng) {
         let raft = rng.random::<bool>();
+        // Where the store is down its next start meets it.
         let store = self.store(id);
-        if !store.is_up() {
+        if !store.is_up() && kind == FaultKind::FailedFile {
             return;
         }
         let engine = if raft {
@@ -466,6 +481,12 @@ impl Cluster {
 
     fn draw_weather(&mut self, rng: &mut ChaCha8Rng) {
         let bad: bool = rng.random();
+        self.counters.faults += u64::from(bad);
+        // Clients have a network of their own.
+        self.options.client_loss = match bad {
+            true => rng.random_range(0.0..0.4),
+            false => 0.0,
+        };
         self.network.set_weather(if !bad {
             Weather::fair()
         } else if rng.random() {

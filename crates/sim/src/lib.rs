@@ -37,6 +37,7 @@ mod lookout;
 mod moves;
 mod network;
 mod operation;
+#[cfg_attr(not(feature = "planted-faults"), path = "not_planted.rs")]
 mod planted;
 mod promises;
 mod queue;

@@ -1,7 +1,8 @@
 //! Where the checkers that look on get their facts: messages, starts, reads and deadlines.
 //!
-//! Each looks at what a store shows to others, or at what its disks hold, never at what the
-//! production code thinks of itself.
+//! Most look at what a store shows to others, or at what its disks hold. Leases, deadlines and
+//! reads of data that were given up are judged with what the store says of itself, for nobody
+//! else knows it.
 //!
 //! | checker | looks at |
 //! |---|---|
@@ -12,14 +13,17 @@
 //! | here | what is applied ahead of the log; writes that wait behind their deadline; memberships of the Raft cores |
 
 use strata_proto::eraftpb::ConfState;
-use strata_proto::raft_serverpb::{PeerState, RaftMessage};
+use strata_proto::raft_serverpb::{PeerState, RaftMessage, RegionLocalState};
 use strata_raft::Storage as _;
 use strata_raftstore::{Peer, StoreEvent};
-use strata_storage::{Engines, MemEngine, WriteBatch, conf_state_of, read_raft_state};
+use strata_storage::{
+    Change, Engines, MemEngine, RecordKind, WriteBatch, conf_state_of, keys, read_raft_state,
+    record,
+};
 
+use crate::calls::Call;
 use crate::cluster::Cluster;
 use crate::commits::{VoterDisk, check_commit};
-use crate::planted::writes_state;
 use crate::promises::PeerMemory;
 use crate::store::SimStore;
 use crate::violation::Violation;
@@ -72,12 +76,17 @@ impl Cluster {
             && let Some(commit) = self.commits.on_send(message, &entry.region)
         {
             let term = message.message.as_ref().map_or(0, |inner| inner.term);
-            let disk = |store: u64| {
-                let store = self.stores.get(&store)?;
-                store.options.admitted.then(|| VoterDisk {
-                    raft: store.engines.raft.durable(),
-                    kv: store.engines.kv.durable(),
-                })
+            let disk = |id: u64| {
+                let store = self.stores.get(&id)?;
+                match store.options.admitted {
+                    true => Some(VoterDisk::Present {
+                        raft: store.engines.raft.durable(),
+                        kv: store.engines.kv.durable(),
+                    }),
+                    false => Some(VoterDisk::Lost {
+                        last_index: self.lost_logs.get(&(id, region_id)).copied().unwrap_or(0),
+                    }),
+                }
             };
             found.extend(check_commit(&entry.region, (term, commit), disk).err());
         }
@@ -91,11 +100,13 @@ impl Cluster {
     /// raft engine (crash rule 1), whatever a crash takes from now on.
     pub(crate) fn look_at_apply(&mut self, id: u64, batch: &WriteBatch) {
         let named = self.freshness.on_write(id, batch);
+        let states = states_written(batch);
         // The first batch of an install is ahead of the raft engine (crash rule 3).
-        if writes_state(batch, PeerState::Applying) {
-            return;
-        }
+        let installs = |region_id| states.contains(&(region_id, PeerState::Applying));
         for (region_id, applied) in named {
+            if installs(region_id) {
+                continue;
+            }
             let durable = self.stores[&id].engines.raft.durable();
             let log = read_raft_state(&durable, region_id).ok().flatten();
             let last = log.map_or(0, |state| state.last_index);
@@ -127,19 +138,37 @@ impl Cluster {
         self.given_up = regions.filter(gone).collect();
     }
 
-    /// A store has had a tick: no write waits there behind its deadline.
-    pub(crate) fn look_at_deadlines(&mut self, id: u64) {
-        let store = &self.stores[&id];
-        let now = store.clock.now(self.queue.now()).monotonic;
-        let kept: Vec<u64> = self
-            .unanswered
-            .iter()
-            .filter(|(call, taken_by)| **taken_by == id && self.waits_past(**call, now))
-            .map(|(call, _)| *call)
-            .collect();
-        for call in kept {
-            self.watch
-                .report(Violation::KeptPastDeadline { store_id: id, call });
+    /// A store has had a turn: no write was proposed there behind its deadline, and after a tick
+    /// none waits behind it.
+    pub(crate) fn look_at_deadlines(&mut self, id: u64, ticked: bool) {
+        if self.pending_writes.is_empty() {
+            return;
+        }
+        let now = self.stores[&id].clock.monotonic(self.queue.now());
+        let mut late = Vec::new();
+        self.pending_writes.retain(|call, write| {
+            if write.store != id {
+                return true;
+            }
+            let token = self.calls.get(call).is_some_and(Call::has_token);
+            let waits = write.waiting.is_waiting(token);
+            let proposed = !waits && self.unanswered.contains_key(call);
+            let passed = if waits {
+                write.deadline <= now && ticked
+            } else {
+                write.deadline < now
+            };
+            if passed && (waits || proposed) {
+                late.push((*call, proposed));
+            }
+            waits
+        });
+        for (call, proposed) in late {
+            let store_id = id;
+            self.watch.report(match proposed {
+                true => Violation::ProposedPastDeadline { store_id, call },
+                false => Violation::KeptPastDeadline { store_id, call },
+            });
         }
     }
 
@@ -166,6 +195,21 @@ impl Cluster {
         }
         found
     }
+}
+
+/// The regions whose state a batch writes, and that state.
+pub(crate) fn states_written(batch: &WriteBatch) -> Vec<(u64, PeerState)> {
+    let written = batch.changes().iter().filter_map(|change| match change {
+        Change::Put { key, value, .. } => {
+            let region_id = keys::parse_region_state(key)?;
+            let kind = RecordKind::RegionLocalState;
+            let state: RegionLocalState = record::decode(kind, key, value)
+                .unwrap_or_else(|error| panic!("a batch with a broken record: {error}"));
+            Some((region_id, state.state()))
+        }
+        _ => None,
+    });
+    written.collect()
 }
 
 fn find_peer(store: &SimStore, region_id: u64) -> Option<&Peer<MemEngine>> {

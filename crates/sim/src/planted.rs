@@ -1,25 +1,27 @@
 //! Faults that are built in on purpose, to see whether the checkers find them.
 //!
 //! The product has no switch for them. The simulator is its runtime: it drops or changes what
-//! passes through its hands, as a runtime or a core with that fault would have.
+//! passes through its hands, as a runtime or a core with that fault would have. All of this is
+//! there only with the cargo feature `planted-faults`; else `not_planted.rs` takes its place.
 
 use bytes::Bytes;
 use prost::Message as _;
-use strata_proto::raft_serverpb::{PeerState, RegionLocalState};
+use strata_proto::raft_serverpb::PeerState;
 use strata_proto::stratapb::EntryCommand;
 use strata_raftstore::{
     ApplyTask, ApplyWork, DataWrite, JobDone, ReadTask, RegionJob, SYSTEM_REGION_ID,
 };
-use strata_storage::{
-    Cf, Change, Durability, Engine, EngineError, Engines, MemEngine, RecordKind, WriteBatch, keys,
-    record,
-};
+use strata_storage::{Cf, Durability, Engine, EngineError, Engines, MemEngine, WriteBatch, keys};
+
+use crate::lookout::states_written;
 
 /// Faults that are built in on purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Planted {
     /// This store applies nothing of one data entry, the first behind the index.
     pub skip_apply: Option<(u64, u64)>,
+    /// Syncs are reported and not done, and a power cut takes all that was not synced.
+    pub lying_disks: bool,
     /// Snapshots are installed without their table of sessions.
     pub no_sessions_installed: bool,
     /// Compacted entries are deleted before the kv engine holds durably where the log begins
@@ -34,10 +36,31 @@ pub struct Planted {
 }
 
 impl Planted {
+    /// True if disks lie.
+    pub(crate) fn disks_lie(&self) -> bool {
+        self.lying_disks
+    }
+
+    /// Takes an entry out of a store's work; true if it did.
+    pub(crate) fn change_work(&mut self, store_id: u64, work: &mut ApplyWork) -> bool {
+        let wanted = self.skip_apply.filter(|(at, _)| *at == store_id);
+        let skipped = wanted.is_some_and(|(_, behind)| empty_one_entry(work, behind));
+        if skipped {
+            self.skip_apply = None;
+        }
+        skipped
+    }
+
     /// How a batch of an apply shard is written.
     pub(crate) fn durability(&self, write: &DataWrite) -> Durability {
         match self.unsynced_state {
-            Some(state) if writes_state(write.batch(), state) => Durability::Unsynced,
+            Some(state)
+                if states_written(write.batch())
+                    .iter()
+                    .any(|(_, written)| *written == state) =>
+            {
+                Durability::Unsynced
+            }
             _ => write.durability(),
         }
     }
@@ -92,21 +115,8 @@ impl Planted {
     }
 }
 
-/// True if a batch writes this state of some region.
-pub(crate) fn writes_state(batch: &WriteBatch, state: PeerState) -> bool {
-    batch.changes().iter().any(|change| match change {
-        Change::Put { key, value, .. } if keys::parse_region_state(key).is_some() => {
-            let kind = RecordKind::RegionLocalState;
-            let written: RegionLocalState = record::decode(kind, key, value)
-                .unwrap_or_else(|error| panic!("a batch with a broken record: {error}"));
-            written.state() == state
-        }
-        _ => false,
-    })
-}
-
 /// Takes the commands out of the first data entry behind an index.
-pub(crate) fn empty_one_entry(work: &mut ApplyWork, behind: u64) -> bool {
+fn empty_one_entry(work: &mut ApplyWork, behind: u64) -> bool {
     for task in &mut work.tasks {
         let ApplyTask::Entries(task) = task else {
             continue;

@@ -273,9 +273,12 @@ pub fn check_released(cluster: &Cluster) -> Vec<Violation> {
                 continue;
             };
             // A crash may bring deleted entries back; they go with the next compaction.
-            let gone = match store.life {
-                1 => state.truncated_index,
-                _ => store.log_gone.get(&region.id).copied().unwrap_or(0),
+            let before = store.truncated_at_start.get(&region.id).copied();
+            let gone = match before {
+                Some(before) if before == state.truncated_index => {
+                    store.log_gone.get(&region.id).copied().unwrap_or(0)
+                }
+                _ => state.truncated_index,
             };
             let log = whole_log(region.id, &store.engines).unwrap_or_default();
             let left = log.range(..=gone).count();

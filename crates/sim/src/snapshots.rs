@@ -378,6 +378,9 @@ impl Cluster {
         };
         let lacks = |store: u64| {
             let store = &self.stores[&store];
+            if store.out {
+                return false;
+            }
             let last = match &store.core {
                 Some(core) => core
                     .directory()

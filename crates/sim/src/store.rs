@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use strata_raftstore::{
-    ApplyWork, DataWrite, LogBatch, StoreCore, StoreEvent, StoreOptions, Workers,
+    ApplyWork, DataWrite, LogBatch, StoreCore, StoreEvent, StoreOptions, Ticker, Workers,
 };
 use strata_storage::snapshot::MemFiles;
 use strata_storage::{Engines, MemEngine};
@@ -51,10 +51,8 @@ pub struct SimStore {
     pub(crate) out: bool,
     pub(crate) inbox: Vec<StoreEvent>,
     pub(crate) step_scheduled: bool,
-    /// Ticks that were missed and are to come in a burst, and when the last one came, by the
-    /// store's clock: a planted fault.
-    missed_ticks: u128,
-    ticked_at: Option<Duration>,
+    /// The ticks of this life, by the store's clock.
+    ticker: Option<Ticker>,
     pub(crate) logs: Vec<LogLane>,
     pub(crate) applies: Vec<ApplyLane>,
     /// The workers of this life.
@@ -63,6 +61,8 @@ pub struct SimStore {
     pub(crate) region_turn: u64,
     /// Up to where the entries of regions were deleted in this life.
     pub(crate) log_gone: BTreeMap<u64, u64>,
+    /// Where the logs of regions were truncated when this life began, unless it is the first.
+    pub(crate) truncated_at_start: BTreeMap<u64, u64>,
 }
 
 /// Batches on their way into the raft engine.
@@ -103,19 +103,27 @@ impl SimStore {
             out: false,
             inbox: Vec::new(),
             step_scheduled: false,
-            missed_ticks: 0,
-            ticked_at: None,
+            ticker: None,
             logs: Vec::new(),
             applies: Vec::new(),
             workers: None,
             region_turn: 0,
             log_gone: BTreeMap::new(),
+            truncated_at_start: BTreeMap::new(),
         }
     }
 
     /// Begins a life with a core.
     pub(crate) fn start(&mut self, core: StoreCore<MemEngine>) {
         self.life += 1;
+        if self.life > 1 {
+            let peers = core.shards().iter().flat_map(|shard| shard.peers());
+            let truncated = peers.map(|peer| {
+                let storage = peer.raft().storage();
+                (peer.region_id(), storage.truncated().index)
+            });
+            self.truncated_at_start = truncated.collect();
+        }
         self.workers = Some(core.workers(&self.options));
         self.core = Some(core);
         self.logs = (0..self.options.raft_shards)
@@ -132,10 +140,10 @@ impl SimStore {
         self.core = None;
         self.workers = None;
         self.log_gone.clear();
+        self.truncated_at_start.clear();
         self.inbox.clear();
         self.step_scheduled = false;
-        self.missed_ticks = 0;
-        self.ticked_at = None;
+        self.ticker = None;
         self.paused_until = Duration::ZERO;
         self.stalled_until = Duration::ZERO;
         self.logs.clear();
@@ -148,18 +156,17 @@ impl SimStore {
         self.out
     }
 
-    /// A tick has come; counts those that were due since the one before, and this one if it is
-    /// dropped because another one waits.
-    pub(crate) fn miss_ticks(&mut self, now: Duration, waiting: bool) {
+    /// Ticks to hand in for the one that has come: it may have waited while the process or its
+    /// shards stood still.
+    pub(crate) fn due_ticks(&mut self, now: Duration) -> u64 {
         let local = self.clock.monotonic(now);
-        let passed = local - self.ticked_at.replace(local).unwrap_or(local);
-        let due = passed.as_nanos() / self.options.tick_interval.as_nanos().max(1);
-        self.missed_ticks += due.saturating_sub(1) + u128::from(waiting);
-    }
-
-    /// Takes the ticks that were missed.
-    pub(crate) fn take_missed_ticks(&mut self) -> impl Iterator<Item = StoreEvent> + use<> {
-        (0..std::mem::take(&mut self.missed_ticks)).map(|_| StoreEvent::Tick)
+        let interval = self.options.tick_interval;
+        let ticker = self
+            .ticker
+            .get_or_insert_with(|| Ticker::new(interval, local));
+        // The event may be some nanoseconds early.
+        let at = local + ticker.wait(local);
+        ticker.take(at).map_or(1, |due| due.ticks)
     }
 
     /// True while the process runs.

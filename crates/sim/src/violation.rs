@@ -282,6 +282,14 @@ pub enum Violation {
         /// Number of the call.
         call: u64,
     },
+    /// A write was proposed behind its deadline.
+    #[error("store {store_id} has proposed call {call} behind its deadline")]
+    ProposedPastDeadline {
+        /// The store.
+        store_id: u64,
+        /// Number of the call.
+        call: u64,
+    },
     /// The Raft core of a replica works with another membership than its region has.
     #[error("region {region_id} on store {store_id}: membership: {detail}")]
     MembershipDiffers {

@@ -22,6 +22,7 @@ use strata_storage::{
 };
 
 use crate::counters::LeaderChanges;
+use crate::effects::INJECTED;
 use crate::raft_watch::RaftWatch;
 use crate::violation::Violation;
 
@@ -45,7 +46,10 @@ impl Watch {
     pub fn report(&mut self, violation: Violation) {
         // One is enough for a run to fail; many would only hide the first.
         const KEPT_MAX: usize = 16;
-        if self.violations.len() < KEPT_MAX {
+        // A store that stops is more than what it did before.
+        let stop = matches!(violation, Violation::StoreStopped { .. });
+        let of_its_sort = |one: &&Violation| matches!(one, Violation::StoreStopped { .. }) == stop;
+        if self.violations.iter().filter(of_its_sort).count() < KEPT_MAX {
             self.violations.push(violation);
         }
     }
@@ -233,9 +237,10 @@ impl Watch {
 
     /// Notes that what a store has on its disk cannot be read.
     pub fn damaged(&mut self, store_id: u64, error: &strata_storage::Error) {
-        self.report(Violation::StoreStopped {
-            store_id,
-            reason: error.to_string(),
-        });
+        let reason = error.to_string();
+        // A fault that was meant for the store has met the checker.
+        if !reason.contains(INJECTED) {
+            self.report(Violation::StoreStopped { store_id, reason });
+        }
     }
 }

@@ -39,9 +39,7 @@ fn found(
 fn planted_fault_stepped_cluster_harness_acknowledge_before_sync() {
     let play = |seed| {
         let mut cluster = started(3, seed);
-        for store in 1..=3 {
-            cluster.store_mut(store).disk.lies = true;
-        }
+        cluster.planted.lying_disks = true;
         for number in 0..20 {
             cluster.put(&format!("k{number}"), "acknowledged");
         }

@@ -131,13 +131,13 @@ pub enum Command {
 Ctrl-C stops the cluster; the same command on the same folder resumes it.")]
 pub struct UpArgs {
     /// Number of nodes; 3 for a new folder, else as the folder has it.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=NODES_MAX))]
     pub nodes: Option<u64>,
     /// Replicas of each region: 1, 3 or 5; the largest of 1, 3 that fits unless given.
     #[arg(long, value_parser = replicas)]
     pub replicas: Option<u64>,
     /// Number of regions, 6 to 10000; 6 for a new folder.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(6..=10_000))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(REGIONS_RANGE))]
     pub regions: Option<u64>,
     /// Port of the first node; node i listens on this one plus i - 1.
     #[arg(long, default_value_t = 2379, value_parser = clap::value_parser!(u16).range(1..))]
@@ -147,11 +147,16 @@ pub struct UpArgs {
     pub data_dir: PathBuf,
 }
 
+/// Most nodes of a local cluster.
+pub const NODES_MAX: u64 = 100;
+/// Replicas that a region may have.
+pub const REPLICAS: [u64; 3] = [1, 3, 5];
+/// Regions that a new cluster may have.
+pub const REGIONS_RANGE: std::ops::RangeInclusive<u64> = 6..=10_000;
+
 fn replicas(word: &str) -> Result<u64, String> {
-    match word {
-        "1" => Ok(1),
-        "3" => Ok(3),
-        "5" => Ok(5),
+    match word.parse() {
+        Ok(number) if REPLICAS.contains(&number) => Ok(number),
         _ => Err("give 1, 3 or 5".into()),
     }
 }
@@ -187,7 +192,7 @@ pub struct NodeArgs {
     #[arg(long)]
     pub cluster_token: Option<String>,
     /// Number of regions of a new cluster, 6 to 10000; 6 unless given.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(6..=10_000))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(REGIONS_RANGE))]
     pub regions: Option<u64>,
     /// Replicas of each region: 1, 3 or 5; the largest of 1, 3 that fits unless given.
     #[arg(long, value_parser = replicas)]

@@ -30,10 +30,14 @@ pub fn write_out(bytes: &[u8]) -> Outcome {
     }
 }
 
-/// Columns as wide as their widest cell; the last line has no end of line.
+/// Columns as wide as their widest cell; the last line has no end of line. What a terminal
+/// would obey is shown as a replacement character: cells may hold a server's words.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let plain = |cell: &String| cell.replace(char::is_control, "\u{fffd}");
+    let plain_row = |row: &Vec<String>| row.iter().map(plain).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(plain_row).collect();
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -90,6 +94,12 @@ mod tests {
             table(&["id", "state"], &rows),
             "id   state\n1    up\n100  ä"
         );
+    }
+
+    #[test]
+    fn a_cell_says_nothing_to_a_terminal() {
+        let rows = vec![vec!["\u{1b}[2J\nup".into()]];
+        assert_eq!(table(&["x"], &rows), "x\n\u{fffd}[2J\u{fffd}up");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::metrics::StoreMetrics;
 use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
 use crate::store_request::StoreRequest;
 use crate::task::{PendingRequest, ReadTask};
+use crate::time::Ticker;
 
 /// Most mails that a shard takes before it flushes.
 const DRAIN_MAILS: usize = 1024;
@@ -153,9 +154,9 @@ pub(super) struct ShardThread<E: Engine> {
 
 impl<E: Engine> ShardThread<E> {
     pub fn run(mut self) {
-        let mut next_tick = clock::monotonic() + self.tick_interval;
+        let mut ticker = Ticker::new(self.tick_interval, clock::monotonic());
         loop {
-            let wait = next_tick.saturating_sub(clock::monotonic());
+            let wait = ticker.wait(clock::monotonic());
             match self.mails.recv_timeout(wait) {
                 Ok(first) => {
                     if !self.drain(first) {
@@ -166,21 +167,16 @@ impl<E: Engine> ShardThread<E> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let now = clock::now();
-            if now.monotonic >= next_tick {
-                next_tick = self.tick(now, next_tick);
+            if let Some(due) = ticker.take(now.monotonic) {
+                for _ in 0..due.ticks {
+                    self.shard.handle(now, ShardEvent::Tick);
+                }
+                self.metrics.ticks_missed.add(due.missed);
             }
             for action in self.shard.flush(clock::now()) {
                 self.carry_out(action);
             }
         }
-    }
-
-    /// One tick, however many are due: a burst would make elections out of a pause.
-    fn tick(&mut self, now: crate::time::Now, due: Duration) -> Duration {
-        self.shard.handle(now, ShardEvent::Tick);
-        let late = (now.monotonic - due).as_nanos() / self.tick_interval.as_nanos();
-        self.metrics.ticks_missed.add(late as u64);
-        due + self.tick_interval * (late as u32 + 1)
     }
 
     /// Hands in `first` and what waits behind it. False: the thread shall end.

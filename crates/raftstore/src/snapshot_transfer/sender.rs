@@ -22,6 +22,9 @@ use super::{TransferOptions, WINDOW_CHUNKS};
 /// the end.
 const READ_BACK_BYTES_PER_SECOND: u64 = 64 << 20;
 
+/// Longest reason of a receiver that is kept, in characters.
+const REASON_CHARS_MAX: usize = 500;
+
 /// Why a stream ended without the snapshot being complete.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendFault {
@@ -309,10 +312,12 @@ impl<F: FileStore> SnapshotSender<F> {
     }
 }
 
+/// The receiver's words become a part of one line in the log.
 fn refused(refusal: SnapshotRefusal) -> SendFault {
+    let words = refusal.reason.replace(char::is_control, " ");
     SendFault::Refused {
         kind: refusal.kind(),
-        reason: refusal.reason,
+        reason: words.chars().take(REASON_CHARS_MAX).collect(),
     }
 }
 

@@ -185,7 +185,10 @@ impl Locator {
         R: Fn(Channel, Duration) -> RF + Send,
         RF: Future<Output = Result<A, Status>> + Send,
     {
-        let channel = self.cluster.channel(leader)?;
+        let Some(channel) = self.cluster.channel(leader) else {
+            *self.answered.lock() = None;
+            return None;
+        };
         let left = deadline
             .saturating_duration_since(Instant::now())
             .max(RETRY_PAUSE);
@@ -197,7 +200,10 @@ impl Locator {
             }
             Ok(Err(status)) if answers_the_call(status.code()) => Some(Err(status)),
             Ok(Err(status)) => {
-                *self.answered.lock() = leader_named_by(status.metadata());
+                // A store that nobody knows, or this one, would be asked for ever.
+                let named = leader_named_by(status.metadata());
+                let named = named.filter(|id| self.cluster.others().contains(id));
+                *self.answered.lock() = named;
                 None
             }
             Err(_) => {

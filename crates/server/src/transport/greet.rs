@@ -88,13 +88,13 @@ pub(super) async fn accept_reply(
 
 pub(super) fn lost_by(status: &Status) -> Lost {
     match status.code() {
-        Code::FailedPrecondition => Lost::Rejected(status.message().to_owned()),
+        Code::FailedPrecondition => Lost::Rejected(one_line(status.message())),
         _ => Lost::Broken(one_line(status.message())),
     }
 }
 
 pub(super) fn one_line(text: &str) -> String {
-    text.replace('\n', " ")
+    text.replace(char::is_control, " ")
 }
 
 fn not_connected(error: &tonic::transport::Error) -> Lost {

@@ -33,8 +33,8 @@ impl Plan {
             .choose(&mut rng)
             .expect("sizes to choose from");
         let regions = match rng.random_range(0..20) {
-            0 => rng.random_range(6..=40),
-            1..=3 => rng.random_range(6..=12),
+            0 | 1 => rng.random_range(6..=40),
+            2..=6 => rng.random_range(6..=12),
             _ => 6,
         };
         let replicas = if stores >= 5 && rng.random_bool(0.3) {
@@ -181,7 +181,12 @@ fn draw_strikes(rng: &mut ChaCha8Rng) -> Vec<Strike> {
     let mut weighted: Vec<FaultKind> = Vec::new();
     for kind in FaultKind::ALL.into_iter().chain(FaultKind::FURTHER) {
         if rng.random_bool(0.5) {
-            let weight = rng.random_range(1..=6);
+            let often = match kind {
+                // Strikes only where a snapshot is on its way.
+                FaultKind::BrokenStreams => 3,
+                _ => 1,
+            };
+            let weight = rng.random_range(1..=6) * often;
             weighted.extend(std::iter::repeat_n(kind, weight));
         }
     }

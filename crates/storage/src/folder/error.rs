@@ -107,7 +107,7 @@ pub enum FolderError {
         detail: String,
     },
     /// A file operation failed.
-    #[error("{}: cannot {action}: {detail}", path.display())]
+    #[error("{}: cannot {action}: {detail}; mend or remove what is there, and start the node again", path.display())]
     File {
         /// The file or folder.
         path: PathBuf,

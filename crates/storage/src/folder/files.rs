@@ -23,8 +23,10 @@ const LOCK_FILE: &str = "LOCK";
 const IDENT_FILE: &str = "IDENT";
 /// Word in front of the version in `FORMAT`.
 const FORMAT_WORD: &str = "strata";
-/// Longest `FORMAT` that is read.
-const FORMAT_BYTES_MAX: u64 = 64;
+/// Longest `FORMAT` and `LOCK` that are read.
+const TEXT_BYTES_MAX: u64 = 64;
+/// Longest `IDENT` that is read: the ids of some 100,000 stores.
+const IDENT_BYTES_MAX: u64 = 1 << 20;
 /// Write permission of owner, group and others.
 const MODE_WRITE_ANY: u32 = 0o222;
 
@@ -46,7 +48,7 @@ pub(super) fn check_format(path: &Path) -> Result<(), FolderError> {
         let folder = path.to_owned();
         return Err(FolderError::NotAFolder { folder });
     }
-    let Some(text) = read_small(&path.join(FORMAT_FILE))? else {
+    let Some(text) = read_text(&path.join(FORMAT_FILE))? else {
         return check_no_engines(path);
     };
     let version = text
@@ -97,16 +99,10 @@ pub(super) fn write_format(path: &Path) -> Result<(), FolderError> {
 
 /// The noted identity; `None` if there is none or it is damaged, as the engines hold it.
 pub(super) fn read_ident(path: &Path) -> Result<Option<StoreIdent>, FolderError> {
-    let file = path.join(IDENT_FILE);
-    match fs::read(&file) {
-        Ok(stored) => {
-            let stored = Bytes::from(stored);
-            let key = IDENT_FILE.as_bytes();
-            Ok(record::decode(RecordKind::StoreIdent, key, &stored).ok())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(file_error(&file, "read", &error)),
-    }
+    let stored = read_small(&path.join(IDENT_FILE), IDENT_BYTES_MAX)?;
+    let key = IDENT_FILE.as_bytes();
+    Ok(stored
+        .and_then(|stored| record::decode(RecordKind::StoreIdent, key, &Bytes::from(stored)).ok()))
 }
 
 /// Notes the identity.
@@ -186,12 +182,15 @@ pub(super) fn forbids_writing(mode: u32, read_only_mount: bool) -> Option<&'stat
 /// Locks the folder for this process.
 pub(super) fn lock(path: &Path) -> Result<FolderLock, FolderError> {
     let name = path.join(LOCK_FILE);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&name)
+    let file = check_is_file(&name)
+        .and_then(|()| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&name)
+        })
         .map_err(|error| file_error(&name, "open", &error))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut locked) => {
@@ -215,7 +214,9 @@ pub(super) fn lock_shared(path: &Path) -> Result<FolderLock, FolderError> {
         action,
         detail: error.to_string(),
     };
-    let file = File::open(&name).map_err(|error| cannot("open", error))?;
+    let file = check_is_file(&name)
+        .and_then(|()| File::open(&name))
+        .map_err(|error| cannot("open", error))?;
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(locked) => Ok(FolderLock { _file: locked }),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(in_use(path)),
@@ -225,7 +226,7 @@ pub(super) fn lock_shared(path: &Path) -> Result<FolderLock, FolderError> {
 
 /// Names the process that holds the lock, as far as the lock file tells.
 fn in_use(path: &Path) -> FolderError {
-    let text = read_small(&path.join(LOCK_FILE)).ok().flatten();
+    let text = read_text(&path.join(LOCK_FILE)).ok().flatten();
     FolderError::InUse {
         folder: path.to_owned(),
         process_id: text.and_then(|text| text.trim().parse().ok()),
@@ -233,10 +234,26 @@ fn in_use(path: &Path) -> FolderError {
 }
 
 /// The beginning of a text file; `None` if there is no file.
-fn read_small(file: &Path) -> Result<Option<String>, FolderError> {
+fn read_text(file: &Path) -> Result<Option<String>, FolderError> {
+    let bytes = read_small(file, TEXT_BYTES_MAX)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Refuses what is there and no file, before it is opened: a pipe would wait for its writer.
+fn check_is_file(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(io::Error::other("it is no file")),
+        _ => Ok(()),
+    }
+}
+
+/// At most `bytes_max` bytes of a file; `None` if there is none.
+fn read_small(file: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, FolderError> {
     let mut bytes = Vec::new();
-    match File::open(file).and_then(|f| f.take(FORMAT_BYTES_MAX).read_to_end(&mut bytes)) {
-        Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+    let read = check_is_file(file)
+        .and_then(|()| File::open(file)?.take(bytes_max).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(file_error(file, "read", &error)),
     }
@@ -252,7 +269,11 @@ fn write_small(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), FolderErro
         fs::rename(&temporary, &file)?;
         File::open(folder)?.sync_all()
     };
-    write().map_err(|error: io::Error| file_error(&file, "write", &error))
+    write().map_err(|error: io::Error| {
+        // The one that is in the way, of the two.
+        let at = if file.is_dir() { &file } else { &temporary };
+        file_error(at, "write", &error)
+    })
 }
 
 /// Names what failed; what the system forbids to write is a read-only folder, and a full

@@ -217,4 +217,6 @@ impl From<Error> for FolderError {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

@@ -52,6 +52,17 @@ pub enum OpenError {
         /// What the system reported.
         detail: String,
     },
+    /// There are data, and nothing that says which of them count. To open this as a new
+    /// database would delete them.
+    #[error("{engine} engine: {} holds {data} but no file CURRENT; restore the folder, or replace the store by a new one", folder.display())]
+    CurrentMissing {
+        /// The engine.
+        engine: EngineKind,
+        /// The engine's folder.
+        folder: PathBuf,
+        /// The first file of data that was found.
+        data: String,
+    },
     /// RocksDB refused.
     #[error("{engine} engine: cannot open {}: {detail}", folder.display())]
     Refused {
@@ -132,6 +143,7 @@ impl RocksEngine {
         with: OpenWith<'_>,
     ) -> Result<Self, OpenError> {
         options.validate()?;
+        check_current(kind, folder)?;
         check_logs(kind, folder)?;
         Self::open_unwalked(kind, folder, options, with)
     }
@@ -264,6 +276,7 @@ impl Inner {
         with: OpenWith<'_>,
     ) -> Result<Self, OpenError> {
         options.validate()?;
+        check_current(kind, folder)?;
         check_logs(kind, folder)?;
         let clocks = ExpiryClocks::new();
         let families = kind.column_families().iter().map(|cf| {
@@ -275,7 +288,7 @@ impl Inner {
         let db = db.map_err(|error| OpenError::Refused {
             engine: kind,
             folder: folder.to_owned(),
-            detail: error.into_string(),
+            detail: advised(error),
         })?;
         Ok(Self {
             db,
@@ -285,6 +298,32 @@ impl Inner {
             failure: Mutex::new(None),
             _keep: with.keep,
         })
+    }
+}
+
+/// Refuses a folder without `CURRENT` that holds logs or tables. A database that was cut off
+/// while it was made has neither: it is completed. RocksDB would make a new one of both, and
+/// remove the files that do not belong to it.
+fn check_current(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
+    if folder.join("CURRENT").exists() {
+        return Ok(());
+    }
+    // A folder that cannot be listed is refused with its logs.
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".log") || name.ends_with(".sst"))
+        .collect();
+    names.sort();
+    match names.into_iter().next() {
+        None => Ok(()),
+        Some(data) => Err(OpenError::CurrentMissing {
+            engine: kind,
+            folder: folder.to_owned(),
+            data,
+        }),
     }
 }
 
@@ -310,7 +349,8 @@ fn advised(error: rocksdb::Error) -> String {
     if detail.contains("No space left") || detail.contains("quota exceeded") {
         return format!("{detail}; make room on this disk and start the node again");
     }
-    detail
+    let line = detail.replace(char::is_control, " ");
+    format!("{line}; restore the folder, or replace the store by a new one")
 }
 
 impl Inner {

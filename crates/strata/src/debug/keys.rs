@@ -1,6 +1,6 @@
 //! `strata debug keys`: keys of a column family as the engine holds them.
 
-use super::{damaged, no_region, unreadable};
+use super::{damaged, named, no_region, unreadable};
 use crate::args::{Family, Global};
 use crate::exit::{Failure, Outcome};
 use crate::{output, text};
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use strata_proto::stratapb::RawSpace;
 use strata_storage::snapshot::Content;
-use strata_storage::{Cf, Direction, ReadView, RocksReader, keys, raw_value, read_region_state};
+use strata_storage::{Cf, Direction, ReadView, keys, raw_value, read_region_state};
 
 /// Which keys are asked for, as the command line has it.
 pub struct Look {
@@ -24,7 +24,7 @@ pub struct Look {
 
 impl Look {
     /// Prints the keys in order.
-    pub fn run(&self, global: &Global, kv: &RocksReader) -> Outcome {
+    pub fn run(&self, global: &Global, kv: &impl ReadView) -> Outcome {
         let (mut start, mut end) = self.family_range();
         if let Some(id) = self.region {
             let (from, to) = self.region_range(kv, id)?;
@@ -101,14 +101,14 @@ impl Look {
 
     /// The share of a region: its range, or its sessions (region 1: the scheduler's records)
     /// in the family of records.
-    fn region_range(&self, kv: &RocksReader, id: u64) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    fn region_range(&self, kv: &impl ReadView, id: u64) -> Result<(Vec<u8>, Vec<u8>), Failure> {
         let state = read_region_state(kv, id).map_err(damaged)?;
         let state = state.ok_or_else(|| no_region(id))?;
-        let region = state.region.unwrap_or_default();
+        let region = named(Some(id), &state)?;
         let nothing = || Failure::No(format!("region {id} can have no keys there"));
         let content = Content::ALL.into_iter().rev();
         let content = content.filter(|content| content.cf() == self.cf());
-        let mut ranges = content.filter_map(|content| content.range(&region));
+        let mut ranges = content.filter_map(|content| content.range(region));
         ranges.next().ok_or_else(nothing)
     }
 

@@ -11,12 +11,12 @@ use std::ops::ControlFlow;
 use strata_proto::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType};
 use strata_proto::stratapb::data_command::Body;
 use strata_proto::stratapb::{DataCommand, EntryCommand};
-use strata_storage::{Cf, Direction, ReadView, RocksReader, keys};
+use strata_storage::{Cf, Direction, ReadView, keys};
 
 /// Prints at most `limit` entries from index `from` on.
 pub fn run(
     global: &Global,
-    raft: &RocksReader,
+    raft: &impl ReadView,
     region_id: u64,
     (from, limit): (u64, u64),
     hex: bool,
@@ -63,7 +63,9 @@ pub fn run(
 }
 
 fn print_entry(global: &Global, index: u64, stored: &[u8], hex: bool) -> Outcome {
-    let Ok(entry) = Entry::decode(Bytes::copy_from_slice(stored)) else {
+    let entry = Entry::decode(Bytes::copy_from_slice(stored));
+    // Raft takes an entry for damaged that stands under another index.
+    let Some(entry) = entry.ok().filter(|entry| entry.index == index) else {
         let line = json!({ "index": index, "damaged": true });
         return output::print(global.format, &line, || format!("{index}  damaged"));
     };

@@ -10,7 +10,9 @@ mod records;
 
 use crate::args::{DebugArgs, DebugCommand, Global};
 use crate::exit::{Failure, Outcome};
-use strata_storage::{EngineOptions, FolderReader, RocksReader};
+use strata_proto::metapb::Region;
+use strata_proto::raft_serverpb::RegionLocalState;
+use strata_storage::{EngineOptions, Engines, FolderReader, ReadView};
 
 /// Runs one look.
 pub fn run(global: &Global, args: DebugArgs) -> Outcome {
@@ -22,8 +24,12 @@ pub fn run(global: &Global, args: DebugArgs) -> Outcome {
     let options = EngineOptions::default();
     let folder = FolderReader::open(&data_dir, &options)
         .map_err(|error| Failure::error(error.to_string()))?;
-    let engines = folder.engines();
-    match args.command {
+    look(global, folder.engines(), args.command)
+}
+
+/// One look at open engines.
+fn look(global: &Global, engines: &Engines<impl ReadView>, command: DebugCommand) -> Outcome {
+    match command {
         DebugCommand::RaftLog {
             region,
             from,
@@ -73,5 +79,20 @@ fn no_region(region_id: u64) -> Failure {
     ))
 }
 
-/// Both engines of the folder.
-type Engines = strata_storage::Engines<RocksReader>;
+/// The region that a record is about; of any region unless one was asked for.
+fn named(asked: Option<u64>, state: &RegionLocalState) -> Result<&Region, Failure> {
+    let found = state.region.as_ref().filter(|region| region.id != 0);
+    match (found, asked) {
+        (None, _) => Err(Failure::error(
+            "damaged RegionLocalState: it names no region; replace the store by a new one",
+        )),
+        (Some(region), Some(id)) if region.id != id => Err(Failure::error(format!(
+            "damaged RegionLocalState: that of region {id} names region {}; replace the store by a new one",
+            region.id
+        ))),
+        (Some(region), _) => Ok(region),
+    }
+}
+
+#[cfg(test)]
+mod fuzz_tests;

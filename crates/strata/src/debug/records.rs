@@ -1,6 +1,6 @@
 //! `strata debug raft-state`, `apply-state` and `region-state`: the state records.
 
-use super::{Engines, damaged, no_region};
+use super::{damaged, named, no_region};
 use crate::args::{Format, Global};
 use crate::exit::{Failure, Outcome};
 use crate::{output, text};
@@ -10,12 +10,16 @@ use std::ops::ControlFlow;
 use strata_proto::metapb::{Peer, PeerRole, Region};
 use strata_proto::raft_serverpb::{PeerState, RegionLocalState};
 use strata_storage::{
-    Cf, Direction, ReadView, keys, read_all_region_states, read_apply_state, read_raft_state,
-    read_region_state,
+    Cf, Direction, Engines, ReadView, keys, read_all_region_states, read_apply_state,
+    read_raft_state, read_region_state,
 };
 
 /// Term, vote, commit and last index.
-pub fn raft_states(global: &Global, engines: &Engines, region_id: Option<u64>) -> Outcome {
+pub fn raft_states(
+    global: &Global,
+    engines: &Engines<impl ReadView>,
+    region_id: Option<u64>,
+) -> Outcome {
     let mut rows = Vec::new();
     for id in ids(engines, region_id)? {
         let Some(state) = read_raft_state(&engines.raft, id).map_err(damaged)? else {
@@ -35,7 +39,11 @@ pub fn raft_states(global: &Global, engines: &Engines, region_id: Option<u64>) -
 }
 
 /// Applied and truncated index with their terms, and the clock.
-pub fn apply_states(global: &Global, engines: &Engines, region_id: Option<u64>) -> Outcome {
+pub fn apply_states(
+    global: &Global,
+    engines: &Engines<impl ReadView>,
+    region_id: Option<u64>,
+) -> Outcome {
     let mut rows = Vec::new();
     for id in ids(engines, region_id)? {
         let Some(state) = read_apply_state(&engines.kv, id).map_err(damaged)? else {
@@ -64,7 +72,7 @@ pub fn apply_states(global: &Global, engines: &Engines, region_id: Option<u64>) 
 /// Range, epoch, peers and what the replica is doing.
 pub fn region_states(
     global: &Global,
-    engines: &Engines,
+    engines: &Engines<impl ReadView>,
     region_id: Option<u64>,
     hex: bool,
 ) -> Outcome {
@@ -72,6 +80,9 @@ pub fn region_states(
         Some(id) => Vec::from_iter(read_region_state(&engines.kv, id).map_err(damaged)?),
         None => read_all_region_states(&engines.kv).map_err(damaged)?,
     };
+    for state in &states {
+        named(region_id, state)?;
+    }
     let rows: Vec<Value> = states.iter().map(|state| region_row(state, hex)).collect();
     let columns = [
         "region_id",
@@ -130,7 +141,7 @@ fn peer(peer: &Peer) -> Value {
 
 /// The region asked for, or every region of which either engine holds a record: a replica
 /// that a message created has a raft state alone.
-fn ids(engines: &Engines, region_id: Option<u64>) -> Result<BTreeSet<u64>, Failure> {
+fn ids(engines: &Engines<impl ReadView>, region_id: Option<u64>) -> Result<BTreeSet<u64>, Failure> {
     if let Some(id) = region_id {
         return Ok(BTreeSet::from([id]));
     }
@@ -145,7 +156,11 @@ fn ids(engines: &Engines, region_id: Option<u64>) -> Result<BTreeSet<u64>, Failu
         let mut first = None;
         let mut visit = |key: &[u8], _: &[u8]| {
             first = keys::parse_raft_state(key).or(keys::parse_raft_log(key).map(|(id, _)| id));
-            ControlFlow::Break(())
+            match first {
+                Some(_) => ControlFlow::Break(()),
+                // A key that is none of ours hides no region behind it.
+                None => ControlFlow::Continue(()),
+            }
         };
         let direction = Direction::Forward;
         let scanned = engines

@@ -135,7 +135,7 @@ impl Replica {
 fn under_way(state: &Value) -> String {
     let transfers = state["snapshots_under_way"].as_array();
     let words = transfers.into_iter().flatten().map(|transfer| {
-        let bytes = |name: &str| transfer[name].as_u64().unwrap_or_default();
+        let bytes = |name: &str| u128::from(transfer[name].as_u64().unwrap_or_default());
         let percent = bytes("held_bytes") * 100 / bytes("total_bytes").max(1);
         let direction = transfer["direction"].as_str().unwrap_or_default();
         format!("snapshot {direction} {}: {percent} %", transfer["store_id"])
@@ -200,5 +200,36 @@ mod tests {
         assert_eq!(silent.to_json()["error"], "refused");
         assert_eq!(silent.row().len(), COLUMNS.len());
         assert!(table(&[silent]).contains("a:1: refused"));
+    }
+
+    #[test]
+    fn fuzz_pages_of_stores() {
+        let page = json!({
+            "leader": { "peer_id": 7, "store_id": 2 }, "term": 6, "first_index": 6,
+            "applied_index": 9, "committed_index": 9, "last_index": 9,
+            "snapshots_under_way": [
+                { "direction": "to", "store_id": 3, "held_bytes": u64::MAX, "total_bytes": 1 },
+            ],
+        });
+        let page = page.to_string();
+        let mut shown = 0;
+        strata_fuzz::run("pages of stores", 5_000, |mutator| {
+            let replica = Replica {
+                peer: Peer {
+                    id: mutator.near(7),
+                    role: mutator.number() as i32,
+                    ..Default::default()
+                },
+                address: mutator.text(&["a:1"]),
+                state: serde_json::from_str(&mutator.damaged_text(&page))
+                    .map_err(|error| error.to_string()),
+            };
+            shown += u64::from(replica.state.is_ok());
+            assert!(replica.to_json().is_object());
+            assert_eq!(table(&[replica]).lines().count(), 2);
+        });
+        if strata_fuzz::is_whole_run() {
+            assert!(shown > 200, "{shown} pages could be read");
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::exit::{Failure, Outcome};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -189,12 +190,23 @@ fn reason(status: ExitStatus, log: &Path) -> String {
     if status.code().is_none() || status.success() {
         return status.to_string();
     }
-    let last = std::fs::read(log).ok().and_then(|text| {
-        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
-        text.lines().last().map(str::to_string)
-    });
-    match last {
+    match last_line(log) {
         Some(line) => format!("{status} ({line})"),
         None => status.to_string(),
     }
+}
+
+/// The last line of a log, however long it has become; of a long line its end.
+fn last_line(log: &Path) -> Option<String> {
+    const LINE_BYTES_MAX: u64 = 4096;
+    let mut file = std::fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LINE_BYTES_MAX)))
+        .ok()?;
+    let mut end = Vec::new();
+    file.take(LINE_BYTES_MAX).read_to_end(&mut end).ok()?;
+    String::from_utf8_lossy(&end)
+        .lines()
+        .last()
+        .map(str::to_owned)
 }

@@ -3,7 +3,7 @@
 //! `cluster.json` is written before the first node starts and never changed. The token is
 //! random, so that two folders never found the same cluster.
 
-use crate::args::UpArgs;
+use crate::args::{NODES_MAX, REGIONS_RANGE, REPLICAS, UpArgs};
 use crate::exit::Failure;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -15,6 +15,8 @@ const NODES: u64 = 3;
 /// Regions of a new folder.
 const REGIONS: u64 = 6;
 const FILE: &str = "cluster.json";
+/// Longest record that is read, in bytes; one is some 100.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
 
 /// The record in the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,21 +52,22 @@ impl Folder {
     pub fn open(args: &UpArgs) -> Result<Self, Failure> {
         let file = args.data_dir.join(FILE);
         let mut new = None;
-        let record = match std::fs::read(&file) {
-            Ok(text) => serde_json::from_slice::<Record>(&text).map_err(|error| {
+        let record = match read(&file) {
+            Ok(text) => parse(&text).map_err(|reason| {
                 Failure::error(format!(
-                    "{} is damaged ({error}): restore it, or choose another --data-dir",
+                    "{} is damaged ({reason}): restore it, or choose another --data-dir",
                     file.display()
                 ))
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                check_no_nodes(&args.data_dir)?;
                 let record = new_record(args)?;
                 new = Some(record.clone());
                 record
             }
             Err(error) => {
                 return Err(Failure::error(format!(
-                    "{} cannot be read: {error}",
+                    "{} cannot be read ({error}): restore it, or choose another --data-dir",
                     file.display()
                 )));
             }
@@ -116,6 +119,56 @@ impl Folder {
     }
 }
 
+/// The bytes of the record, if there is a file and not a folder or a pipe.
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    let mut text = Vec::new();
+    File::open(file)?
+        .take(RECORD_BYTES_MAX)
+        .read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// A record that this program could have written.
+fn parse(text: &[u8]) -> Result<Record, String> {
+    let record: Record = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let Record {
+        nodes,
+        replicas,
+        regions,
+        ..
+    } = record;
+    if !(1..=NODES_MAX).contains(&nodes) {
+        return Err(format!("it names {nodes} nodes"));
+    }
+    if !REPLICAS.contains(&replicas) || replicas > nodes {
+        return Err(format!("it names {replicas} replicas of {nodes} nodes"));
+    }
+    if !REGIONS_RANGE.contains(&regions) {
+        return Err(format!("it names {regions} regions"));
+    }
+    let is_word = |token: &str| token.bytes().all(|byte| byte.is_ascii_graphic());
+    if record.token.is_empty() || !is_word(&record.token) {
+        return Err("its token is no word".into());
+    }
+    Ok(record)
+}
+
+/// Refuses a folder with nodes and without their record: a new one, with another token, would
+/// not be theirs.
+fn check_no_nodes(folder: &Path) -> Result<(), Failure> {
+    let first = folder.join("node-1");
+    if !first.join("FORMAT").exists() {
+        return Ok(());
+    }
+    Err(Failure::error(format!(
+        "{} holds nodes, but {FILE} is missing: restore it, or choose another --data-dir",
+        folder.display()
+    )))
+}
+
 fn new_record(args: &UpArgs) -> Result<Record, Failure> {
     let nodes = args.nodes.unwrap_or(NODES);
     let replicas = args.replicas.unwrap_or(if nodes >= 3 { 3 } else { 1 });
@@ -154,6 +207,7 @@ fn write(folder: &Path, record: &Record) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn args(folder: &Path, nodes: Option<u64>, replicas: Option<u64>) -> UpArgs {
         UpArgs {
@@ -185,6 +239,77 @@ mod tests {
             Folder::open(&args(&root, Some(3), None)),
             Err(Failure::Error(_))
         ));
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    fn check_refusal(refused: Failure) {
+        let Failure::Error(line) = refused else {
+            panic!("{refused:?} is no error");
+        };
+        assert!(line.contains(FILE) && line.contains("restore it"), "{line}");
+        assert!(!line.contains('\n'), "{line:?}");
+    }
+
+    #[test]
+    fn fuzz_records_of_a_local_cluster() {
+        let whole = new_record(&args(Path::new("."), Some(5), Some(3))).unwrap();
+        let whole = serde_json::to_vec_pretty(&whole).unwrap();
+        let (mut taken, mut refused) = (0, 0);
+        strata_fuzz::run("records of a local cluster", 5_000, |mutator| {
+            let mut text = mutator.bytes(&whole);
+            if mutator.one_in(2) {
+                let record = json!({
+                    "token": mutator.text(&["a"]), "nodes": mutator.near(3),
+                    "replicas": mutator.near(3), "regions": mutator.near(9),
+                });
+                text = record.to_string().into();
+            }
+            match parse(&text) {
+                Ok(record) => {
+                    taken += 1;
+                    assert!((1..=NODES_MAX).contains(&record.nodes));
+                    assert!(record.replicas <= record.nodes && record.replicas % 2 == 1);
+                    assert!(REGIONS_RANGE.contains(&record.regions));
+                    assert!(!record.token.is_empty());
+                }
+                Err(reason) => {
+                    refused += 1;
+                    assert!(!reason.is_empty() && !reason.contains('\n'), "{reason:?}");
+                }
+            }
+        });
+        if strata_fuzz::is_whole_run() {
+            assert!(
+                taken > 100 && refused > 1_000,
+                "{taken} taken, {refused} refused"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_input_record_of_a_local_cluster_is_damaged_missing_or_no_file() {
+        let root = scratch("missing");
+        Folder::open(&args(&root, None, None))
+            .unwrap()
+            .keep()
+            .unwrap();
+        let record = root.join("data").join(FILE);
+        let open = || Folder::open(&args(&root, None, None));
+        let damaged = r#"{"token": "t", "nodes": 0, "replicas": 1, "regions": 6}"#;
+        std::fs::write(&record, damaged).unwrap();
+        check_refusal(open().unwrap_err());
+        std::fs::remove_file(&record).unwrap();
+        std::fs::create_dir(&record).unwrap();
+        check_refusal(open().unwrap_err());
+        std::fs::remove_dir(&record).unwrap();
+        nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        check_refusal(open().unwrap_err());
+        std::fs::remove_file(&record).unwrap();
+        // Without nodes the folder is as good as new.
+        open().unwrap();
+        std::fs::create_dir(root.join("data/node-1")).unwrap();
+        std::fs::write(root.join("data/node-1/FORMAT"), "strata 1\n").unwrap();
+        check_refusal(open().unwrap_err());
         std::fs::remove_dir_all(&root).unwrap();
     }
 
