@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// What the binary is built from, relative to the repository.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "Cargo.toml",
     "Cargo.lock",
     "proto",
@@ -15,6 +15,7 @@ const SOURCES: [&str; 10] = [
     "crates/scheduler",
     "crates/client",
     "crates/server",
+    "crates/sim",
     "crates/strata",
 ];
 

@@ -7,25 +7,14 @@
 //! for a moment; so the question is asked again until all agree, or the deadline is over.
 
 use crate::{Cluster, DEADLINE};
-use std::collections::BTreeMap;
+use bytes::Bytes;
 use std::time::{Duration, Instant};
-use strata_client::{Options, RegionInfo, Scheduler};
-use strata_proto::kvrpcpb::{self, ApiVersion};
-use strata_proto::metapb::Peer;
-use strata_proto::tikvpb::tikv_client::TikvClient;
-use tonic::transport::Channel;
+use strata_client::{Admin, Checksum, Options, RegionInfo, ReplicaRange, Scheduler};
+use strata_proto::kvrpcpb::ApiVersion;
 
 /// A store that hangs must not take the deadline of all.
 const CALL_TIME: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What one replica holds of one key space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sum {
-    crc64: u64,
-    pairs: u64,
-    bytes: u64,
-}
 
 impl Cluster {
     /// Checks that the replicas of every region on all running nodes hold the same, once
@@ -85,11 +74,6 @@ pub async fn replicas_equal(nodes: &[(u64, String)], time: Duration) -> Result<u
 }
 
 async fn compare(nodes: &[(u64, String)]) -> Result<u64, String> {
-    let mut connections = BTreeMap::new();
-    for (id, address) in nodes {
-        let connection = TikvClient::connect(format!("http://{address}")).await;
-        connections.insert(*id, connection.map_err(|error| error.to_string())?);
-    }
     let endpoints: Vec<_> = nodes.iter().map(|(_, address)| address).collect();
     let options = Options {
         operation_timeout: CALL_TIME,
@@ -100,10 +84,11 @@ async fn compare(nodes: &[(u64, String)]) -> Result<u64, String> {
     let regions = scheduler.all_regions().await;
     let regions = regions.map_err(|error| error.to_string())?;
     assert!(!regions.is_empty(), "there is no region to compare");
+    let admin = Admin::new(scheduler);
     let mut pairs = 0;
     for info in &regions {
         for space in [ApiVersion::V1, ApiVersion::V2] {
-            pairs += compare_region(&mut connections, info, space).await?;
+            pairs += compare_region(&admin, nodes, info, space).await?;
         }
     }
     Ok(pairs)
@@ -111,22 +96,26 @@ async fn compare(nodes: &[(u64, String)]) -> Result<u64, String> {
 
 /// Compares one region's replicas; the pairs that each holds.
 async fn compare_region(
-    connections: &mut BTreeMap<u64, TikvClient<Channel>>,
+    admin: &Admin,
+    nodes: &[(u64, String)],
     info: &RegionInfo,
     space: ApiVersion,
 ) -> Result<u64, String> {
-    let mut sums = Vec::new();
+    let mut sums: Vec<(u64, Checksum)> = Vec::new();
     for peer in &info.region.peers {
-        if let Some(store) = connections.get_mut(&peer.store_id) {
-            let sum = ask(store, info, *peer, space).await;
-            let named = |reason| {
-                format!(
-                    "region {} on store {}: {reason}",
-                    info.region.id, peer.store_id
-                )
-            };
-            sums.push((peer.store_id, sum.map_err(named)?));
-        }
+        let Some((store, address)) = nodes.iter().find(|(id, _)| *id == peer.store_id) else {
+            continue;
+        };
+        let range = ReplicaRange {
+            region: info.region.clone(),
+            peer: *peer,
+            space,
+            start: Bytes::new(),
+            end: Bytes::new(),
+        };
+        let sum = admin.replica_checksum(address, &range, CALL_TIME).await;
+        let named = |reason| format!("region {} on store {store}: {reason}", info.region.id);
+        sums.push((*store, sum.map_err(named)?));
     }
     assert!(
         sums.len() >= 2,
@@ -142,39 +131,4 @@ async fn compare_region(
         "region {}: replicas differ (store, content): {sums:?}",
         info.region.id
     ))
-}
-
-async fn ask(
-    store: &mut TikvClient<Channel>,
-    info: &RegionInfo,
-    peer: Peer,
-    space: ApiVersion,
-) -> Result<Sum, String> {
-    let mut request = tonic::Request::new(kvrpcpb::RawChecksumRequest {
-        context: Some(kvrpcpb::Context {
-            region_id: info.region.id,
-            region_epoch: info.region.region_epoch,
-            peer: Some(peer),
-            replica_read: true,
-            api_version: space.into(),
-            ..Default::default()
-        }),
-        algorithm: kvrpcpb::ChecksumAlgorithm::Crc64Xor.into(),
-        // No bounds: the store takes those of the region.
-        ranges: vec![kvrpcpb::KeyRange::default()],
-    });
-    request.set_timeout(CALL_TIME);
-    let answer = store.raw_checksum(request).await;
-    let answer = answer.map_err(|status| status.to_string())?.into_inner();
-    if let Some(error) = answer.region_error {
-        return Err(format!("{error:?}"));
-    }
-    if !answer.error.is_empty() {
-        return Err(answer.error);
-    }
-    Ok(Sum {
-        crc64: answer.checksum,
-        pairs: answer.total_kvs,
-        bytes: answer.total_bytes,
-    })
 }

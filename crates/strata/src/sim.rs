@@ -11,6 +11,7 @@ use crate::args::{Format, Global, SimArgs};
 use crate::exit::{Failure, Outcome};
 use crate::output;
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +53,31 @@ fn with_operations(mut plan: Plan, ops: Option<u64>) -> Plan {
     plan
 }
 
+/// Seeds that threads take in turn.
+struct Seeds {
+    next: AtomicU64,
+    /// Not one of them.
+    end: u64,
+}
+
+impl Seeds {
+    fn new(range: &Range<u64>) -> Self {
+        Seeds {
+            next: AtomicU64::new(range.start),
+            end: range.end,
+        }
+    }
+
+    /// The next one; `None` from the end on. The count stops there: one that went on would
+    /// begin again at 0 behind `u64::MAX`.
+    fn take(&self) -> Option<u64> {
+        let following = |seed: u64| (seed < self.end).then(|| seed + 1);
+        self.next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, following)
+            .ok()
+    }
+}
+
 /// What many runs have come to.
 #[derive(Default)]
 struct Sums {
@@ -89,18 +115,14 @@ fn run_many(global: &Global, args: &SimArgs) -> Outcome {
         .unwrap_or(cores)
         .min(args.seeds.end - args.seeds.start);
     let begun = Instant::now();
-    let next = AtomicU64::new(args.seeds.start);
+    let seeds = Seeds::new(&args.seeds);
     let sums = Mutex::new(Sums::default());
     // The first line that could not be written.
     let printed = Mutex::new(Ok(()));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= args.seeds.end {
-                        break;
-                    }
+                while let Some(seed) = seeds.take() {
                     let plan = with_operations(Plan::draw(seed), args.ops);
                     let run = plan.run();
                     let mut sums = sums.lock().unwrap_or_else(|broken| broken.into_inner());
@@ -156,16 +178,21 @@ fn print_failing_seed(
     })
 }
 
+/// Counters for programs, and as a table for people.
+fn reached(counters: &Counters) -> (Value, String) {
+    let (mut object, mut rows) = (serde_json::Map::new(), Vec::new());
+    for (words, count) in counters.rows() {
+        object.insert(words.to_owned(), count.into());
+        rows.push(vec![words.to_owned(), count.to_string()]);
+    }
+    (object.into(), output::table(&["reached", "times"], &rows))
+}
+
 fn print_sums(global: &Global, sums: &Sums, threads: u64, wall: Duration) -> Outcome {
     let simulated = sums.simulated.as_secs_f64();
     let speed = simulated / wall.as_secs_f64() / threads as f64;
     let rate = sums.acknowledged as f64 / simulated;
-    let counters: serde_json::Map<String, Value> = sums
-        .counters
-        .rows()
-        .into_iter()
-        .map(|(words, count)| (words.to_owned(), json!(count)))
-        .collect();
+    let (counters, table) = reached(&sums.counters);
     let line = json!({
         "seeds": sums.runs,
         "failed": sums.failed,
@@ -179,17 +206,10 @@ fn print_sums(global: &Global, sums: &Sums, threads: u64, wall: Duration) -> Out
         "counters": counters,
     });
     output::print(global.format, &line, || {
-        let rows: Vec<Vec<String>> = sums
-            .counters
-            .rows()
-            .into_iter()
-            .map(|(words, count)| vec![words.to_owned(), count.to_string()])
-            .collect();
         format!(
-            "{}\n\n{}, {} failed: {simulated:.0} simulated seconds in {:.1} s on {}, \
+            "{table}\n\n{}, {} failed: {simulated:.0} simulated seconds in {:.1} s on {}, \
              {speed:.0} a second and thread\n{} acknowledged, {rate:.0} a simulated second; \
              {}, one every {:.1} simulated seconds",
-            output::table(&["reached", "times"], &rows),
             output::count(sums.runs, "seed"),
             sums.failed,
             wall.as_secs_f64(),
@@ -220,12 +240,7 @@ fn run_one(global: &Global, plan: &Plan, trace_to: Option<&Path>) -> Outcome {
 }
 
 fn print_report(global: &Global, plan: &Plan, report: &RunReport) -> Outcome {
-    let counters: serde_json::Map<String, Value> = report
-        .counters
-        .rows()
-        .into_iter()
-        .map(|(words, count)| (words.to_owned(), json!(count)))
-        .collect();
+    let (counters, table) = reached(&report.counters);
     let line = json!({
         "seed": plan.seed,
         "failed": 0,
@@ -237,16 +252,9 @@ fn print_report(global: &Global, plan: &Plan, report: &RunReport) -> Outcome {
         "counters": counters,
     });
     output::print(global.format, &line, || {
-        let rows: Vec<Vec<String>> = report
-            .counters
-            .rows()
-            .into_iter()
-            .map(|(words, count)| vec![words.to_owned(), count.to_string()])
-            .collect();
         format!(
-            "{}\n\nseed {}: {} stores, {} regions, {}, {} acknowledged, \
+            "{table}\n\nseed {}: {} stores, {} regions, {}, {} acknowledged, \
              {:.1} simulated seconds\n{} events, hash {:016x}",
-            output::table(&["reached", "times"], &rows),
             plan.seed,
             plan.stores,
             plan.regions,
@@ -328,4 +336,17 @@ fn read_plan(path: &Path) -> Result<Plan, Failure> {
 fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path)
         .map_err(|error| Failure::error(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_end_at_the_largest_number_and_do_not_begin_again() {
+        let seeds = Seeds::new(&(u64::MAX - 2..u64::MAX));
+        let taken: Vec<Option<u64>> = (0..5).map(|_| seeds.take()).collect();
+        let last = [Some(u64::MAX - 2), Some(u64::MAX - 1), None, None, None];
+        assert_eq!(taken, last);
+    }
 }

@@ -30,6 +30,16 @@ fn sim_runs_seeds_and_prints_what_they_reached() {
     assert!(line["counters"]["lease reads"].as_u64() > Some(0), "{line}");
 }
 
+/// Two threads ask once more each when the seeds are used up.
+#[test]
+fn sim_seeds_may_reach_up_to_the_largest_number() {
+    let seeds = format!("{}..{}", u64::MAX - 3, u64::MAX);
+    let done = sim(&["--seeds", &seeds, "--ops", "30", "--threads", "2"]);
+    let out = text(&done.stdout);
+    assert_eq!(done.status.code(), Some(0), "{out}{}", text(&done.stderr));
+    assert!(out.contains("3 seeds, 0 failed"), "{out}");
+}
+
 #[test]
 fn bad_input_sim_seed_range_is_one_line_and_code_two() {
     for word in ["9..5", "5..5", "five", "0..", "-3..5"] {
@@ -63,6 +73,16 @@ fn sim_trace_is_written_compared_and_refused_in_another_version() {
     assert_eq!(done.status.code(), Some(1), "another event is a difference");
     assert!(text(&done.stderr).contains("in the file"));
 
+    // Without its last lines, of which the last one is cut, too.
+    let lines: Vec<&str> = written.lines().collect();
+    let cut = [&lines[..502].join("\n"), "\n", &lines[502][..5]].concat();
+    std::fs::write(&path, cut).expect("written again");
+    let done = sim(&["--replay", file]);
+    let line = text(&done.stderr);
+    assert_eq!(done.status.code(), Some(3), "{line}");
+    assert!(line.contains("cut short behind 500 events"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+
     let later = written.replacen("version 1", "version 99", 1);
     std::fs::write(&path, later).expect("written again");
     let done = sim(&["--replay", file]);
@@ -90,4 +110,19 @@ fn bad_input_sim_plan_that_is_none_is_refused() {
         assert_eq!(done.status.code(), Some(3), "{line}");
         assert!(line.contains(said), "{line}");
     }
+    // A plan that a run has printed, with one number that no machine has room for.
+    let run = folder.path().join("run.txt");
+    let run = run.to_str().expect("a path of plain letters");
+    sim(&["--seeds", "1..2", "--ops", "10", "--trace", run]);
+    let written = std::fs::read_to_string(run).expect("the trace");
+    let plan = written.lines().nth(1).expect("the plan");
+    let shards = plan.find("\"raft_shards\":").expect("the field") + 14;
+    let large = [&plan[..shards], "10000000", &plan[shards..]].concat();
+    std::fs::write(&path, large).expect("a file");
+    let done = sim(&["--plan", file]);
+    let line = text(&done.stderr);
+    assert_eq!(done.status.code(), Some(3), "{line}");
+    assert!(line.contains("raft_shards is 10000000"), "{line}");
+    assert!(line.contains("not 1 to 16"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
 }

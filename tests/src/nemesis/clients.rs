@@ -2,6 +2,8 @@
 //!
 //! Register clients   put, get, delete and swap; half of them write through a clerk, in
 //!                    sessions. Each write has a value of its own.
+//! Groups             of keys in each region, with scans, batches and removals of ranges
+//!                    beside single reads and writes (`together`).
 //! Appends            by all clerks, to lists that all read.
 //! Own keys           each put once, to be present at the end if it was acknowledged.
 //! Expiring keys      put once, to be gone at some time: in the history a removal of just
@@ -34,6 +36,8 @@ const GENERATION: Duration = Duration::from_secs(3);
 /// Shared registers of a generation, and lists that are appended to.
 const REGISTERS: usize = 12;
 const LISTS: usize = 4;
+/// Keys of a group; there is one group in each region and generation.
+const GROUP_KEYS: [&str; 3] = ["a", "b", "c"];
 /// Pause of a client between two operations.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Longest time of one operation. A clerk repeats within it.
@@ -75,8 +79,8 @@ impl Default for ClientsOptions {
 
 /// What all clients know.
 #[derive(Clone)]
-struct Common {
-    recorder: Arc<Recorder>,
+pub(super) struct Common {
+    pub(super) recorder: Arc<Recorder>,
     regions: Arc<[RegionInfo]>,
     /// Number of this load in its cluster.
     run: u64,
@@ -181,19 +185,32 @@ impl Common {
         self.key(place, &name)
     }
 
+    /// Number of groups.
+    pub(super) fn groups(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// The keys of a group, in order.
+    pub(super) fn group(&self, place: usize) -> Vec<Bytes> {
+        let generation = self.generation();
+        let keys = GROUP_KEYS.iter();
+        keys.map(|key| self.key(place, &format!("group-{generation}-{key}")).0)
+            .collect()
+    }
+
     fn list(&self, place: usize) -> (Bytes, &RegionInfo) {
         let name = format!("list-{}-{place}", self.generation());
         self.key(place, &name)
     }
 }
 
-struct Client {
-    number: u64,
-    client: RawClient,
+pub(super) struct Client {
+    pub(super) number: u64,
+    pub(super) client: RawClient,
     clerk: Option<Clerk>,
-    random: ChaCha8Rng,
+    pub(super) random: ChaCha8Rng,
     written: u64,
-    common: Common,
+    pub(super) common: Common,
 }
 
 impl Client {
@@ -201,7 +218,8 @@ impl Client {
         while !self.common.stopped() {
             self.written += 1;
             match self.random.random_range(0..100) {
-                0..60 => self.use_register().await,
+                0..42 => self.use_register().await,
+                42..60 => self.use_group().await,
                 60..70 => self.use_list().await,
                 70..80 if self.common.options.expiring => self.use_expiring_key().await,
                 _ => self.put_own_key().await,
@@ -211,7 +229,7 @@ impl Client {
     }
 
     /// Unlike any other of the run, however long.
-    fn value(&self) -> Bytes {
+    pub(super) fn value(&self) -> Bytes {
         let padding = ".".repeat(self.common.options.value_padding);
         format!("{}-{}{padding}", self.number, self.written).into()
     }
@@ -228,13 +246,7 @@ impl Client {
         let (key, _) = self.common.register(place);
         match self.random.random_range(0..100) {
             0..50 => self.read(&key).await,
-            50..80 => {
-                let value = self.value();
-                let action = Action::Put(value.clone());
-                let id = self.common.recorder.invoke(self.number, &key, action);
-                let done = self.put(&key, value, 0).await;
-                self.note(id, done.map(|()| Outcome::Done));
-            }
+            50..80 => self.put_one(&key).await,
             80..88 => {
                 let id = (self.common.recorder).invoke(self.number, &key, Action::Delete);
                 let done = match &mut self.clerk {
@@ -245,6 +257,15 @@ impl Client {
             }
             _ => self.swap(&key).await,
         }
+    }
+
+    /// Puts a value of its own to a key that others write, too.
+    pub(super) async fn put_one(&mut self, key: &Bytes) {
+        let value = self.value();
+        let action = Action::Put(value.clone());
+        let id = self.common.recorder.invoke(self.number, key, action);
+        let done = self.put(key, value, 0).await;
+        self.note(id, done.map(|()| Outcome::Done));
     }
 
     /// Swaps what a read has just seen, so that some succeed.
@@ -320,7 +341,7 @@ impl Client {
         }
     }
 
-    async fn read(&self, key: &Bytes) {
+    pub(super) async fn read(&self, key: &Bytes) {
         read(&self.client, &self.common.recorder, self.number, key).await;
     }
 

@@ -70,11 +70,17 @@ impl Nemesis {
             operation.returned.is_none() && touches.any(|touch| touch.action.writes())
         });
         println!(
-            "{} operations, {} of unknown outcome, {} writes of own keys; errors: {:?}",
+            "{} operations, {} of unknown outcome, {} calls on several keys, {} writes of own \
+             keys; errors: {:?}",
             history.len(),
             unknown.count(),
+            self.recorder.several(),
             acknowledged.len(),
             self.recorder.errors()
+        );
+        assert!(
+            self.recorder.several() > 0,
+            "no scan, batch or removal of a range was answered"
         );
         if let Err(fault) = linearizability::check(&history) {
             findings.push(fault.to_string());

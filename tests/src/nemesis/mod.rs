@@ -4,7 +4,8 @@
 //!   run_nemesis
 //!     network     namespaces or proxies (`network`)
 //!     nodes       `strata node` with clocks of their own (`node_shim`), some on small disks
-//!     load        clients that write down what they did and saw (`clients`, `recorder`)
+//!     load        clients that write down what they did and saw (`clients`, `together`,
+//!                 `recorder`)
 //!     faults      the test's body: kill, stop, cut, slow down, move clocks, fill disks
 //!     heal        all faults end
 //!     judge       acknowledged writes present, history linearizable, replicas equal, and
@@ -18,6 +19,7 @@
 mod clients;
 mod judge;
 mod recorder;
+mod together;
 
 use crate::network::{Cuts, Needs, Network, Proxies, choose};
 use crate::node_shim::{self, NodeClocks};

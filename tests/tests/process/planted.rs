@@ -10,7 +10,7 @@ use strata_storage::{
     Cf, Claim, DataFolder, Durability, Engine, EngineOptions, ReadView, WriteBatch, keys,
 };
 use strata_tests::{
-    Cluster, ClusterOptions, Load, LoadOptions, Recorded, SyncRecord, cut_to_synced,
+    Cluster, ClusterOptions, Load, LoadOptions, Recorded, SyncRecord, cut_to_synced, strata,
 };
 
 /// What the checks say of a run that ended well: nothing. `run` must be so before a fault
@@ -110,6 +110,12 @@ async fn planted_fault_process_harness_diverged_replica_is_found() {
     let difference = verdict.expect_err("the checks passed over a diverged replica");
     let place = format!("region {}: replicas differ", info.region.id);
     assert!(difference.starts_with(&place), "{difference}");
+    // `strata check` finds it too, though all that its own clients saw is good.
+    let endpoints = cluster.endpoints().join(",");
+    let words = ["check", "--seconds", "2", "--endpoints", &endpoints];
+    let checked = strata(&words, b"").expect(1);
+    assert!(checked.stdout.contains(&place), "{checked:?}");
+    assert!(checked.stdout.contains("\nlinearizable: "), "{checked:?}");
     // Put back by a write to all replicas: the checker has nothing to say any more.
     client.put(&victim, "again").await.unwrap();
     assert_eq!(cluster.assert_replicas_equal().await, before);

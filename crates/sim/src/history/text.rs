@@ -1,12 +1,13 @@
 //! The text form of a history: one JSON object a line.
 //!
-//! The first line names format and version:
+//! The first line names format and version, the last one the number of operations:
 //!
 //! ```text
-//! {"format":"strata-history","version":1}
+//! {"format":"strata-history","version":2}
 //! {"client":1,"invoked":1,"returned":4,"at":[20,35],"keys":[{"key":"a","action":"put","value":"1","outcome":"done"}]}
 //! {"client":2,"invoked":2,"returned":3,"at":[21,30],"keys":[{"key":"a","action":"get","outcome":{"value":null}}]}
 //! {"client":1,"invoked":5,"at":[40],"keys":[{"key":"a","action":"cas","expected":"1","new":"2"}]}
+//! {"operations":3}
 //! ```
 //!
 //! Every other line is an operation. `invoked` and `returned` are places in the order of
@@ -17,7 +18,9 @@
 //! where it was told for a compare-and-swap. A key or value is a string, or
 //! `{"hex":"00ff"}` where it is no UTF-8; an absent value is `null`.
 //!
-//! Reading checks everything that the checkers rely on, and names the line that is wrong.
+//! Reading checks everything that the checkers rely on, and names the line that is wrong. A
+//! text that was cut is refused, also one cut at the end of a line: what is missing may be
+//! what violates. Blank lines at the end are no lines.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -27,8 +30,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Action, History, Operation, Outcome, Touch};
 
-/// Version of the text form.
-pub const TEXT_VERSION: u64 = 1;
+/// Version of the text form. Version 1 had no closing line.
+pub const TEXT_VERSION: u64 = 2;
 
 const FORMAT: &str = "strata-history";
 
@@ -37,7 +40,8 @@ const FORMAT: &str = "strata-history";
 pub enum TextError {
     /// The first line does not say that this is a history.
     #[error(
-        "not a history: the first line must be {{\"format\":\"strata-history\",\"version\":1}}"
+        "not a history: the first line must be \
+         {{\"format\":\"strata-history\",\"version\":{TEXT_VERSION}}}"
     )]
     NotAHistory,
     /// Written by another version.
@@ -45,6 +49,22 @@ pub enum TextError {
     Version {
         /// The version that the first line names.
         found: u64,
+    },
+    /// It ends before its closing line.
+    #[error("the history is cut short behind {operations} operations: its closing line is missing")]
+    CutShort {
+        /// Whole operations that are there.
+        operations: usize,
+    },
+    /// Operations are missing, or too many.
+    #[error(
+        "the history is damaged: it holds {operations} operations, and its closing line says {said}"
+    )]
+    Count {
+        /// Operations that are there.
+        operations: usize,
+        /// What the closing line says.
+        said: u64,
     },
     /// A line cannot be used.
     #[error("line {line} is damaged: {what}")]
@@ -64,6 +84,7 @@ impl History {
         for operation in self.operations() {
             let _ = writeln!(text, "{}", operation_to_json(operation));
         }
+        let _ = writeln!(text, "{}", json!({"operations": self.len()}));
         text
     }
 
@@ -72,11 +93,9 @@ impl History {
     /// # Errors
     /// The first thing that is wrong, with its line.
     pub fn from_text(text: &str) -> Result<History, TextError> {
-        let mut lines = text.lines().enumerate();
-        let header = lines
-            .next()
-            .and_then(|(_, line)| serde_json::from_str::<Value>(line).ok());
-        let header = header.ok_or(TextError::NotAHistory)?;
+        let lines: Vec<&str> = text.trim_end().lines().collect();
+        let (header, lines) = lines.split_first().ok_or(TextError::NotAHistory)?;
+        let header: Value = serde_json::from_str(header).map_err(|_| TextError::NotAHistory)?;
         if header.get("format").and_then(Value::as_str) != Some(FORMAT) {
             return Err(TextError::NotAHistory);
         }
@@ -85,14 +104,20 @@ impl History {
             Some(found) => return Err(TextError::Version { found }),
             None => return Err(TextError::NotAHistory),
         }
+        let said = lines.last().and_then(|line| number_of_operations(line));
+        let lines = &lines[..lines.len() - usize::from(said.is_some())];
         let mut history = History::new();
         let mut places = BTreeSet::new();
-        for (number, line) in lines {
+        for (place, line) in lines.iter().enumerate() {
             let damaged = |what| TextError::Damaged {
-                line: number + 1,
+                line: place + 2,
                 what,
             };
-            let operation = operation_from_json(line).map_err(damaged)?;
+            let operation = match operation_from_json(line) {
+                Ok(operation) => operation,
+                Err(_) if said.is_none() && place + 1 == lines.len() && is_cut(line) => break,
+                Err(what) => return Err(damaged(what)),
+            };
             for place in std::iter::once(operation.invoked).chain(operation.returned) {
                 if !places.insert(place) {
                     return Err(damaged(format!("place {place} is used twice")));
@@ -101,8 +126,25 @@ impl History {
             }
             history.operations.insert(operation.invoked, operation);
         }
-        Ok(history)
+        let operations = history.len();
+        match said {
+            None => Err(TextError::CutShort { operations }),
+            Some(said) if said != operations as u64 => Err(TextError::Count { operations, said }),
+            Some(_) => Ok(history),
+        }
     }
+}
+
+/// What a line says if it is a closing line.
+fn number_of_operations(line: &str) -> Option<u64> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    fields.get("operations")?.as_u64()
+}
+
+/// True for the beginning of a line.
+fn is_cut(line: &str) -> bool {
+    serde_json::from_str::<Value>(line).is_err_and(|error| error.is_eof())
 }
 
 fn operation_to_json(operation: &Operation) -> Value {
@@ -391,7 +433,7 @@ mod tests {
     fn history_in_text_form_reads_back_the_same() {
         let history = sample();
         let text = history.to_text();
-        assert_eq!(text.lines().count(), 1 + history.len());
+        assert_eq!(text.lines().count(), 2 + history.len());
         let mut read = History::from_text(&text).expect("it was just written");
         assert!(read.operations().eq(history.operations()), "{text}");
         // And goes on behind the last place.
@@ -403,15 +445,55 @@ mod tests {
     #[test]
     fn history_of_another_version_or_none_is_refused() {
         let text = sample().to_text();
-        let newer = text.replacen("\"version\":1", "\"version\":2", 1);
-        assert_eq!(
-            History::from_text(&newer).unwrap_err(),
-            TextError::Version { found: 2 }
-        );
+        for found in [1, 3] {
+            let other = format!("\"version\":{found}");
+            let other = text.replacen("\"version\":2", &other, 1);
+            assert_eq!(
+                History::from_text(&other).unwrap_err(),
+                TextError::Version { found }
+            );
+        }
         for other in ["", "\n", "{}", "{\"format\":\"trace\",\"version\":1}", "x"] {
             let error = History::from_text(other).unwrap_err();
             assert_eq!(error, TextError::NotAHistory, "{other:?}");
         }
+    }
+
+    #[test]
+    fn history_that_is_cut_short_is_refused_wherever_it_is_cut() {
+        let text = sample().to_text();
+        let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+        for cut in ends[0]..ends[ends.len() - 1] {
+            let operations = ends.iter().filter(|end| **end <= cut).count() - 1;
+            if text.is_char_boundary(cut) {
+                let error = History::from_text(&text[..cut]).unwrap_err();
+                assert_eq!(
+                    error,
+                    TextError::CutShort { operations },
+                    "{}",
+                    &text[..cut]
+                );
+            }
+        }
+        for end in ["", "\n", "\n\n", "\r\n \n"] {
+            let whole = [text.trim_end(), end].concat();
+            let read = History::from_text(&whole).expect("blank lines are no lines");
+            assert_eq!(read.len(), sample().len());
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        let said = (lines.len() - 2) as u64;
+        let operations = lines.len() - 3;
+        let without_one = [&lines[..2], &lines[3..]].concat().join("\n");
+        assert_eq!(
+            History::from_text(&without_one).unwrap_err(),
+            TextError::Count { operations, said }
+        );
+        // What stands behind the closing line is no operation less, and none more.
+        let behind = [&lines[..], &["{\"operations\":0}"]].concat().join("\n");
+        assert!(matches!(
+            History::from_text(&behind).unwrap_err(),
+            TextError::Damaged { .. }
+        ));
     }
 
     #[test]
@@ -481,7 +563,8 @@ mod tests {
 
     #[test]
     fn history_with_an_unfinished_operation_counts_it_as_maybe_done() {
-        let head = "{\"format\":\"strata-history\",\"version\":1}\n";
+        let head = "{\"format\":\"strata-history\",\"version\":2}\n";
+        let end = "{\"operations\":2}\n";
         let put = "{\"client\":1,\"invoked\":1,\"at\":[1],\
                    \"keys\":[{\"key\":\"a\",\"action\":\"put\",\"value\":\"1\"}]}\n";
         let get = |seen: &str| {
@@ -491,7 +574,7 @@ mod tests {
             )
         };
         for (seen, good) in [("null", true), ("\"1\"", true), ("\"2\"", false)] {
-            let text = [head, put, &get(seen)].concat();
+            let text = [head, put, &get(seen), end].concat();
             let history = History::from_text(&text).expect("well-formed");
             assert_eq!(crate::linearizability::check(&history).is_ok(), good);
         }

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use strata_raftstore::StoreOptions;
 
-use super::{Clients, PLAN_VERSION, Plan, Settings};
+use super::{Clients, PLAN_VERSION, Plan, SNAPSHOT_KEEP_MS, Settings};
 use crate::faults::{FaultKind, Strike};
 use crate::workload::Mix;
 
@@ -73,7 +73,7 @@ impl Plan {
             log_gc_size_limit: settings.log_gc_size_limit,
             log_gc_threshold: settings.log_gc_threshold,
             snapshot_send_timeout: ms(settings.snapshot_send_timeout_ms),
-            snapshot_keep_time: ms(20_000),
+            snapshot_keep_time: ms(SNAPSHOT_KEEP_MS),
             snapshot_gc_interval: ms(2_000),
             session_ttl: ms(settings.session_ttl_ms),
             max_sessions_per_region: settings.max_sessions_per_region,

@@ -16,6 +16,8 @@
 //!
 //! Invariant: a plan alone decides what happens in its run.
 
+use std::ops::RangeInclusive;
+
 mod draw;
 mod play;
 mod shrink;
@@ -31,6 +33,16 @@ use crate::workload::Mix;
 
 /// Version of a plan's form. One of another version is refused.
 pub const PLAN_VERSION: u32 = 1;
+
+const HOUR_MS: u64 = 3_600_000;
+/// Clients of both kinds together.
+const CLIENTS_MAX: u64 = 64;
+/// Strikes of a plan: one a millisecond for ten seconds, or thirty a second for five minutes.
+const STRIKES_MAX: u64 = 10_000;
+/// Bytes or entries of a log that no run reaches.
+const LARGE: u64 = 1 << 40;
+/// How long the stores of a plan keep the files of a snapshot, in milliseconds.
+const SNAPSHOT_KEEP_MS: u64 = 20_000;
 
 /// A run that is yet to be played.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,45 +187,94 @@ impl Plan {
 
     /// Checks that the numbers make a cluster.
     fn check(&self) -> Result<(), String> {
+        for (name, value, bounds) in self.numbers() {
+            if !bounds.contains(&value) {
+                let (least, most) = bounds.into_inner();
+                return Err(format!("{name} is {value}, not {least} to {most}"));
+            }
+        }
+        let ascending = self.strikes.is_sorted_by_key(|strike| strike.at_ms);
+        let last = self.strikes.last().map_or(0, |strike| strike.at_ms);
         let rules = [
-            ((3..=7).contains(&self.stores), "stores are 3 to 7"),
-            ((6..=40).contains(&self.regions), "regions are 6 to 40"),
             (
                 matches!(self.replicas, 3 | 5) && u64::from(self.replicas) <= self.stores,
                 "replicas are 3 or 5, and no more than stores",
             ),
             (
-                (1..=3_600_000).contains(&self.length_ms),
-                "the length is 1 ms to an hour",
-            ),
-            (
-                (1..=64).contains(&(self.clients.plain + self.clients.clerks)),
-                "clients are 1 to 64",
-            ),
-            (
-                (1..=64).contains(&self.clients.groups)
-                    && (1..=64).contains(&self.clients.group_keys),
-                "groups and their keys are 1 to 64",
-            ),
-            (
-                [
-                    self.clients.replica_reads_percent,
-                    self.clients.cancelled_percent,
-                    self.clients.short_deadlines_percent,
-                ]
-                .iter()
-                .all(|percent| *percent <= 100),
-                "shares are 0 to 100 percent",
+                (1..=CLIENTS_MAX).contains(&(self.clients.plain + self.clients.clerks)),
+                "clients are 1 to 64, both kinds together",
             ),
             (
                 self.mix.is_possible(),
                 "the mix holds operations, each weight up to 1000",
+            ),
+            (
+                ascending && last <= self.length_ms,
+                "strikes come in the order of their times, within the length",
             ),
         ];
         if let Some((_, line)) = rules.iter().find(|(holds, _)| !holds) {
             return Err((*line).to_owned());
         }
         self.store_options().check()
+    }
+
+    /// Every number with its bounds, but for those that are seeds, weights and times of
+    /// strikes. The bounds hold what a cluster in one thread can carry, and keep times and
+    /// sums of them far from the end of their range.
+    fn numbers(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
+        let (settings, clients) = (&self.settings, &self.clients);
+        let count = |number: usize| number as u64;
+        let operations_max = clients.operations_max.unwrap_or(1);
+        vec![
+            ("stores", self.stores, 3..=7),
+            ("regions", self.regions.into(), 6..=40),
+            ("length_ms", self.length_ms, 1..=HOUR_MS),
+            ("strikes", count(self.strikes.len()), 0..=STRIKES_MAX),
+            ("raft_shards", count(settings.raft_shards), 1..=16),
+            ("apply_shards", count(settings.apply_shards), 1..=16),
+            (
+                "max_clock_drift_percent",
+                settings.max_clock_drift_percent.into(),
+                0..=50,
+            ),
+            ("log_gc_tick_ms", settings.log_gc_tick_ms, 1..=HOUR_MS),
+            ("log_gc_count_limit", settings.log_gc_count_limit, 1..=LARGE),
+            ("log_gc_size_limit", settings.log_gc_size_limit, 1..=LARGE),
+            ("log_gc_threshold", settings.log_gc_threshold, 0..=LARGE),
+            (
+                "snapshot_send_timeout_ms",
+                settings.snapshot_send_timeout_ms,
+                1..=SNAPSHOT_KEEP_MS,
+            ),
+            ("session_ttl_ms", settings.session_ttl_ms, 1..=24 * HOUR_MS),
+            (
+                "max_sessions_per_region",
+                settings.max_sessions_per_region.into(),
+                1..=1_000_000,
+            ),
+            ("plain", clients.plain, 0..=CLIENTS_MAX),
+            ("clerks", clients.clerks, 0..=CLIENTS_MAX),
+            ("pause_ms_max", clients.pause_ms_max, 0..=HOUR_MS),
+            ("groups", count(clients.groups), 1..=64),
+            ("group_keys", count(clients.group_keys), 1..=64),
+            (
+                "replica_reads_percent",
+                clients.replica_reads_percent.into(),
+                0..=100,
+            ),
+            (
+                "cancelled_percent",
+                clients.cancelled_percent.into(),
+                0..=100,
+            ),
+            (
+                "short_deadlines_percent",
+                clients.short_deadlines_percent.into(),
+                0..=100,
+            ),
+            ("operations_max", operations_max, 1..=1_000_000),
+        ]
     }
 }
 
@@ -245,6 +306,77 @@ mod tests {
         let wrong = line.replacen("\"replicas\":", "\"replicas\":2", 1);
         let refused = Plan::from_json(&wrong);
         assert!(matches!(refused, Err(PlanError::Numbers(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn bad_input_numbers_out_of_bounds_are_refused_by_name() {
+        let whole: serde_json::Value =
+            serde_json::from_str(&Plan::draw(1).to_json()).expect("a plan");
+        let refused = |place: &str, value: serde_json::Value| {
+            let mut plan = whole.clone();
+            *plan.pointer_mut(place).expect("a field") = value;
+            let refused = Plan::from_json(&plan.to_string()).expect_err("it is out of bounds");
+            let line = refused.to_string();
+            assert_eq!(line.lines().count(), 1, "{line}");
+            line
+        };
+        let mut seen = 0;
+        for part in ["", "/settings", "/clients"] {
+            for (name, value) in whole
+                .pointer(part)
+                .and_then(|part| part.as_object())
+                .expect("one")
+            {
+                // The version has an error of its own, and every seed is one.
+                if !(value.is_number() || name == "operations_max")
+                    || name == "seed"
+                    || name == "version"
+                {
+                    continue;
+                }
+                seen += 1;
+                for large in [u64::MAX, u64::from(u32::MAX)] {
+                    // Limits of logs in bytes and entries may be large.
+                    if name.starts_with("log_gc") && name != "log_gc_tick_ms" && large < u64::MAX {
+                        continue;
+                    }
+                    let line = refused(&format!("{part}/{name}"), large.into());
+                    let of_type = line.contains(&format!("invalid value: integer `{large}`"));
+                    let by_name = line.contains(&format!("{name} is {large}, not "));
+                    assert!(of_type || by_name || name == "replicas", "{line}");
+                }
+            }
+        }
+        assert_eq!(seen, 23, "numbers of a plan");
+        assert_eq!(
+            refused("/settings/raft_shards", 100_000_000.into()),
+            "a plan that cannot be played: raft_shards is 100000000, not 1 to 16"
+        );
+        // Their sum is 1 when it wraps around.
+        let mut plan = Plan::draw(1);
+        (plan.clients.plain, plan.clients.clerks) = (u64::MAX, 2);
+        assert!(plan.check().is_err());
+        let strike = |at_ms| Strike {
+            at_ms,
+            kind: FaultKind::PowerCut,
+            salt: 1,
+        };
+        for strikes in [vec![strike(u64::MAX)], vec![strike(5), strike(4)]] {
+            let mut plan = Plan::draw(1);
+            plan.strikes = strikes;
+            assert!(
+                plan.check()
+                    .expect_err("wrong times")
+                    .starts_with("strikes come")
+            );
+        }
+        let mut plan = Plan::draw(1);
+        plan.strikes = vec![strike(1); 10_001];
+        assert!(
+            plan.check()
+                .expect_err("too many")
+                .starts_with("strikes is 10001")
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! The first line names form and version, the second is the plan as JSON; then comes a line
 //! for each event, and at the end their number and hash. The plan alone makes the run, so a
 //! file can be compared with the program that reads it: the first line that differs is where
-//! the program, or the machine, is not what it was.
+//! the program, or the machine, is not what it was. A file whose closing line is missing, or
+//! counts other events than there are, is refused before anything is compared.
 
 use std::fmt::Write as _;
 
@@ -26,6 +27,20 @@ pub enum TraceError {
     Version {
         /// The trace's.
         found: String,
+    },
+    /// It ends before its closing line.
+    #[error("the trace is cut short behind {events} events: its closing line is missing")]
+    CutShort {
+        /// Whole lines of events that are there.
+        events: usize,
+    },
+    /// Events are missing, or too many.
+    #[error("the trace is damaged: it holds {events} events, and its closing line says {said}")]
+    Count {
+        /// Lines of events that are there.
+        events: usize,
+        /// What the closing line says.
+        said: usize,
     },
     /// Its plan cannot be played.
     #[error("the trace's plan: {0}")]
@@ -67,8 +82,26 @@ pub fn read(text: &str) -> Result<(Plan, Vec<&str>), TraceError> {
         let found = version.chars().take(20).collect();
         return Err(TraceError::Version { found });
     }
-    let plan = Plan::from_json(lines.next().unwrap_or_default())?;
-    Ok((plan, lines.collect()))
+    let plan = lines.next().ok_or(TraceError::CutShort { events: 0 })?;
+    let plan = Plan::from_json(plan)?;
+    let lines: Vec<&str> = lines.collect();
+    let events = lines.len().saturating_sub(1);
+    match lines.last().and_then(|line| closing_line(line)) {
+        // Without the end of its line the last event may be cut, too.
+        None if text.ends_with('\n') => Err(TraceError::CutShort {
+            events: lines.len(),
+        }),
+        None => Err(TraceError::CutShort { events }),
+        Some(said) if said != events => Err(TraceError::Count { events, said }),
+        Some(_) => Ok((plan, lines)),
+    }
+}
+
+/// The number of events that a closing line names, as [`Trace`] writes it.
+fn closing_line(line: &str) -> Option<usize> {
+    let (count, hash) = line.split_once(" events, hash ")?;
+    let whole = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    count.parse().ok().filter(|_| whole)
 }
 
 /// Compares the events of a file with those of this program's run.
@@ -123,7 +156,48 @@ mod tests {
         assert_eq!(read(&later).map(|_| ()), Err(TraceError::Version { found }));
         assert_eq!(read("").map(|_| ()), Err(TraceError::Form));
         assert_eq!(read("something else").map(|_| ()), Err(TraceError::Form));
-        let cut = text.lines().next().unwrap_or_default();
-        assert!(matches!(read(cut), Err(TraceError::Plan(_))));
+        let plan = text.lines().nth(1).unwrap_or_default();
+        let cut = text.replacen(plan, &plan[..40], 1);
+        assert!(matches!(read(&cut), Err(TraceError::Plan(_))));
+    }
+
+    #[test]
+    fn traces_that_are_cut_short_are_refused_wherever_they_are_cut() {
+        let mut trace = Trace::whole();
+        for number in 0..20 {
+            trace.note(std::time::Duration::ZERO, "tick", [number, 0, 0, 0]);
+        }
+        let text = write(&Plan::draw(3), &trace);
+        let lines: Vec<&str> = text.lines().collect();
+        // Behind the plan, at the end of every line.
+        for events in 0..=20 {
+            let cut = lines[..2 + events].join("\n");
+            let whole = events.saturating_sub(1);
+            let refused = read(&cut).map(|_| ());
+            assert_eq!(refused, Err(TraceError::CutShort { events: whole }));
+        }
+        let cut = [&lines[..12].join("\n"), "\n"].concat();
+        let refused = read(&cut).map(|_| ());
+        assert_eq!(refused, Err(TraceError::CutShort { events: 10 }));
+        // Within the closing line.
+        for missing in 1..20 {
+            let refused = read(text.trim_end().split_at(text.len() - 1 - missing).0);
+            assert_eq!(
+                refused.map(|_| ()),
+                Err(TraceError::CutShort { events: 20 })
+            );
+        }
+        assert_eq!(
+            read(lines[0]).map(|_| ()),
+            Err(TraceError::CutShort { events: 0 })
+        );
+        let without_one = [&lines[..7], &lines[8..]].concat().join("\n");
+        assert_eq!(
+            read(&without_one).map(|_| ()),
+            Err(TraceError::Count {
+                events: 19,
+                said: 20
+            })
+        );
     }
 }

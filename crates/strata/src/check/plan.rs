@@ -79,6 +79,16 @@ impl Group {
         })
     }
 
+    /// The region that holds the keys.
+    pub fn region_id(&self) -> u64 {
+        self.region.id
+    }
+
+    /// The stores that had a replica of it when the plan was made.
+    pub fn stores(&self) -> impl Iterator<Item = u64> {
+        self.region.peers.iter().map(|peer| peer.store_id)
+    }
+
     /// The range that holds the keys and nothing else: up to behind the last.
     pub fn range(&self) -> (Bytes, Bytes) {
         let last = &self.keys[self.keys.len() - 1];
