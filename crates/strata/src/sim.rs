@@ -85,14 +85,12 @@ struct Sums {
     failed: u64,
     simulated: Duration,
     acknowledged: u64,
-    strikes: u64,
     counters: Counters,
 }
 
 impl Sums {
-    fn add(&mut self, plan: &Plan, run: &Run) {
+    fn add(&mut self, run: &Run) {
         self.runs += 1;
-        self.strikes += plan.strikes.len() as u64;
         let (length, counters) = match run {
             Ok(report) => {
                 self.acknowledged += report.acknowledged;
@@ -126,7 +124,7 @@ fn run_many(global: &Global, args: &SimArgs) -> Outcome {
                     let plan = with_operations(Plan::draw(seed), args.ops);
                     let run = plan.run();
                     let mut sums = sums.lock().unwrap_or_else(|broken| broken.into_inner());
-                    sums.add(&plan, &run);
+                    sums.add(&run);
                     if let Err(failure) = run {
                         let outcome = print_failing_seed(global, args, seed, &failure);
                         let mut printed =
@@ -202,7 +200,7 @@ fn print_sums(global: &Global, sums: &Sums, threads: u64, wall: Duration) -> Out
         "simulated_seconds_per_wall_second_and_thread": speed,
         "acknowledged": sums.acknowledged,
         "acknowledged_per_simulated_second": rate,
-        "faults": sums.strikes,
+        "faults": sums.counters.faults,
         "counters": counters,
     });
     output::print(global.format, &line, || {
@@ -215,8 +213,8 @@ fn print_sums(global: &Global, sums: &Sums, threads: u64, wall: Duration) -> Out
             wall.as_secs_f64(),
             output::count(threads, "thread"),
             output::count(sums.acknowledged, "operation"),
-            output::count(sums.strikes, "fault"),
-            simulated / (sums.strikes.max(1)) as f64,
+            output::count(sums.counters.faults, "fault"),
+            simulated / (sums.counters.faults.max(1)) as f64,
         )
     })
 }
@@ -246,7 +244,7 @@ fn print_report(global: &Global, plan: &Plan, report: &RunReport) -> Outcome {
         "failed": 0,
         "simulated_seconds": report.length.as_secs_f64(),
         "acknowledged": report.acknowledged,
-        "faults": plan.strikes.len(),
+        "faults": report.counters.faults,
         "events": report.events,
         "hash": format!("{:016x}", report.hash),
         "counters": counters,
@@ -258,7 +256,7 @@ fn print_report(global: &Global, plan: &Plan, report: &RunReport) -> Outcome {
             plan.seed,
             plan.stores,
             plan.regions,
-            output::count(plan.strikes.len() as u64, "fault"),
+            output::count(report.counters.faults, "fault"),
             output::count(report.acknowledged, "operation"),
             report.length.as_secs_f64(),
             report.events,
