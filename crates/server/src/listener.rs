@@ -1,21 +1,33 @@
 //! The node's one port: HTTP/2 for gRPC and HTTP/1.1 for tooling, side by side.
 //!
+//! Calls of TiKV's service, which are nearly all there is, go to it at once; the rest is found by
+//! the router, whose matching costs as much as a small call itself.
+//!
 //! What does not speak HTTP is closed and counted, and so is a connection that says nothing
 //! for `transport.handshake-time`: it would hold its place for ever. When the node stops,
 //! connections get some time to finish what they have begun.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body as RouterBody;
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, FutureExt, MapOk, TryFutureExt};
+use http_body_util::Either as EitherBody;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug, o, warn};
+use strata_proto::tikvpb::tikv_server::{Tikv, TikvServer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tonic::body::Body as CallBody;
+use tonic::codegen::{Body, Service, StdError, http};
 use tonic::service::Routes;
 
 use crate::config::{Config, ServerConfig, TransportConfig};
@@ -46,17 +58,22 @@ pub(crate) async fn bind(address: &str) -> Result<TcpListener, NodeError> {
     })
 }
 
-/// Serves `routes` on a port exactly as a node serves its own, until `shutdown` completes:
-/// the same limits, windows and keep-alives. For servers that are measured against a node.
-pub async fn serve_port(
+/// Serves `tikv` and `routes` on a port exactly as a node serves its own, until `shutdown`
+/// completes: the same limits, windows and keep-alives. For servers that are measured against a
+/// node.
+pub async fn serve_port<T: Tikv>(
     config: &Config,
     listener: TcpListener,
+    tikv: TikvServer<T>,
     routes: Routes,
     shutdown: impl Future<Output = ()>,
 ) {
     let (stop, stopping) = watch::channel(false);
     let server = PortServer {
-        router: routes.into_axum_router(),
+        services: PortServices {
+            tikv,
+            rest: routes.into_axum_router(),
+        },
         server: config.server.clone(),
         transport: config.transport.clone(),
         metrics: Arc::new(ServerMetrics::new()),
@@ -70,9 +87,61 @@ pub async fn serve_port(
     tokio::join!(server.run(listener), stopped);
 }
 
-/// Accepts connections and serves `router` on each.
-pub(crate) struct PortServer {
-    pub(crate) router: Router,
+/// Path of TiKV's service.
+const TIKV_PATH: &str = "/tikvpb.Tikv/";
+
+/// All that a port serves.
+pub(crate) struct PortServices<T> {
+    pub(crate) tikv: TikvServer<T>,
+    pub(crate) rest: Router,
+}
+
+impl<T> Clone for PortServices<T> {
+    fn clone(&self) -> Self {
+        PortServices {
+            tikv: self.tikv.clone(),
+            rest: self.rest.clone(),
+        }
+    }
+}
+
+/// The body of an answer.
+type PortBody = EitherBody<CallBody, RouterBody>;
+/// An answer that is under way, whose body becomes one of two.
+type Answering<B> = MapOk<
+    BoxFuture<'static, Result<http::Response<B>, Infallible>>,
+    fn(http::Response<B>) -> http::Response<PortBody>,
+>;
+
+impl<T, B> Service<http::Request<B>> for PortServices<T>
+where
+    T: Tikv,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<PortBody>;
+    type Error = Infallible;
+    type Future = Either<Answering<CallBody>, Answering<RouterBody>>;
+
+    // Both are always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        if request.uri().path().starts_with(TIKV_PATH) {
+            let answer: BoxFuture<'static, _> = self.tikv.call(request);
+            Either::Left(answer.map_ok(|answer| answer.map(EitherBody::Left)))
+        } else {
+            let answer: BoxFuture<'static, _> = self.rest.call(request).boxed();
+            Either::Right(answer.map_ok(|answer| answer.map(EitherBody::Right)))
+        }
+    }
+}
+
+/// Accepts connections and serves `services` on each.
+pub(crate) struct PortServer<T> {
+    pub(crate) services: PortServices<T>,
     pub(crate) server: ServerConfig,
     pub(crate) transport: TransportConfig,
     pub(crate) metrics: Arc<ServerMetrics>,
@@ -80,7 +149,7 @@ pub(crate) struct PortServer {
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
-impl PortServer {
+impl<T: Tikv> PortServer<T> {
     /// Serves until the node stops, then waits for connections as long as it may.
     pub(crate) async fn run(self, listener: TcpListener) {
         let connections = self.server.max_connections as usize;
@@ -110,7 +179,7 @@ impl PortServer {
 
     fn serve(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(self.router.clone());
+        let service = TowerToHyperService::new(self.services.clone());
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http2()

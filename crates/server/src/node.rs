@@ -33,7 +33,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::disk::{DiskSpace, Reserve, watch_space};
 use crate::http::{self, HttpState};
-use crate::listener::{self, PortServer};
+use crate::listener::{self, PortServer, PortServices};
 use crate::logging;
 use crate::metrics::ServerMetrics;
 use crate::open::{self, Opened};
@@ -231,7 +231,7 @@ impl Node {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), NodeError> {
         let server = PortServer {
-            router: self.router(),
+            services: self.services(),
             server: self.config.server.clone(),
             transport: self.config.transport.clone(),
             metrics: self.metrics.clone(),
@@ -257,7 +257,7 @@ impl Node {
     }
 
     /// All services and routes of the port.
-    fn router(&self) -> axum::Router {
+    fn services(&self) -> PortServices<RawService> {
         let store: StoreHandle = self.store.handle();
         let limit = self.config.server.max_message_size.bytes();
         let raw = RawService::new(
@@ -319,14 +319,17 @@ impl Node {
             tools: tools.clone(),
             forward_time: self.config.scheduler.forward_time,
         };
-        Routes::new(TikvServer::new(raw).max_decoding_message_size(limit))
-            .add_service(PdServer::new(pd).max_decoding_message_size(limit))
+        let rest = Routes::new(PdServer::new(pd).max_decoding_message_size(limit))
             .add_service(StoreTransportServer::new(transport).max_decoding_message_size(limit))
             .add_service(StrataServer::new(tools).max_decoding_message_size(limit))
             .add_service(ClerkServer::new(clerk).max_decoding_message_size(limit))
             .into_axum_router()
             .fallback(http::unknown)
-            .merge(http::routes(plain))
+            .merge(http::routes(plain));
+        PortServices {
+            tikv: TikvServer::new(raw).max_decoding_message_size(limit),
+            rest,
+        }
     }
 }
 

@@ -464,6 +464,9 @@ pub struct LoadArgs {
     /// and --single-region did.
     #[arg(long)]
     pub loaded: bool,
+    /// Connections to each node; left out: one for every 64 clients, at most 4.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub connections: Option<u64>,
     /// The servers' processes on this machine: reports their CPU time for each operation
     /// and their memory.
     #[arg(long, value_name = "PID,...", value_delimiter = ',')]

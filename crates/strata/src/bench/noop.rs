@@ -97,10 +97,10 @@ pub fn run(args: NoopServerArgs) -> Outcome {
             value: constant(args.value_size as usize),
         };
         let limit = config.server.max_message_size.bytes();
-        let routes = Routes::new(TikvServer::new(noop.clone()).max_decoding_message_size(limit))
-            .add_service(PdServer::new(noop).max_decoding_message_size(limit));
+        let tikv = TikvServer::new(noop.clone()).max_decoding_message_size(limit);
+        let routes = Routes::new(PdServer::new(noop).max_decoding_message_size(limit));
         // Until killed.
-        strata_server::serve_port(&config, listener, routes, std::future::pending()).await;
+        strata_server::serve_port(&config, listener, tikv, routes, std::future::pending()).await;
         Ok(())
     })
 }

@@ -32,9 +32,10 @@ impl Server {
     /// # Errors
     /// As [`connect::connect_with`].
     pub async fn connect(global: &Global, args: &LoadArgs) -> Result<Self, Failure> {
-        let connections = args.clients.div_ceil(CLIENTS_PER_CONNECTION);
+        let usual = args.clients.div_ceil(CLIENTS_PER_CONNECTION);
+        let connections = args.connections.unwrap_or(usual.min(CONNECTIONS_MAX));
         let options = Options {
-            connections_per_store: connections.min(CONNECTIONS_MAX) as usize,
+            connections_per_store: connections as usize,
             ..connect::options(global)
         };
         Ok(match args.target {
