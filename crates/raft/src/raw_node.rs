@@ -116,9 +116,9 @@ impl<S: Storage> RawNode<S> {
     ///
     /// # Errors
     /// `LocalMessage`, `UnknownPeer`, `Malformed`: the message was dropped.
-    pub fn step(&mut self, now: Duration, message: Message) -> Result<(), Error> {
+    pub fn step(&mut self, now: Duration, mut message: Message) -> Result<(), Error> {
         self.replica.set_now(now);
-        self.replica.step(message)
+        self.replica.step(&mut message)
     }
 
     /// Whether `ready` would return anything to do. False between `ready` and `advance*`.
