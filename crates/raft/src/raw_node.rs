@@ -25,6 +25,10 @@ use crate::status::{Counts, Status};
 use crate::storage::Storage;
 use crate::types::{Index, PeerId, SnapshotStatus, SoftState};
 
+/// Messages for which a queue keeps memory from one Ready to the next. A message takes about
+/// 300 bytes, and a store has many groups.
+const KEPT_MESSAGES: usize = 8;
+
 /// One replica of one group.
 pub struct RawNode<S> {
     replica: Replica<S>,
@@ -187,14 +191,13 @@ impl<S: Storage> RawNode<S> {
 
     /// Deals the messages out to before and after the sync.
     fn take_messages(&mut self, ready: &mut Ready) {
-        let after_sync = std::mem::take(&mut self.replica.messages_after_sync);
         if self.replica.log.has_unsynced() {
-            ready.persisted_messages = after_sync;
+            ready.persisted_messages = take_filled(&mut self.replica.messages_after_sync);
             ready.messages = self.take_free_messages(&mut ready.persisted_messages);
         } else {
             // Everything that they promise is on the disk already.
             ready.messages = self.take_free_messages(&mut ready.persisted_messages);
-            ready.messages.extend(after_sync);
+            ready.messages.append(&mut self.replica.messages_after_sync);
         }
     }
 
@@ -203,7 +206,7 @@ impl<S: Storage> RawNode<S> {
     /// its term and lead it again with other entries. A follower that answers a heartbeat
     /// gives a lease, and what makes it keep quiet after a crash is its term on the disk.
     fn take_free_messages(&mut self, held: &mut Vec<Message>) -> Vec<Message> {
-        let messages = std::mem::take(&mut self.replica.messages);
+        let messages = take_filled(&mut self.replica.messages);
         if !self.replica.log.has_unsynced_promise() {
             return messages;
         }
@@ -235,7 +238,7 @@ impl<S: Storage> RawNode<S> {
             // Else an input since `ready` has changed term or vote: what is to be sent then
             // waits for the Ready that saves them.
             self.replica.send_appends();
-            light.messages = std::mem::take(&mut self.replica.messages);
+            light.messages = take_filled(&mut self.replica.messages);
         }
         if now.commit != self.hard_state.commit {
             self.hard_state.commit = now.commit;
@@ -244,7 +247,8 @@ impl<S: Storage> RawNode<S> {
         light
     }
 
-    /// Everything in `ready` is written and shown by the storage, but not synced.
+    /// Everything in `ready` is written and shown by the storage, but not synced. Vectors that
+    /// the driver has drained or left in `ready` are used again for the next one.
     ///
     /// # Panics
     /// If `ready` is not the latest one, or was advanced before.
@@ -257,6 +261,12 @@ impl<S: Storage> RawNode<S> {
         );
         self.taken = false;
         self.replica.log.stable(ready.number);
+        self.replica.log.take_back(ready.entries);
+        take_back(&mut self.replica.messages, ready.messages);
+        take_back(
+            &mut self.replica.messages_after_sync,
+            ready.persisted_messages,
+        );
     }
 
     /// The writes of Ready `number` and of all before it are synced.
@@ -371,6 +381,22 @@ impl<S: Storage> RawNode<S> {
     /// The storage, for the driver to write what a Ready holds, or to compact.
     pub fn storage_mut(&mut self) -> &mut S {
         self.replica.log.storage_mut()
+    }
+}
+
+/// Takes what is queued; an empty queue keeps its memory.
+fn take_filled(queue: &mut Vec<Message>) -> Vec<Message> {
+    if queue.is_empty() {
+        return Vec::new();
+    }
+    std::mem::take(queue)
+}
+
+/// Gives the memory of `used` to `queue`, if that has none of its own.
+fn take_back(queue: &mut Vec<Message>, mut used: Vec<Message>) {
+    if queue.capacity() == 0 && used.capacity() <= KEPT_MESSAGES {
+        used.clear();
+        *queue = used;
     }
 }
 

@@ -243,9 +243,8 @@ impl<S: Storage> RaftLog<S> {
             self.cut_behind(first_new - 1);
             self.conflicts += 1;
         }
-        for entry in entries.drain(known..) {
-            self.unstable.push(entry);
-        }
+        entries.drain(..known);
+        self.unstable.extend(entries);
         self.check_invariants();
         Ok(last_new)
     }
@@ -316,7 +315,7 @@ impl<S: Storage> RaftLog<S> {
     pub fn take_write(&mut self, number: u64, promises: bool) -> Write {
         let write = Write {
             snapshot: self.unstable.snapshot().cloned(),
-            entries: self.unstable.entries().to_vec(),
+            entries: self.unstable.copy_entries(),
         };
         let snapshot = self.unstable.snapshot_id().map(|id| id.index);
         if let Some(index) = snapshot {
@@ -340,6 +339,11 @@ impl<S: Storage> RaftLog<S> {
                 self.unstable.stable_to(last);
             }
         }
+    }
+
+    /// The driver has written `entries`: their memory is used again.
+    pub fn take_back(&mut self, entries: Vec<Entry>) {
+        self.unstable.take_back(entries);
     }
 
     /// Readys up to `number` are synced. Returns whether the persisted index has moved.

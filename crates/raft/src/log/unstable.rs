@@ -21,6 +21,8 @@ pub(crate) struct Unstable {
     prev: EntryId,
     entries: Vec<Entry>,
     snapshot: Option<Snapshot>,
+    /// Empty; memory for the next copy of the entries.
+    spare: Vec<Entry>,
 }
 
 impl Unstable {
@@ -30,6 +32,7 @@ impl Unstable {
             prev: last,
             entries: Vec::new(),
             snapshot: None,
+            spare: Vec::new(),
         }
     }
 
@@ -93,6 +96,43 @@ impl Unstable {
             entry.index
         );
         self.entries.push(entry);
+    }
+
+    /// Appends entries that follow one another behind the last one.
+    pub fn extend(&mut self, mut entries: Vec<Entry>) {
+        let (Some(first), last) = (entries.first(), self.last().index) else {
+            return;
+        };
+        assert_eq!(
+            first.index,
+            last + 1,
+            "entries from {} on behind last index {last}",
+            first.index
+        );
+        if self.entries.is_empty() {
+            let emptied = std::mem::replace(&mut self.entries, entries);
+            self.take_back(emptied);
+        } else {
+            self.entries.append(&mut entries);
+        }
+    }
+
+    /// A copy of the entries, in the memory that was given back last.
+    pub fn copy_entries(&mut self) -> Vec<Entry> {
+        if self.entries.is_empty() {
+            return Vec::new();
+        }
+        let mut copy = std::mem::take(&mut self.spare);
+        copy.extend_from_slice(&self.entries);
+        copy
+    }
+
+    /// Keeps the memory of `used` for the next copy, unless there is some or it is large.
+    pub fn take_back(&mut self, mut used: Vec<Entry>) {
+        if self.spare.capacity() == 0 && used.capacity() <= KEPT_CAPACITY {
+            used.clear();
+            self.spare = used;
+        }
     }
 
     /// Removes every entry behind `last`, which may lie in the storage.
