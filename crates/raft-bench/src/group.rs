@@ -59,6 +59,19 @@ impl Applied {
     }
 }
 
+/// What limits a replica, the same in both crates.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of entries in one append.
+    pub message_bytes: u64,
+    /// Appends on their way to one follower.
+    pub inflight_messages: usize,
+    /// Bytes of entries proposed and not committed.
+    pub uncommitted_bytes: u64,
+    /// Bytes of committed entries in one Ready.
+    pub committed_bytes_per_ready: u64,
+}
+
 /// The work: how many entries, and how they come.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {

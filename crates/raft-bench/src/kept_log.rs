@@ -5,7 +5,6 @@
 //! content, as the published crate's storage does: the driver writes, the core reads.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Entries that are kept at least; more than ever is in flight or not applied. Twice as many
@@ -30,7 +29,7 @@ pub enum Missing {
 }
 
 struct Core<E> {
-    entries: VecDeque<E>,
+    entries: Vec<E>,
     /// Index and term of the entry before the first.
     truncated: (u64, u64),
 }
@@ -45,7 +44,7 @@ impl<E: LogEntry> KeptLog<E> {
     /// No entry; the first will have index 1.
     pub fn new() -> Self {
         let core = Core {
-            entries: VecDeque::with_capacity(2 * KEPT_ENTRIES + 1),
+            entries: Vec::with_capacity(2 * KEPT_ENTRIES + 1),
             truncated: (0, 0),
         };
         Self {
@@ -60,7 +59,7 @@ impl<E: LogEntry> KeptLog<E> {
             let at = (entry.index() - core.truncated.0 - 1) as usize;
             assert!(at <= core.entries.len(), "a gap before {}", entry.index());
             core.entries.truncate(at);
-            core.entries.push_back(entry);
+            core.entries.push(entry);
             if core.entries.len() > 2 * KEPT_ENTRIES {
                 let last = &core.entries[KEPT_ENTRIES - 1];
                 core.truncated = (last.index(), last.term());
@@ -92,36 +91,22 @@ impl<E: LogEntry> KeptLog<E> {
         entry.map(E::term).ok_or(Missing::Unavailable)
     }
 
-    /// Copies of the entries in `[low, high)`, as many from the beginning as `keep` says fit
-    /// into `max_bytes`; at least the first.
+    /// Copies of the entries in `[low, high)`, as many from the beginning as `count` says.
     pub fn entries(
         &self,
         low: u64,
         high: u64,
-        max_bytes: u64,
-        entry_bytes: impl Fn(&E) -> u64,
+        count: impl Fn(&[E]) -> usize,
     ) -> Result<Vec<E>, Missing> {
         let core = self.core.borrow();
         let first = core.truncated.0 + 1;
         if low < first {
             return Err(Missing::Compacted);
         }
-        let (from, to) = ((low - first) as usize, (high - first) as usize);
-        if to > core.entries.len() {
-            return Err(Missing::Unavailable);
-        }
-        let mut found = Vec::with_capacity(to - from);
-        let mut bytes = 0u64;
-        for entry in core.entries.range(from..to) {
-            // Without a limit nobody needs the sizes.
-            if max_bytes != u64::MAX {
-                bytes = bytes.saturating_add(entry_bytes(entry));
-                if !found.is_empty() && bytes > max_bytes {
-                    break;
-                }
-            }
-            found.push(entry.clone());
-        }
-        Ok(found)
+        let range = core
+            .entries
+            .get((low - first) as usize..(high - first) as usize);
+        let range = range.ok_or(Missing::Unavailable)?;
+        Ok(range[..count(range)].to_vec())
     }
 }

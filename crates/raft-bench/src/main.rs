@@ -23,7 +23,7 @@ use clap::Parser;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use group::{Group, Mix, Node, PAYLOAD_BYTES, PEERS};
+use group::{Group, Limits, Mix, Node, PAYLOAD_BYTES, PEERS};
 use ours::Ours;
 use published::Published;
 
@@ -58,12 +58,14 @@ const MIXES: [Mix; 6] = [
     },
 ];
 
-/// Bytes of entries in one append, in both crates.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-
-/// Appends on their way to one follower, in both crates. Without `batch_append` the published
-/// crate sends one for each entry, so this is above the most entries of a mix in flight.
-const INFLIGHT_MESSAGES_MAX: usize = 1024;
+/// Those of the regions of a store, but for the appends on their way: without `batch_append`
+/// the published crate sends one for each entry, so there are more than entries in flight.
+const LIMITS: Limits = Limits {
+    message_bytes: 1 << 20,
+    inflight_messages: 1024,
+    uncommitted_bytes: 16 << 20,
+    committed_bytes_per_ready: 1 << 20,
+};
 
 #[derive(Parser)]
 #[command(about = "Measures the raft crate against the published `raft` crate 0.7")]
@@ -107,10 +109,7 @@ struct Subject {
 const SUBJECTS: [Subject; 3] = [
     Subject {
         name: "strata-raft",
-        prepare: |mix, entries| {
-            let make = |id| Ours::new(id, MESSAGE_BYTES_MAX, INFLIGHT_MESSAGES_MAX);
-            prepare(make, mix, entries)
-        },
+        prepare: |mix, entries| prepare(|id| Ours::new(id, LIMITS), mix, entries),
     },
     Subject {
         name: "raft 0.7",
@@ -123,7 +122,7 @@ const SUBJECTS: [Subject; 3] = [
 ];
 
 fn published(id: u64, batching: bool) -> Published {
-    Published::new(id, MESSAGE_BYTES_MAX, INFLIGHT_MESSAGES_MAX, batching)
+    Published::new(id, LIMITS, batching)
 }
 
 fn prepare<N: Node + 'static>(

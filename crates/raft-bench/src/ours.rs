@@ -6,7 +6,7 @@ use bytes::Bytes;
 use strata_proto::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
 use strata_raft::{Config, PeerId, RaftState, RawNode, Role, Storage, StorageError};
 
-use crate::group::{Applied, Node, PEERS};
+use crate::group::{Applied, Limits, Node, PEERS};
 use crate::kept_log::{KeptLog, LogEntry, Missing};
 
 /// The time of every input: no tick passes, so no timeout does.
@@ -43,13 +43,9 @@ impl Storage for KeptLog<Entry> {
     }
 
     fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
-        Ok(KeptLog::entries(
-            self,
-            low,
-            high,
-            max_bytes,
-            strata_raft::entry_bytes,
-        )?)
+        Ok(KeptLog::entries(self, low, high, |range| {
+            strata_raft::count_within(range, max_bytes)
+        })?)
     }
 
     fn term(&self, index: u64) -> Result<u64, StorageError> {
@@ -78,11 +74,13 @@ pub struct Ours {
 
 impl Ours {
     /// A replica with an empty log.
-    pub fn new(id: PeerId, max_bytes_per_message: u64, max_inflight_messages: usize) -> Self {
+    pub fn new(id: PeerId, limits: Limits) -> Self {
         let config = Config {
             id,
-            max_bytes_per_message,
-            max_inflight_messages,
+            max_bytes_per_message: limits.message_bytes,
+            max_inflight_messages: limits.inflight_messages,
+            max_uncommitted_bytes: limits.uncommitted_bytes,
+            max_committed_bytes_per_ready: limits.committed_bytes_per_ready,
             quiet_after_start: false,
             ..Config::default()
         };

@@ -8,7 +8,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType, Snapshot}
 use raft::{Config, GetEntriesContext, RaftState, RawNode, StateRole, Storage, StorageError, util};
 use slog::{Discard, Logger, o};
 
-use crate::group::{Applied, Node, PEERS};
+use crate::group::{Applied, Limits, Node, PEERS};
 use crate::kept_log::{KeptLog, LogEntry, Missing};
 
 impl LogEntry for Entry {
@@ -28,6 +28,20 @@ fn storage_error(missing: Missing) -> raft::Error {
     })
 }
 
+/// How many entries the crate's own storage would give: it counts by an approximate size.
+fn count_within(entries: &[Entry], max_bytes: u64) -> usize {
+    if max_bytes == u64::MAX {
+        return entries.len();
+    }
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        let first = bytes == 0;
+        bytes += util::entry_approximate_size(entry) as u64;
+        first || bytes <= max_bytes
+    };
+    entries.iter().take_while(fits).count()
+}
+
 impl Storage for KeptLog<Entry> {
     fn initial_state(&self) -> raft::Result<RaftState> {
         let members = ConfState::from((PEERS.to_vec(), Vec::new()));
@@ -42,8 +56,8 @@ impl Storage for KeptLog<Entry> {
         _context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         let max_bytes = max_size.into().unwrap_or(u64::MAX);
-        let size = |entry: &Entry| util::entry_approximate_size(entry) as u64;
-        KeptLog::entries(self, low, high, max_bytes, size).map_err(storage_error)
+        KeptLog::entries(self, low, high, |range| count_within(range, max_bytes))
+            .map_err(storage_error)
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -73,11 +87,13 @@ pub struct Published {
 impl Published {
     /// A replica with an empty log. `batching` says whether appends to one follower are joined
     /// (`batch_append`) and the commit index waits for the next one (`skip_bcast_commit`).
-    pub fn new(id: u64, max_size_per_msg: u64, max_inflight_msgs: usize, batching: bool) -> Self {
+    pub fn new(id: u64, limits: Limits, batching: bool) -> Self {
         let config = Config {
             id,
-            max_size_per_msg,
-            max_inflight_msgs,
+            max_size_per_msg: limits.message_bytes,
+            max_inflight_msgs: limits.inflight_messages,
+            max_uncommitted_size: limits.uncommitted_bytes,
+            max_committed_size_per_ready: limits.committed_bytes_per_ready,
             check_quorum: true,
             pre_vote: true,
             batch_append: batching,
