@@ -152,34 +152,27 @@ impl<S: Storage> RawNode<S> {
         self.replica.send_appends();
         self.taken = true;
         self.number += 1;
-        let mut ready = Ready {
-            number: self.number,
-            ..Ready::default()
-        };
         let soft_state = self.replica.soft_state();
-        if soft_state != self.soft_state {
-            self.soft_state = soft_state;
-            ready.soft_state = Some(soft_state);
-        }
-        let promises = self.take_hard_state(&mut ready);
-        let write = self.replica.log.take_write(self.number, promises);
-        ready.must_sync = promises || !write.entries.is_empty() || write.snapshot.is_some();
-        ready.entries = write.entries;
-        ready.snapshot = write.snapshot;
-        ready.committed_entries = self.take_committed();
-        ready.read_states = std::mem::take(&mut self.replica.read_states);
-        self.take_messages(&mut ready);
-        ready
-    }
-
-    /// Fills in the hard state if it changed; returns whether term or vote did.
-    fn take_hard_state(&mut self, ready: &mut Ready) -> bool {
+        let known = std::mem::replace(&mut self.soft_state, soft_state);
         let hard_state = self.replica.hard_state();
         let saved = std::mem::replace(&mut self.hard_state, hard_state);
-        if hard_state != saved {
-            ready.hard_state = Some(hard_state);
+        let promises = (hard_state.term, hard_state.vote) != (saved.term, saved.vote);
+        let write = self.replica.log.take_write(self.number, promises);
+        let committed_entries = self.take_committed();
+        let (messages, persisted_messages) = self.take_messages();
+        // Built at once and last: it is large.
+        Ready {
+            number: self.number,
+            soft_state: (soft_state != known).then_some(soft_state),
+            hard_state: (hard_state != saved).then_some(hard_state),
+            read_states: std::mem::take(&mut self.replica.read_states),
+            must_sync: promises || !write.entries.is_empty() || write.snapshot.is_some(),
+            entries: write.entries,
+            snapshot: write.snapshot,
+            committed_entries,
+            messages,
+            persisted_messages,
         }
-        (hard_state.term, hard_state.vote) != (saved.term, saved.vote)
     }
 
     fn take_committed(&mut self) -> Vec<Entry> {
@@ -190,15 +183,17 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Deals the messages out to before and after the sync.
-    fn take_messages(&mut self, ready: &mut Ready) {
+    fn take_messages(&mut self) -> (Vec<Message>, Vec<Message>) {
         if self.replica.log.has_unsynced() {
-            ready.persisted_messages = take_filled(&mut self.replica.messages_after_sync);
-            ready.messages = self.take_free_messages(&mut ready.persisted_messages);
-        } else {
-            // Everything that they promise is on the disk already.
-            ready.messages = self.take_free_messages(&mut ready.persisted_messages);
-            ready.messages.append(&mut self.replica.messages_after_sync);
+            let mut persisted = take_filled(&mut self.replica.messages_after_sync);
+            let messages = self.take_free_messages(&mut persisted);
+            return (messages, persisted);
         }
+        // Everything that they promise is on the disk already.
+        let mut persisted = Vec::new();
+        let mut messages = self.take_free_messages(&mut persisted);
+        messages.append(&mut self.replica.messages_after_sync);
+        (messages, persisted)
     }
 
     /// Takes the messages that may go at once; the others join `held` while term or vote are
@@ -217,18 +212,21 @@ impl<S: Storage> RawNode<S> {
 
     /// Everything in `ready` is written, synced and applied; so is everything handed out
     /// before. Returns what has come up; its entries are reported by `advance_apply`.
-    pub fn advance(&mut self, ready: Ready) -> LightReady {
+    pub fn advance(&mut self, mut ready: Ready) -> LightReady {
         let applied = self.replica.log.handed();
-        let light = self.advance_append(ready);
+        let light = self.advance_written_and_synced(&mut ready);
         self.replica.applied_to(applied);
         light
     }
 
     /// Everything in `ready` is written and synced, and so are all Readys before.
-    pub fn advance_append(&mut self, ready: Ready) -> LightReady {
-        let number = ready.number;
-        self.advance_append_async(ready);
-        self.on_persist_ready(number);
+    pub fn advance_append(&mut self, mut ready: Ready) -> LightReady {
+        self.advance_written_and_synced(&mut ready)
+    }
+
+    fn advance_written_and_synced(&mut self, ready: &mut Ready) -> LightReady {
+        self.advance_written(ready);
+        self.on_persist_ready(ready.number);
         let mut light = LightReady {
             committed_entries: self.take_committed(),
             ..LightReady::default()
@@ -252,7 +250,11 @@ impl<S: Storage> RawNode<S> {
     ///
     /// # Panics
     /// If `ready` is not the latest one, or was advanced before.
-    pub fn advance_append_async(&mut self, ready: Ready) {
+    pub fn advance_append_async(&mut self, mut ready: Ready) {
+        self.advance_written(&mut ready);
+    }
+
+    fn advance_written(&mut self, ready: &mut Ready) {
         assert!(
             self.taken && ready.number == self.number,
             "ready {} is advanced, ready {} was taken",
@@ -261,11 +263,11 @@ impl<S: Storage> RawNode<S> {
         );
         self.taken = false;
         self.replica.log.stable(ready.number);
-        self.replica.log.take_back(ready.entries);
-        take_back(&mut self.replica.messages, ready.messages);
+        self.replica.log.take_back(&mut ready.entries);
+        take_back(&mut self.replica.messages, &mut ready.messages);
         take_back(
             &mut self.replica.messages_after_sync,
-            ready.persisted_messages,
+            &mut ready.persisted_messages,
         );
     }
 
@@ -393,10 +395,10 @@ fn take_filled(queue: &mut Vec<Message>) -> Vec<Message> {
 }
 
 /// Gives the memory of `used` to `queue`, if that has none of its own.
-fn take_back(queue: &mut Vec<Message>, mut used: Vec<Message>) {
+fn take_back(queue: &mut Vec<Message>, used: &mut Vec<Message>) {
     if queue.capacity() == 0 && used.capacity() <= KEPT_MESSAGES {
         used.clear();
-        *queue = used;
+        std::mem::swap(queue, used);
     }
 }
 

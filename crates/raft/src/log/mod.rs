@@ -342,7 +342,7 @@ impl<S: Storage> RaftLog<S> {
     }
 
     /// The driver has written `entries`: their memory is used again.
-    pub fn take_back(&mut self, entries: Vec<Entry>) {
+    pub fn take_back(&mut self, entries: &mut Vec<Entry>) {
         self.unstable.take_back(entries);
     }
 

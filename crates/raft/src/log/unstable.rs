@@ -110,8 +110,8 @@ impl Unstable {
             first.index
         );
         if self.entries.is_empty() {
-            let emptied = std::mem::replace(&mut self.entries, entries);
-            self.take_back(emptied);
+            let mut emptied = std::mem::replace(&mut self.entries, entries);
+            self.take_back(&mut emptied);
         } else {
             self.entries.append(&mut entries);
         }
@@ -128,10 +128,10 @@ impl Unstable {
     }
 
     /// Keeps the memory of `used` for the next copy, unless there is some or it is large.
-    pub fn take_back(&mut self, mut used: Vec<Entry>) {
+    pub fn take_back(&mut self, used: &mut Vec<Entry>) {
         if self.spare.capacity() == 0 && used.capacity() <= KEPT_CAPACITY {
             used.clear();
-            self.spare = used;
+            std::mem::swap(&mut self.spare, used);
         }
     }
 
