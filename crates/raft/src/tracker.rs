@@ -32,6 +32,7 @@ impl Tracker {
         }
     }
 
+    #[inline]
     pub fn membership(&self) -> &Membership {
         &self.membership
     }
@@ -54,6 +55,7 @@ impl Tracker {
         self.progress.clear();
     }
 
+    #[inline]
     pub fn progress(&self, id: PeerId) -> Option<&Progress> {
         self.progress
             .iter()
@@ -61,6 +63,7 @@ impl Tracker {
             .map(|(_, progress)| progress)
     }
 
+    #[inline]
     pub fn progress_mut(&mut self, id: PeerId) -> Option<&mut Progress> {
         self.progress
             .iter_mut()
@@ -69,11 +72,13 @@ impl Tracker {
     }
 
     /// Progress of all members in rising order of their ids.
+    #[inline]
     pub fn all_progress(&self) -> impl Iterator<Item = (PeerId, &Progress)> {
         self.progress.iter().map(|(id, progress)| (*id, progress))
     }
 
     /// The followed member after `id` in rising order.
+    #[inline]
     pub fn next_followed(&self, after: Option<PeerId>) -> Option<PeerId> {
         let mut ids = self.progress.iter().map(|&(id, _)| id);
         ids.find(|&id| after.is_none_or(|after| id > after))
@@ -101,6 +106,7 @@ impl Tracker {
     }
 
     /// The highest index that a quorum has in its logs.
+    #[inline]
     pub fn committed_index(&self) -> Index {
         let matched = |id| self.progress(id).map_or(0, |progress| progress.matched);
         self.membership.voters.agreed(matched)

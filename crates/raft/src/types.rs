@@ -33,6 +33,7 @@ pub struct EntryId {
 
 impl EntryId {
     /// The id of `entry`.
+    #[inline]
     pub fn of(entry: &Entry) -> Self {
         Self {
             term: entry.term,
@@ -88,6 +89,7 @@ pub enum SnapshotStatus {
 const ENTRY_BYTES_BESIDE_DATA: usize = 66;
 
 /// Size of an entry in bytes as all limits of this crate count it: its encoded length.
+#[inline]
 pub fn entry_bytes(entry: &Entry) -> u64 {
     entry.encoded_len() as u64
 }
@@ -100,6 +102,7 @@ pub fn limit_entries(entries: &mut Vec<Entry>, max_bytes: u64) {
 }
 
 /// How many of `entries` fit into `max_bytes`; at least one where there is one.
+#[inline]
 pub fn count_within(entries: &[Entry], max_bytes: u64) -> usize {
     if entries_bytes_bound(entries) <= max_bytes {
         return entries.len();
@@ -115,6 +118,7 @@ pub fn count_within(entries: &[Entry], max_bytes: u64) -> usize {
 }
 
 /// At least the sum of the sizes of `entries`; much cheaper than that.
+#[inline]
 fn entries_bytes_bound(entries: &[Entry]) -> u64 {
     let own = |entry: &Entry| ENTRY_BYTES_BESIDE_DATA + entry.data.len() + entry.context.len();
     entries.iter().map(|entry| own(entry) as u64).sum()

@@ -37,16 +37,19 @@ impl Unstable {
     }
 
     /// Index of the first unstable entry, or of the next one to come.
+    #[inline]
     pub fn offset(&self) -> Index {
         self.prev.index + 1
     }
 
     /// The entries.
+    #[inline]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     /// The snapshot to be installed.
+    #[inline]
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_ref()
     }
@@ -57,11 +60,13 @@ impl Unstable {
     }
 
     /// Id of the last entry of the whole log.
+    #[inline]
     pub fn last(&self) -> EntryId {
         self.entries.last().map_or(self.prev, EntryId::of)
     }
 
     /// Term at `index`, if it is known without the storage.
+    #[inline]
     pub fn term(&self, index: Index) -> Option<Term> {
         if index == self.prev.index {
             return Some(self.prev.term);
@@ -76,6 +81,7 @@ impl Unstable {
     }
 
     /// Entries in `[low, high)`; the range lies within the unstable ones.
+    #[inline]
     pub fn slice(&self, low: Index, high: Index) -> &[Entry] {
         let end = self.offset() + self.entries.len() as u64;
         assert!(
@@ -87,6 +93,7 @@ impl Unstable {
     }
 
     /// Appends an entry behind the last one.
+    #[inline]
     pub fn push(&mut self, entry: Entry) {
         let last = self.last().index;
         assert_eq!(
@@ -99,6 +106,7 @@ impl Unstable {
     }
 
     /// Appends entries that follow one another behind the last one.
+    #[inline]
     pub fn extend(&mut self, mut entries: Vec<Entry>) {
         let (Some(first), last) = (entries.first(), self.last().index) else {
             return;
@@ -128,6 +136,7 @@ impl Unstable {
     }
 
     /// Keeps the memory of `used` for the next copy, unless there is some or it is large.
+    #[inline]
     pub fn take_back(&mut self, used: &mut Vec<Entry>) {
         if self.spare.capacity() == 0 && used.capacity() <= KEPT_CAPACITY {
             used.clear();
@@ -156,6 +165,7 @@ impl Unstable {
     }
 
     /// The storage now shows the entries up to `index`, if it is as far.
+    #[inline]
     pub fn stable_to(&mut self, index: Index) {
         if index <= self.prev.index {
             return;
@@ -176,6 +186,7 @@ impl Unstable {
     }
 
     /// Returns memory that a burst has left behind.
+    #[inline]
     fn give_back(&mut self) {
         if self.entries.capacity() > KEPT_CAPACITY
             && self.entries.len() < self.entries.capacity() / 4
