@@ -212,6 +212,23 @@ mod tests {
         }
     }
 
+    /// The two appends of a batch take a vector each, and each replica reads what it applies
+    /// into one. A queue of messages may grow now and then.
+    #[test]
+    fn our_crate_allocates_for_a_batch_and_not_for_its_entries() {
+        let entries = 6400;
+        for mix in MIXES {
+            let work = (SUBJECTS[0].prepare)(mix, entries);
+            let batches = entries / mix.batch;
+            let allocations = memory::allocations_of(work);
+            let allowed = 5 * batches + 100;
+            assert!(
+                allocations <= allowed,
+                "{allocations} in {batches} batches of {mix:?}"
+            );
+        }
+    }
+
     #[test]
     fn allocations_are_counted_where_work_is_measured_only() {
         let allocations = memory::allocations_of(|| {

@@ -157,7 +157,8 @@ impl<S: Storage> RawNode<S> {
         let hard_state = self.replica.hard_state();
         let saved = std::mem::replace(&mut self.hard_state, hard_state);
         let promises = (hard_state.term, hard_state.vote) != (saved.term, saved.vote);
-        let write = self.replica.log.take_write(self.number, promises);
+        let entries = self.replica.log.take_write(self.number, promises);
+        let must_sync = promises || !entries.is_empty() || self.has_snapshot();
         let committed_entries = self.take_committed();
         let (messages, persisted_messages) = self.take_messages();
         // Built at once and last: it is large.
@@ -166,9 +167,9 @@ impl<S: Storage> RawNode<S> {
             soft_state: (soft_state != known).then_some(soft_state),
             hard_state: (hard_state != saved).then_some(hard_state),
             read_states: std::mem::take(&mut self.replica.read_states),
-            must_sync: promises || !write.entries.is_empty() || write.snapshot.is_some(),
-            entries: write.entries,
-            snapshot: write.snapshot,
+            must_sync,
+            entries,
+            snapshot: self.replica.log.snapshot().cloned(),
             committed_entries,
             messages,
             persisted_messages,

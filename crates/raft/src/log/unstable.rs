@@ -295,6 +295,41 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_made_in_used_memory_holds_the_entries_alone() {
+        let mut unstable = from_5(&[1, 1]);
+        let mut used = unstable.copy_entries();
+        assert_eq!(used, unstable.entries());
+        let memory = used.as_ptr();
+        unstable.stable_to(6);
+        assert!(
+            unstable.copy_entries().is_empty(),
+            "nothing is left to copy"
+        );
+        unstable.take_back(&mut used);
+        unstable.push(entry(2, 7));
+        let copy = unstable.copy_entries();
+        assert_eq!((copy.as_ptr(), copy), (memory, vec![entry(2, 7)]));
+        unstable.take_back(&mut Vec::with_capacity(KEPT_CAPACITY + 1));
+        assert_eq!(unstable.spare.capacity(), 0, "too large to be kept");
+    }
+
+    #[test]
+    fn entries_join_those_before_them() {
+        let mut unstable = from_5(&[]);
+        unstable.extend(vec![entry(1, 5), entry(1, 6)]);
+        unstable.extend(vec![entry(2, 7)]);
+        unstable.extend(Vec::new());
+        let ids: Vec<EntryId> = unstable.entries().iter().map(EntryId::of).collect();
+        assert_eq!(ids, [id(1, 5), id(1, 6), id(2, 7)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "entries from 7 on behind last index 5")]
+    fn a_gap_before_several_is_a_broken_invariant() {
+        from_5(&[1]).extend(vec![entry(1, 7), entry(1, 8)]);
+    }
+
+    #[test]
     #[should_panic(expected = "entry 9 behind last index 5")]
     fn a_gap_is_a_broken_invariant() {
         from_5(&[1]).push(entry(1, 9));
