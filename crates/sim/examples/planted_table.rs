@@ -19,7 +19,7 @@ use strata_sim::swarm::Plan;
 /// Seeds from one range to the next.
 const RANGE: u64 = 1_000;
 /// Seeds within which a fault must be found.
-const SEEDS_MAX: u64 = 300;
+const SEEDS_MAX: u64 = 1_000;
 
 /// What came of one fault on one range.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use strata_sim::Violation;
 use strata_sim::swarm::Plan;
 
 /// Seeds within which each fault must be found.
-const SEEDS_MAX: u64 = 300;
+const SEEDS_MAX: u64 = 600;
 
 /// The fault must be found, on a seed that is clean without it.
 pub fn must_be_found(fault: Fault) {
