@@ -10,6 +10,7 @@ Each server is a cluster of three processes on ports and a folder of its own, wi
 default settings: every write is synced before it is answered. The servers run one after
 the other, never side by side. `strata bench` loads both, verifies what they answer, and
 reads CPU time and memory of the server's processes around each run.
+`raft-bench` then measures the raft crate against the published one, without any server.
 
 Exit code 1: a run failed, or a bound that the project sets itself does not hold.
 """
@@ -36,6 +37,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 CACHE = pathlib.Path(os.environ.get("STRATA_CACHE", pathlib.Path.home() / ".cache/strata"))
 TARGET = os.environ.get("CARGO_TARGET_DIR", str(CACHE / "target"))
 STRATA = os.environ.get("STRATA_BIN", f"{TARGET}/release/strata")
+RAFT_BENCH = f"{TARGET}/release/raft-bench"
 RESULTS = TOP / "docs" / "benchmarks" / "comparison.json"
 
 HOST = "127.0.0.1"
@@ -417,14 +419,17 @@ def main():
     options.add_argument("--kills", type=int, default=10, help="leader kills of each server")
     options.add_argument("--quick", action="store_true",
                          help="runs of 2 seconds, 3 kills, half the snapshot; nothing is written")
-    options.add_argument("--snapshot", action="store_true",
-                         help="measure the snapshot alone, and put it into the last results")
+    alone = options.add_mutually_exclusive_group()
+    alone.add_argument("--snapshot", action="store_true",
+                       help="measure the snapshot alone, and put it into the last results")
+    alone.add_argument("--raft", action="store_true",
+                       help="measure the raft crate alone, and put it into the last results")
     options = options.parse_args()
     seconds, kills, idle, snapshot_keys = options.seconds, options.kills, 10, SNAPSHOT_KEYS
     if options.quick:
         seconds, kills, idle, snapshot_keys = 2, 3, 2, SNAPSHOT_KEYS // 2
-    etcd = first_line(str(TOP / "scripts" / "setup-etcd.sh"))
-    if not etcd:
+    etcd = None if options.raft else first_line(str(TOP / "scripts" / "setup-etcd.sh"))
+    if etcd == "":
         sys.exit("no etcd to compare with")
     CACHE.mkdir(parents=True, exist_ok=True)
     # Not in /tmp, which may be memory: the comparison is one of synced writes.
@@ -437,8 +442,12 @@ def main():
             results = json.loads(RESULTS.read_text(encoding="utf-8"))
             start = startup(folder, idle)
             results["snapshot"] = snapshot_part(folder, snapshot_keys, start)
+        elif options.raft:
+            results = json.loads(RESULTS.read_text(encoding="utf-8"))
+            results["raft"] = raft_part(options.quick)
         else:
             results = measure(folder, etcd, seconds, kills, idle, snapshot_keys)
+            results["raft"] = raft_part(options.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(bench_table.tables(results))
@@ -458,6 +467,20 @@ def snapshot_part(folder, keys, start):
         found = big_snapshot(cluster, keys, SNAPSHOT_VALUE_BYTES, start["idle_resident_bytes"])
     shutil.rmtree(within, ignore_errors=True)
     return found | {"commit": own_commit()}
+
+
+def raft_part(quick):
+    """The raft crate against the published one: what `raft-bench` prints as JSON."""
+    say("raft")
+    words = [RAFT_BENCH, *(["--turns", "3"] if quick else [])]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    rows = []
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            rows.append(json.loads(line))
+        else:
+            say(f"  {line}")
+    return {"commit": own_commit(), "rows": rows}
 
 
 def own_commit():

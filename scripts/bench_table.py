@@ -53,7 +53,21 @@ def bounds(results):
                   f"while a snapshot of {results['snapshot']['value_bytes'] / (1 << 30):g} GiB is "
                   f"made, sent and installed ({grew / MIB:.0f} MiB)",
                   grew <= SNAPSHOT_GROWTH_MAX))
+    least = min(raft_ratios(results).values())
+    found.append((f"the raft crate is in no mix slower than the published one ({least:.2f} times "
+                  "at least)", least >= 1))
     return found
+
+
+def raft_ratios(results):
+    """Entries a second of the raft crate over those of the published one, at whichever of its
+    settings is faster there: for each mix of the work."""
+    mixes = {}
+    for row in results["raft"]["rows"]:
+        speeds = mixes.setdefault((row["batch"], row["in_flight"]), {"own": 0, "published": 0})
+        side = "own" if row["crate"] == "strata-raft" else "published"
+        speeds[side] = max(speeds[side], row["entries_per_second"])
+    return {mix: speeds["own"] / speeds["published"] for mix, speeds in mixes.items()}
 
 
 def median_gap(rounds):
@@ -115,6 +129,20 @@ def snapshot_table(results):
     ]
 
 
+def raft_table(results):
+    ratios = raft_ratios(results)
+    lines = ["| proposals before a Ready | batches in flight | crate | entries/s "
+             "| allocations per entry | per batch | times the published |",
+             "|---|---|---|---|---|---|---|"]
+    for row in results["raft"]["rows"]:
+        own = row["crate"] == "strata-raft"
+        ratio = f"{ratios[row['batch'], row['in_flight']]:.2f}" if own else ""
+        lines.append(f"| {row['batch']} | {row['in_flight']} | {row['crate']} "
+                     f"| {row['entries_per_second']:,.0f} | {row['allocations_per_entry']:.2f} "
+                     f"| {row['allocations_per_batch']:.1f} | {ratio} |")
+    return lines
+
+
 def tables(results):
     """The text between the markers."""
     machine, start = results["machine"], results["startup"]
@@ -138,6 +166,12 @@ def tables(results):
         f"(measured at commit `{results['snapshot']['commit']}`):",
         "",
         *snapshot_table(results),
+        "",
+        "The raft crate against the published `raft` crate 0.7: three replicas in one thread, in "
+        f"memory, proposals of {results['raft']['rows'][0]['payload_bytes']} bytes, entries for "
+        f"each second of CPU time (measured at commit `{results['raft']['commit']}`):",
+        "",
+        *raft_table(results),
         "",
         "| what | figure |",
         "|---|---|",

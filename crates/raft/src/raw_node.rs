@@ -25,6 +25,10 @@ use crate::status::{Counts, Status};
 use crate::storage::Storage;
 use crate::types::{Index, PeerId, SnapshotStatus, SoftState};
 
+/// Messages for which a queue keeps memory from one Ready to the next. A message takes about
+/// 300 bytes, and a store has many groups.
+const KEPT_MESSAGES: usize = 8;
+
 /// One replica of one group.
 pub struct RawNode<S> {
     replica: Replica<S>,
@@ -116,9 +120,9 @@ impl<S: Storage> RawNode<S> {
     ///
     /// # Errors
     /// `LocalMessage`, `UnknownPeer`, `Malformed`: the message was dropped.
-    pub fn step(&mut self, now: Duration, message: Message) -> Result<(), Error> {
+    pub fn step(&mut self, now: Duration, mut message: Message) -> Result<(), Error> {
         self.replica.set_now(now);
-        self.replica.step(message)
+        self.replica.step(&mut message)
     }
 
     /// Whether `ready` would return anything to do. False between `ready` and `advance*`.
@@ -148,34 +152,28 @@ impl<S: Storage> RawNode<S> {
         self.replica.send_appends();
         self.taken = true;
         self.number += 1;
-        let mut ready = Ready {
-            number: self.number,
-            ..Ready::default()
-        };
         let soft_state = self.replica.soft_state();
-        if soft_state != self.soft_state {
-            self.soft_state = soft_state;
-            ready.soft_state = Some(soft_state);
-        }
-        let promises = self.take_hard_state(&mut ready);
-        let write = self.replica.log.take_write(self.number, promises);
-        ready.must_sync = promises || !write.entries.is_empty() || write.snapshot.is_some();
-        ready.entries = write.entries;
-        ready.snapshot = write.snapshot;
-        ready.committed_entries = self.take_committed();
-        ready.read_states = std::mem::take(&mut self.replica.read_states);
-        self.take_messages(&mut ready);
-        ready
-    }
-
-    /// Fills in the hard state if it changed; returns whether term or vote did.
-    fn take_hard_state(&mut self, ready: &mut Ready) -> bool {
+        let known = std::mem::replace(&mut self.soft_state, soft_state);
         let hard_state = self.replica.hard_state();
         let saved = std::mem::replace(&mut self.hard_state, hard_state);
-        if hard_state != saved {
-            ready.hard_state = Some(hard_state);
+        let promises = (hard_state.term, hard_state.vote) != (saved.term, saved.vote);
+        let entries = self.replica.log.take_write(self.number, promises);
+        let must_sync = promises || !entries.is_empty() || self.has_snapshot();
+        let committed_entries = self.take_committed();
+        let (messages, persisted_messages) = self.take_messages();
+        // Built at once and last: it is large.
+        Ready {
+            number: self.number,
+            soft_state: (soft_state != known).then_some(soft_state),
+            hard_state: (hard_state != saved).then_some(hard_state),
+            read_states: std::mem::take(&mut self.replica.read_states),
+            must_sync,
+            entries,
+            snapshot: self.replica.log.snapshot().cloned(),
+            committed_entries,
+            messages,
+            persisted_messages,
         }
-        (hard_state.term, hard_state.vote) != (saved.term, saved.vote)
     }
 
     fn take_committed(&mut self) -> Vec<Entry> {
@@ -186,16 +184,17 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Deals the messages out to before and after the sync.
-    fn take_messages(&mut self, ready: &mut Ready) {
-        let after_sync = std::mem::take(&mut self.replica.messages_after_sync);
+    fn take_messages(&mut self) -> (Vec<Message>, Vec<Message>) {
         if self.replica.log.has_unsynced() {
-            ready.persisted_messages = after_sync;
-            ready.messages = self.take_free_messages(&mut ready.persisted_messages);
-        } else {
-            // Everything that they promise is on the disk already.
-            ready.messages = self.take_free_messages(&mut ready.persisted_messages);
-            ready.messages.extend(after_sync);
+            let mut persisted = take_filled(&mut self.replica.messages_after_sync);
+            let messages = self.take_free_messages(&mut persisted);
+            return (messages, persisted);
         }
+        // Everything that they promise is on the disk already.
+        let mut persisted = Vec::new();
+        let mut messages = self.take_free_messages(&mut persisted);
+        messages.append(&mut self.replica.messages_after_sync);
+        (messages, persisted)
     }
 
     /// Takes the messages that may go at once; the others join `held` while term or vote are
@@ -203,7 +202,7 @@ impl<S: Storage> RawNode<S> {
     /// its term and lead it again with other entries. A follower that answers a heartbeat
     /// gives a lease, and what makes it keep quiet after a crash is its term on the disk.
     fn take_free_messages(&mut self, held: &mut Vec<Message>) -> Vec<Message> {
-        let messages = std::mem::take(&mut self.replica.messages);
+        let messages = take_filled(&mut self.replica.messages);
         if !self.replica.log.has_unsynced_promise() {
             return messages;
         }
@@ -214,18 +213,21 @@ impl<S: Storage> RawNode<S> {
 
     /// Everything in `ready` is written, synced and applied; so is everything handed out
     /// before. Returns what has come up; its entries are reported by `advance_apply`.
-    pub fn advance(&mut self, ready: Ready) -> LightReady {
+    pub fn advance(&mut self, mut ready: Ready) -> LightReady {
         let applied = self.replica.log.handed();
-        let light = self.advance_append(ready);
+        let light = self.advance_written_and_synced(&mut ready);
         self.replica.applied_to(applied);
         light
     }
 
     /// Everything in `ready` is written and synced, and so are all Readys before.
-    pub fn advance_append(&mut self, ready: Ready) -> LightReady {
-        let number = ready.number;
-        self.advance_append_async(ready);
-        self.on_persist_ready(number);
+    pub fn advance_append(&mut self, mut ready: Ready) -> LightReady {
+        self.advance_written_and_synced(&mut ready)
+    }
+
+    fn advance_written_and_synced(&mut self, ready: &mut Ready) -> LightReady {
+        self.advance_written(ready);
+        self.on_persist_ready(ready.number);
         let mut light = LightReady {
             committed_entries: self.take_committed(),
             ..LightReady::default()
@@ -235,7 +237,7 @@ impl<S: Storage> RawNode<S> {
             // Else an input since `ready` has changed term or vote: what is to be sent then
             // waits for the Ready that saves them.
             self.replica.send_appends();
-            light.messages = std::mem::take(&mut self.replica.messages);
+            light.messages = take_filled(&mut self.replica.messages);
         }
         if now.commit != self.hard_state.commit {
             self.hard_state.commit = now.commit;
@@ -244,11 +246,16 @@ impl<S: Storage> RawNode<S> {
         light
     }
 
-    /// Everything in `ready` is written and shown by the storage, but not synced.
+    /// Everything in `ready` is written and shown by the storage, but not synced. Vectors that
+    /// the driver has drained or left in `ready` are used again for the next one.
     ///
     /// # Panics
     /// If `ready` is not the latest one, or was advanced before.
-    pub fn advance_append_async(&mut self, ready: Ready) {
+    pub fn advance_append_async(&mut self, mut ready: Ready) {
+        self.advance_written(&mut ready);
+    }
+
+    fn advance_written(&mut self, ready: &mut Ready) {
         assert!(
             self.taken && ready.number == self.number,
             "ready {} is advanced, ready {} was taken",
@@ -257,6 +264,12 @@ impl<S: Storage> RawNode<S> {
         );
         self.taken = false;
         self.replica.log.stable(ready.number);
+        self.replica.log.take_back(&mut ready.entries);
+        take_back(&mut self.replica.messages, &mut ready.messages);
+        take_back(
+            &mut self.replica.messages_after_sync,
+            &mut ready.persisted_messages,
+        );
     }
 
     /// The writes of Ready `number` and of all before it are synced.
@@ -371,6 +384,22 @@ impl<S: Storage> RawNode<S> {
     /// The storage, for the driver to write what a Ready holds, or to compact.
     pub fn storage_mut(&mut self) -> &mut S {
         self.replica.log.storage_mut()
+    }
+}
+
+/// Takes what is queued; an empty queue keeps its memory.
+fn take_filled(queue: &mut Vec<Message>) -> Vec<Message> {
+    if queue.is_empty() {
+        return Vec::new();
+    }
+    std::mem::take(queue)
+}
+
+/// Gives the memory of `used` to `queue`, if that has none of its own.
+fn take_back(queue: &mut Vec<Message>, used: &mut Vec<Message>) {
+    if queue.capacity() == 0 && used.capacity() <= KEPT_MESSAGES {
+        used.clear();
+        std::mem::swap(queue, used);
     }
 }
 

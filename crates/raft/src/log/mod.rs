@@ -29,12 +29,6 @@ use unstable::Unstable;
 pub(crate) use unstable::snapshot_id;
 use writes::Writes;
 
-/// What goes out to be written with one Ready.
-pub(crate) struct Write {
-    pub snapshot: Option<Snapshot>,
-    pub entries: Vec<Entry>,
-}
-
 /// Why entries from a leader do not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AppendRefusal {
@@ -125,6 +119,11 @@ impl<S: Storage> RaftLog<S> {
             Some(id) => id.index + 1,
             None => must(self.storage.first_index(), "first index"),
         }
+    }
+
+    /// The snapshot to be installed.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.unstable.snapshot()
     }
 
     pub fn has_snapshot(&self) -> bool {
@@ -243,9 +242,8 @@ impl<S: Storage> RaftLog<S> {
             self.cut_behind(first_new - 1);
             self.conflicts += 1;
         }
-        for entry in entries.drain(known..) {
-            self.unstable.push(entry);
-        }
+        entries.drain(..known);
+        self.unstable.extend(entries);
         self.check_invariants();
         Ok(last_new)
     }
@@ -311,23 +309,21 @@ impl<S: Storage> RaftLog<S> {
         self.has_snapshot() || !self.unstable.entries().is_empty()
     }
 
-    /// Gives out all that is to be written under Ready `number`. `stable` must follow
-    /// before the next one. `promises` says whether term or vote go along.
-    pub fn take_write(&mut self, number: u64, promises: bool) -> Write {
-        let write = Write {
-            snapshot: self.unstable.snapshot().cloned(),
-            entries: self.unstable.entries().to_vec(),
-        };
+    /// Gives out all that is to be written under Ready `number`: the entries, which are
+    /// returned, and the snapshot. `stable` must follow before the next one. `promises` says
+    /// whether term or vote go along.
+    pub fn take_write(&mut self, number: u64, promises: bool) -> Vec<Entry> {
+        let entries = self.unstable.copy_entries();
         let snapshot = self.unstable.snapshot_id().map(|id| id.index);
         if let Some(index) = snapshot {
             self.handed = index;
         }
         if self.has_write() || promises {
             let last = self.unstable.last().index;
-            let last = (!write.entries.is_empty()).then_some(last);
+            let last = (!entries.is_empty()).then_some(last);
             self.writes.add(number, snapshot, last, promises);
         }
-        write
+        entries
     }
 
     /// The storage shows what Ready `number` held, so far as it still belongs to the log.
@@ -340,6 +336,11 @@ impl<S: Storage> RaftLog<S> {
                 self.unstable.stable_to(last);
             }
         }
+    }
+
+    /// The driver has written `entries`: their memory is used again.
+    pub fn take_back(&mut self, entries: &mut Vec<Entry>) {
+        self.unstable.take_back(entries);
     }
 
     /// Readys up to `number` are synced. Returns whether the persisted index has moved.

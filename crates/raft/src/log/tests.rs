@@ -30,11 +30,11 @@ fn stored(terms: &[Term], committed: Index, applied: Index) -> (MemStorage, Raft
 
 /// Does what a driver does, but for the sync.
 fn write(storage: &MemStorage, log: &mut RaftLog<MemStorage>, number: u64) {
-    let write = log.take_write(number, false);
-    if let Some(snapshot) = write.snapshot {
-        storage.apply_snapshot(snapshot).unwrap();
+    let entries = log.take_write(number, false);
+    if let Some(snapshot) = log.snapshot() {
+        storage.apply_snapshot(snapshot.clone()).unwrap();
     }
-    storage.append(&write.entries);
+    storage.append(&entries);
     log.stable(number);
 }
 
@@ -147,7 +147,7 @@ fn a_cut_between_ready_and_advance_leaves_the_rest_to_be_written() {
     log.append_from_leader(id(1, 1), run(2, &[1, 1])).unwrap();
     let taken = log.take_write(1, false);
     log.append_from_leader(id(1, 1), run(2, &[2])).unwrap();
-    storage.append(&taken.entries);
+    storage.append(&taken);
     log.stable(1);
     assert_eq!(log.term(2), Ok(2));
     write(&storage, &mut log, 2);

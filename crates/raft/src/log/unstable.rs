@@ -21,6 +21,8 @@ pub(crate) struct Unstable {
     prev: EntryId,
     entries: Vec<Entry>,
     snapshot: Option<Snapshot>,
+    /// Empty; memory for the next copy of the entries.
+    spare: Vec<Entry>,
 }
 
 impl Unstable {
@@ -30,20 +32,24 @@ impl Unstable {
             prev: last,
             entries: Vec::new(),
             snapshot: None,
+            spare: Vec::new(),
         }
     }
 
     /// Index of the first unstable entry, or of the next one to come.
+    #[inline]
     pub fn offset(&self) -> Index {
         self.prev.index + 1
     }
 
     /// The entries.
+    #[inline]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     /// The snapshot to be installed.
+    #[inline]
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_ref()
     }
@@ -54,11 +60,13 @@ impl Unstable {
     }
 
     /// Id of the last entry of the whole log.
+    #[inline]
     pub fn last(&self) -> EntryId {
         self.entries.last().map_or(self.prev, EntryId::of)
     }
 
     /// Term at `index`, if it is known without the storage.
+    #[inline]
     pub fn term(&self, index: Index) -> Option<Term> {
         if index == self.prev.index {
             return Some(self.prev.term);
@@ -73,6 +81,7 @@ impl Unstable {
     }
 
     /// Entries in `[low, high)`; the range lies within the unstable ones.
+    #[inline]
     pub fn slice(&self, low: Index, high: Index) -> &[Entry] {
         let end = self.offset() + self.entries.len() as u64;
         assert!(
@@ -84,6 +93,7 @@ impl Unstable {
     }
 
     /// Appends an entry behind the last one.
+    #[inline]
     pub fn push(&mut self, entry: Entry) {
         let last = self.last().index;
         assert_eq!(
@@ -93,6 +103,45 @@ impl Unstable {
             entry.index
         );
         self.entries.push(entry);
+    }
+
+    /// Appends entries that follow one another behind the last one.
+    #[inline]
+    pub fn extend(&mut self, mut entries: Vec<Entry>) {
+        let (Some(first), last) = (entries.first(), self.last().index) else {
+            return;
+        };
+        assert_eq!(
+            first.index,
+            last + 1,
+            "entries from {} on behind last index {last}",
+            first.index
+        );
+        if self.entries.is_empty() {
+            let mut emptied = std::mem::replace(&mut self.entries, entries);
+            self.take_back(&mut emptied);
+        } else {
+            self.entries.append(&mut entries);
+        }
+    }
+
+    /// A copy of the entries, in the memory that was given back last.
+    pub fn copy_entries(&mut self) -> Vec<Entry> {
+        if self.entries.is_empty() {
+            return Vec::new();
+        }
+        let mut copy = std::mem::take(&mut self.spare);
+        copy.extend_from_slice(&self.entries);
+        copy
+    }
+
+    /// Keeps the memory of `used` for the next copy, unless there is some or it is large.
+    #[inline]
+    pub fn take_back(&mut self, used: &mut Vec<Entry>) {
+        if self.spare.capacity() == 0 && used.capacity() <= KEPT_CAPACITY {
+            used.clear();
+            std::mem::swap(&mut self.spare, used);
+        }
     }
 
     /// Removes every entry behind `last`, which may lie in the storage.
@@ -116,6 +165,7 @@ impl Unstable {
     }
 
     /// The storage now shows the entries up to `index`, if it is as far.
+    #[inline]
     pub fn stable_to(&mut self, index: Index) {
         if index <= self.prev.index {
             return;
@@ -136,6 +186,7 @@ impl Unstable {
     }
 
     /// Returns memory that a burst has left behind.
+    #[inline]
     fn give_back(&mut self) {
         if self.entries.capacity() > KEPT_CAPACITY
             && self.entries.len() < self.entries.capacity() / 4
@@ -241,6 +292,41 @@ mod tests {
         let mut unstable = from_5(&[1; 5000]);
         unstable.stable_to(5 + 4999);
         assert!(unstable.entries.capacity() <= KEPT_CAPACITY);
+    }
+
+    #[test]
+    fn a_copy_made_in_used_memory_holds_the_entries_alone() {
+        let mut unstable = from_5(&[1, 1]);
+        let mut used = unstable.copy_entries();
+        assert_eq!(used, unstable.entries());
+        let memory = used.as_ptr();
+        unstable.stable_to(6);
+        assert!(
+            unstable.copy_entries().is_empty(),
+            "nothing is left to copy"
+        );
+        unstable.take_back(&mut used);
+        unstable.push(entry(2, 7));
+        let copy = unstable.copy_entries();
+        assert_eq!((copy.as_ptr(), copy), (memory, vec![entry(2, 7)]));
+        unstable.take_back(&mut Vec::with_capacity(KEPT_CAPACITY + 1));
+        assert_eq!(unstable.spare.capacity(), 0, "too large to be kept");
+    }
+
+    #[test]
+    fn entries_join_those_before_them() {
+        let mut unstable = from_5(&[]);
+        unstable.extend(vec![entry(1, 5), entry(1, 6)]);
+        unstable.extend(vec![entry(2, 7)]);
+        unstable.extend(Vec::new());
+        let ids: Vec<EntryId> = unstable.entries().iter().map(EntryId::of).collect();
+        assert_eq!(ids, [id(1, 5), id(1, 6), id(2, 7)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "entries from 7 on behind last index 5")]
+    fn a_gap_before_several_is_a_broken_invariant() {
+        from_5(&[1]).extend(vec![entry(1, 7), entry(1, 8)]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) struct Writes {
 }
 
 impl Writes {
+    #[inline]
     pub fn add(
         &mut self,
         number: u64,
@@ -49,6 +50,7 @@ impl Writes {
         });
     }
 
+    #[inline]
     pub fn get(&self, number: u64) -> Option<Record> {
         // The one asked for is the newest.
         self.records
@@ -74,6 +76,7 @@ impl Writes {
     }
 
     /// Removes the records up to `number`; returns the highest index that they persisted.
+    #[inline]
     pub fn synced(&mut self, number: u64) -> Option<Index> {
         let mut reached = None;
         while let Some(record) = self.records.front() {
@@ -86,10 +89,12 @@ impl Writes {
         reached
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
+    #[inline]
     pub fn has_promise(&self) -> bool {
         self.records.iter().any(|record| record.promises)
     }

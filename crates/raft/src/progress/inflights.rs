@@ -25,6 +25,7 @@ impl Inflights {
     }
 
     /// Whether no further append may be sent.
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.sent.len() >= self.limit
     }
@@ -43,6 +44,7 @@ impl Inflights {
     ///
     /// # Panics
     /// If the window is full or `last` does not rise: the caller checks `is_full` first.
+    #[inline]
     pub fn add(&mut self, last: Index) {
         assert!(
             !self.is_full(),
@@ -60,6 +62,7 @@ impl Inflights {
     }
 
     /// Frees every append whose last entry is at or before `index`.
+    #[inline]
     pub fn free_to(&mut self, index: Index) {
         while self.sent.front().is_some_and(|&last| last <= index) {
             self.sent.pop_front();

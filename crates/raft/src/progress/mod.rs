@@ -116,6 +116,7 @@ impl Progress {
     }
 
     /// Notes that the follower's log matches up to `index`. Returns whether that is news.
+    #[inline]
     pub fn maybe_update(&mut self, index: Index) -> bool {
         let news = self.matched < index;
         if news {
@@ -151,6 +152,7 @@ impl Progress {
     }
 
     /// Whether nothing may be sent now.
+    #[inline]
     pub fn is_paused(&self) -> bool {
         match self.state {
             ProgressState::Probe => self.paused,
@@ -161,6 +163,7 @@ impl Progress {
 
     /// Notes that an append was sent whose last entry is `last` (`None`: without entries)
     /// and which carried `commit`.
+    #[inline]
     pub fn on_sent(&mut self, last: Option<Index>, commit: Index) {
         self.resend = false;
         self.sent_commit = self.sent_commit.max(commit);

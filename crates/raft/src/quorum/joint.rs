@@ -34,6 +34,7 @@ impl Joint {
     }
 
     /// The highest number that a quorum of both has reached; see [`Majority::agreed`].
+    #[inline]
     pub fn agreed(&self, number_of: impl Fn(PeerId) -> u64) -> u64 {
         self.incoming
             .agreed(&number_of)

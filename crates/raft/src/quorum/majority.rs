@@ -58,6 +58,7 @@ impl Majority {
     /// The highest number that a quorum has reached, if `number_of` gives what each has
     /// reached. `u64::MAX` for the empty set, which agrees to everything: so a joint quorum
     /// whose outgoing half is empty is decided by the other half.
+    #[inline]
     pub fn agreed(&self, number_of: impl Fn(PeerId) -> u64) -> u64 {
         if self.voters.is_empty() {
             return u64::MAX;

@@ -321,7 +321,18 @@ impl<S: Storage> Replica<S> {
             to,
             from: self.id,
             term: self.term,
-            ..Message::default()
+            // Every field by name: a default message would be built first and taken apart.
+            log_term: 0,
+            index: 0,
+            entries: Vec::new(),
+            commit: 0,
+            snapshot: None,
+            reject: false,
+            reject_hint: 0,
+            context: Bytes::new(),
+            request_snapshot: 0,
+            deprecated_priority: 0,
+            priority: 0,
         }
     }
 

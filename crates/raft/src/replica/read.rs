@@ -58,16 +58,16 @@ impl<S: Storage> Replica<S> {
 
     /// A follower's reader asks. It is not answered where it cannot be served: the follower
     /// asks again.
-    pub(super) fn on_read_request(&mut self, message: Message) {
+    pub(super) fn on_read_request(&mut self, message: &mut Message) {
         if self.is_leader() {
-            let _ = self.ask_read(Some(message.from), message.context);
+            let _ = self.ask_read(Some(message.from), std::mem::take(&mut message.context));
         }
     }
 
     /// The leader's answer to a forwarded request.
-    pub(super) fn on_read_response(&mut self, message: Message) {
+    pub(super) fn on_read_response(&mut self, message: &mut Message) {
         if !self.is_leader() && self.leader == Some(message.from) {
-            self.answer_read(message.index, message.context);
+            self.answer_read(message.index, std::mem::take(&mut message.context));
         }
     }
 

@@ -94,8 +94,8 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Entries from the leader.
-    pub(super) fn on_append(&mut self, message: Message) -> Result<(), Error> {
-        self.follow(&message);
+    pub(super) fn on_append(&mut self, message: &mut Message) -> Result<(), Error> {
+        self.follow(message);
         let prev = EntryId {
             term: message.log_term,
             index: message.index,
@@ -108,7 +108,10 @@ impl<S: Storage> Replica<S> {
             return Ok(());
         }
         let (from, commit) = (message.from, message.commit);
-        match self.log.append_from_leader(prev, message.entries) {
+        match self
+            .log
+            .append_from_leader(prev, std::mem::take(&mut message.entries))
+        {
             Ok(last_new) => {
                 self.log.commit_to(commit.min(last_new));
                 answer.index = last_new;

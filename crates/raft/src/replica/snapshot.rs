@@ -66,8 +66,8 @@ impl<S: Storage> Replica<S> {
     }
 
     /// A snapshot from the leader.
-    pub(super) fn on_snapshot(&mut self, message: Message) -> Result<(), Error> {
-        self.follow(&message);
+    pub(super) fn on_snapshot(&mut self, message: &mut Message) -> Result<(), Error> {
+        self.follow(message);
         let mut answer = self.message(message.from, MessageType::MsgAppendResponse);
         self.restore(message)?;
         answer.index = self.log.committed();
@@ -75,10 +75,10 @@ impl<S: Storage> Replica<S> {
         Ok(())
     }
 
-    fn restore(&mut self, message: Message) -> Result<(), Error> {
+    fn restore(&mut self, message: &mut Message) -> Result<(), Error> {
         let from = message.from;
         let reason = "snapshot without a valid membership";
-        let Some(snapshot) = message.snapshot else {
+        let Some(snapshot) = message.snapshot.take() else {
             return Err(Error::Malformed { from, reason });
         };
         let id = snapshot_id(&snapshot);

@@ -19,26 +19,27 @@ use crate::types::{Index, NO_PEER, Role};
 const INDEX_MAX: Index = u64::MAX >> 1;
 
 impl<S: Storage> Replica<S> {
-    /// Takes a message from a peer. An error means that it was dropped.
-    pub fn step(&mut self, message: Message) -> Result<(), Error> {
-        let msg_type = self.check_message(&message)?;
-        if !self.pass_term(&message, msg_type)? {
+    /// Takes a message from a peer. An error means that it was dropped. Handlers take out of
+    /// it what they keep; the message itself, which is large, is not moved about.
+    pub fn step(&mut self, message: &mut Message) -> Result<(), Error> {
+        let msg_type = self.check_message(message)?;
+        if !self.pass_term(message, msg_type)? {
             return Ok(());
         }
         match msg_type {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                self.on_vote_request(&message, msg_type);
+                self.on_vote_request(message, msg_type);
                 Ok(())
             }
             MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse => {
-                self.on_vote_response(&message, msg_type);
+                self.on_vote_response(message, msg_type);
                 Ok(())
             }
             MessageType::MsgAppend => self.on_append(message),
             MessageType::MsgSnapshot => self.on_snapshot(message),
-            MessageType::MsgHeartbeat => self.on_heartbeat(&message),
-            MessageType::MsgAppendResponse => self.on_append_response(&message),
-            MessageType::MsgHeartbeatResponse => self.on_heartbeat_response(&message),
+            MessageType::MsgHeartbeat => self.on_heartbeat(message),
+            MessageType::MsgAppendResponse => self.on_append_response(message),
+            MessageType::MsgHeartbeatResponse => self.on_heartbeat_response(message),
             MessageType::MsgReadIndex => {
                 self.on_read_request(message);
                 Ok(())
@@ -52,7 +53,7 @@ impl<S: Storage> Replica<S> {
                 Ok(())
             }
             MessageType::MsgTimeoutNow => {
-                self.on_timeout_now(&message);
+                self.on_timeout_now(message);
                 Ok(())
             }
             MessageType::MsgHup
