@@ -185,10 +185,8 @@ pub fn check_commit<'a>(
         });
     }
     let silent = |voter: &Voter| matches!(voter.entry, Held::Lost | Held::Never);
-    for candidate in voters
-        .iter()
-        .filter(|voter| voter.entry == Held::No || !(holds(voter) || silent(voter)))
-    {
+    let lacking = |voter: &&Voter| !holds(voter) && !silent(voter);
+    for candidate in voters.iter().filter(lacking) {
         let votes = |voter: &Voter| !silent(voter) && voter.last <= candidate.last;
         if agree(&voters, votes) {
             return Err(Violation::CommitNotSafe {
