@@ -21,23 +21,19 @@ use rand_chacha::ChaCha8Rng;
 use strata_proto::metapb::Region;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{RawSpace, SnapshotFrame, SnapshotReply};
-use strata_raftstore::{
-    Answer, Error, ReadTask, StoreCore, StoreEvent, StoreOptions, SystemStateMachine,
-};
+use strata_raftstore::{Answer, Error, ReadTask, StoreEvent, StoreOptions, SystemStateMachine};
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
-use strata_storage::snapshot::{MemFiles, SnapshotManager};
-use strata_storage::{Cf, EngineError, Engines, Fault, MemEngine, ReadView, read_raft_state};
+use strata_storage::{Cf, EngineError, Engines, Fault, MemEngine, ReadView};
 
 use crate::calls::{Call, PendingWrite};
 use crate::client::{Client, ClientId};
 use crate::clock::StoreClock;
 use crate::commits::Commits;
 use crate::counters::Counters;
-use crate::disk::{Crash, Disk, after_crash};
-use crate::effects::was_injected;
-use crate::faults::{Armed, Mend, Strike};
+use crate::disk::Disk;
+use crate::fault_kind::Strike;
+use crate::faults::{Armed, Mend};
 use crate::freshness::Freshness;
-use crate::guard::guarded;
 use crate::history::History;
 use crate::leases::LedTerms;
 use crate::network::{Network, Weather, between};
@@ -56,14 +52,9 @@ use crate::watch::Watch;
 /// How finely [`Cluster::run_until`] looks at its condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// After how long a store is started again whose disk failed as it started.
-const START_AGAIN: Duration = Duration::from_millis(50);
 /// Ticks of all stores together after which the replicas of one region are summed up: with
 /// five stores about three times a second.
 const TICKS_BETWEEN_SUMS: u64 = 32;
-
-/// Bytes that all snapshots of a store may take.
-const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
 /// Ids of peers that come by a change of members begin behind those of the layout.
 const FIRST_MOVED_PEER_ID: u64 = 2_000_000;
@@ -331,87 +322,16 @@ impl Cluster {
         self.stores.insert(id, store);
     }
 
-    fn new_engines(&self, spec: &ClusterSpec, id: u64, incarnation: u64) -> Engines<MemEngine> {
+    pub(crate) fn new_engines(
+        &self,
+        spec: &ClusterSpec,
+        id: u64,
+        incarnation: u64,
+    ) -> Engines<MemEngine> {
         let engines = MemEngine::new_pair();
         write_bootstrap(&engines, &spec.ident(id, incarnation), &self.regions)
             .unwrap_or_else(|error| panic!("bootstrap of store {id}: {error}"));
         engines
-    }
-
-    /// Replaces a stopped store's folder by a new one, which is not admitted.
-    ///
-    /// # Panics
-    /// If the store is up.
-    pub fn wipe_store(&mut self, id: u64) {
-        let stores: Vec<u64> = self.store_ids();
-        let spec = ClusterSpec::new(&stores, "sim", self.options.regions, self.options.replicas)
-            .unwrap_or_else(|error| panic!("a cluster that cannot be: {error}"));
-        let engines = self.new_engines(&spec, id, id + 1_000);
-        assert!(!self.store(id).is_up(), "store {id} is wiped while it runs");
-        for region in &self.regions {
-            let log = read_raft_state(&self.stores[&id].engines.raft, region.id);
-            let end = log.ok().flatten().map_or(0, |state| state.last_index);
-            self.lost_logs.insert((id, region.id), end);
-        }
-        let store = self.store_mut(id);
-        store.engines = engines;
-        store.files = MemFiles::new();
-        store.options.admitted = false;
-        store.out = true;
-        self.watch.forget(id);
-        self.promises.on_wipe(id);
-    }
-
-    /// Starts a store from its engines. A store that cannot start is a violation.
-    ///
-    /// # Panics
-    /// If the store is up.
-    pub fn start_store(&mut self, id: u64) {
-        let now = self.queue.now();
-        let system = self.system.clone();
-        let store = self.store_mut(id);
-        assert!(!store.is_up(), "store {id} is started while it runs");
-        let local = store.clock.now(now);
-        let engines = store.engines.clone();
-        let snapshots = SnapshotManager::open(store.files.clone(), SNAPSHOT_BYTES_MAX)
-            .unwrap_or_else(|error| panic!("store {id}: snapshot files: {error}"));
-        let options = store.options.clone();
-        let load = || StoreCore::load(id, &options, engines, snapshots, &system, local);
-        let loaded = match guarded(load) {
-            Ok(loaded) => loaded.map_err(|error| error.to_string()),
-            Err(panic) => Err(panic),
-        };
-        let store = self.store_mut(id);
-        match loaded {
-            Ok(core) => {
-                let directory = core.directory().load();
-                store.start(core);
-                let life = store.life;
-                let engines = &self.stores[&id].engines;
-                self.watch.on_start(id, &directory, engines);
-                self.trace.note(now, "start", [id, life, 0, 0]);
-                self.look_at_start(id);
-                self.schedule_tick(id);
-                self.schedule_region_work(id, Duration::ZERO);
-                // What the start has left in the outboxes goes with the first step.
-                self.schedule_step(id);
-            }
-            Err(reason) if was_injected(&reason) => {
-                // The disk failed as the store started: its process ends, which leaves it an
-                // engine that takes writes again, and it is started once more.
-                let (store, lying) = (&self.stores[&id], self.planted.disks_lie());
-                let life = store.life;
-                let left = after_crash(&store.engines, Crash::Kill, lying, &mut self.rng);
-                self.store_mut(id).engines = left;
-                self.trace.note(now, "failed start", [id, life, 0, 0]);
-                self.queue
-                    .push(START_AGAIN, Event::Restart { store: id, life });
-            }
-            Err(reason) => self.watch.report(Violation::StoreStopped {
-                store_id: id,
-                reason,
-            }),
-        }
     }
 
     /// True time since the cluster was made.
@@ -662,7 +582,7 @@ impl Cluster {
         }
     }
 
-    fn schedule_tick(&mut self, id: u64) {
+    pub(crate) fn schedule_tick(&mut self, id: u64) {
         let store = self.store(id);
         let (life, interval) = (store.life, store.options.tick_interval);
         let delay = store.clock.true_length(interval);

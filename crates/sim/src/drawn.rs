@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use strata_raftstore::StoreOptions;
 
-use crate::faults::FaultKind;
+use crate::fault_kind::FaultKind;
 use crate::scenario::Scenario;
 use crate::workload::Mix;
 

@@ -5,6 +5,8 @@
 //! Plans   Every strike has its time and its own seed ([`Strike`]), so that one can be left
 //!         out and the others stay as they are. What it breaks is mended after a while.
 //!
+//! Elsewhere: which kinds there are (`fault_kind`).
+//!
 //! Crashed stores start again by themselves. [`Cluster::heal`] ends it all, after which the
 //! cluster has to come to rest.
 
@@ -13,7 +15,6 @@ use std::time::Duration;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use strata_raftstore::RequestBody;
 use strata_storage::Fault;
 use strata_storage::snapshot::FileFault;
@@ -21,6 +22,7 @@ use strata_storage::snapshot::FileFault;
 use crate::clock::RATE_ONE;
 use crate::cluster::{Cluster, Event};
 use crate::disk::{Crash, Disk};
+use crate::fault_kind::{FaultKind, Strike};
 use crate::network::{Weather, between};
 
 /// When what a plan's strike has broken is mended.
@@ -39,126 +41,6 @@ const STALL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const INSTALL_TIME: (Duration, Duration) = (Duration::ZERO, Duration::from_millis(6));
 /// How long requests are held back.
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(6));
-
-/// A kind of fault. Lengths of time are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FaultKind {
-    /// The stores fall into two groups that do not hear each other, or all hear all again.
-    Partition,
-    /// One direction of one link goes dead.
-    OneWay,
-    /// One link goes dead in both directions.
-    CutLink,
-    /// A leader is cut off from everybody.
-    IsolateLeader,
-    /// A store loses its power and starts again later.
-    PowerCut,
-    /// A store's process is killed and starts again later.
-    Kill,
-    /// All stores lose their power at once.
-    PowerCutEverywhere,
-    /// A store stands still for up to a second.
-    Pause,
-    /// A wall clock is stepped by up to two seconds.
-    WallStep,
-    /// A monotonic clock runs faster or slower than others, up to the bound of the lease.
-    Drift,
-    /// A leadership is handed over.
-    Transfer,
-    /// A disk becomes slow, or good again.
-    SlowDisk,
-    /// The next sync of a store's raft engine fails.
-    FailedSync,
-    /// The network becomes unreliable, or fair again.
-    Weather,
-    /// A process stands still for seconds, up to half a minute; its clock then has jumped.
-    LongPause,
-    /// The raft shards of a store stand still for seconds; its other threads go on.
-    StuckShards,
-    /// A wall clock is set wrong by minutes to years, ahead or behind.
-    WallJump,
-    /// One direction of a link takes hundreds of milliseconds.
-    SlowLink,
-    /// Requests are held back on their way, past their deadline.
-    HeldRequests,
-    /// A store is down for seconds, until others have gone on without it.
-    LongOutage,
-    /// The next write of one of a store's engines fails.
-    FailedWrite,
-    /// The next sync of a store's kv engine fails.
-    FailedDataSync,
-    /// The next read of one of a store's engines fails.
-    FailedRead,
-    /// An operation on a store's snapshot files fails: no room, a sync, a read, a rename.
-    FailedFile,
-    /// Apply shards, readers and workers of a store get their turns late.
-    LateWorkers,
-    /// The streams of the next snapshots break off on their way.
-    BrokenStreams,
-    /// The stores that install the next snapshots lose their power meanwhile.
-    CrashInstalling,
-    /// A store loses its folder and comes back empty. It takes no part from then on.
-    Wipe,
-    /// A region gets another member, or loses one, or two change their roles.
-    MovePeers,
-    /// Several small faults hit the members of one region within seconds.
-    RegionTrouble,
-    /// A store's process ends again and again, and is back at once each time.
-    CrashLoop,
-}
-
-impl FaultKind {
-    /// Those that every row of any size can bear.
-    pub const ALL: [FaultKind; 14] = [
-        FaultKind::Partition,
-        FaultKind::OneWay,
-        FaultKind::CutLink,
-        FaultKind::IsolateLeader,
-        FaultKind::PowerCut,
-        FaultKind::Kill,
-        FaultKind::PowerCutEverywhere,
-        FaultKind::Pause,
-        FaultKind::WallStep,
-        FaultKind::Drift,
-        FaultKind::Transfer,
-        FaultKind::SlowDisk,
-        FaultKind::FailedSync,
-        FaultKind::Weather,
-    ];
-
-    /// Those that a plan draws beside them. `Wipe` and `MovePeers` have their own rules.
-    pub const FURTHER: [FaultKind; 15] = [
-        FaultKind::LongPause,
-        FaultKind::StuckShards,
-        FaultKind::WallJump,
-        FaultKind::SlowLink,
-        FaultKind::HeldRequests,
-        FaultKind::LongOutage,
-        FaultKind::FailedWrite,
-        FaultKind::FailedDataSync,
-        FaultKind::FailedRead,
-        FaultKind::FailedFile,
-        FaultKind::LateWorkers,
-        FaultKind::BrokenStreams,
-        FaultKind::CrashInstalling,
-        FaultKind::RegionTrouble,
-        FaultKind::CrashLoop,
-    ];
-}
-
-/// One fault of a plan. What it hits and for how long follows from its salt alone, so that
-/// it is the same whichever others are left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Strike {
-    /// True time in milliseconds.
-    pub at_ms: u64,
-    /// What strikes.
-    pub kind: FaultKind,
-    /// Seed of its draws.
-    pub salt: u64,
-}
 
 /// Faults that wait for their moment.
 #[derive(Clone, Copy, Debug, Default)]

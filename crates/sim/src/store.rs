@@ -113,9 +113,11 @@ impl SimStore {
         }
     }
 
-    /// Begins a life with a core.
-    pub(crate) fn start(&mut self, core: StoreCore<MemEngine>) {
+    /// Begins a life with a core, at a true time.
+    pub(crate) fn start(&mut self, core: StoreCore<MemEngine>, now: Duration) {
         self.life += 1;
+        let interval = self.options.tick_interval;
+        self.ticker = Some(Ticker::new(interval, self.clock.monotonic(now)));
         if self.life > 1 {
             let peers = core.shards().iter().flat_map(|shard| shard.peers());
             let truncated = peers.map(|peer| {
@@ -160,10 +162,9 @@ impl SimStore {
     /// shards stood still.
     pub(crate) fn due_ticks(&mut self, now: Duration) -> u64 {
         let local = self.clock.monotonic(now);
-        let interval = self.options.tick_interval;
-        let ticker = self
-            .ticker
-            .get_or_insert_with(|| Ticker::new(interval, local));
+        let Some(ticker) = &mut self.ticker else {
+            return 0;
+        };
         // The event may be some nanoseconds early.
         let at = local + ticker.wait(local);
         ticker.take(at).map_or(1, |due| due.ticks)

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use strata_raftstore::StoreOptions;
 
 use super::{Clients, PLAN_VERSION, Plan, SNAPSHOT_KEEP_MS, Settings};
-use crate::faults::{FaultKind, Strike};
+use crate::fault_kind::{FaultKind, Strike};
 use crate::workload::Mix;
 
 /// How long clients work in a drawn plan. With healing and the last reads a run comes to

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use play::Failure;
 pub use shrink::{Shrunk, shrink};
 
-use crate::faults::{FaultKind, Strike};
+use crate::fault_kind::{FaultKind, Strike};
 use crate::workload::Mix;
 
 /// Version of a plan's form. One of another version is refused.

@@ -9,7 +9,7 @@
 //! easier to read.
 
 use super::{Failure, Plan};
-use crate::faults::Strike;
+use crate::fault_kind::Strike;
 
 /// What shrinking has come to.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::counters::Counters;
-    use crate::faults::FaultKind;
+    use crate::fault_kind::FaultKind;
     use crate::trace::Trace;
     use crate::violation::Violation;
 
