@@ -7,11 +7,18 @@ use std::time::Duration;
 use strata_client::clerk::Clerk;
 use strata_client::{Error, Options};
 use strata_tests::{Cluster, eventually_sync, strata};
+use tokio::sync::watch;
 
-use crate::snapshot::{compacted_past, leader_of, number, reached, short_logs};
+use crate::snapshot::{compacted_past, last_index_of_the_dead, leader_of, reached, short_logs};
 
 const CLERKS: u64 = 4;
 const WORDS: u64 = 2_500;
+/// Times that a leader is killed.
+const ROUNDS: u64 = 6;
+/// Words that each clerk may write before the kill of a round, and again after it: so there
+/// are always some under way at the kill, and enough after it for the log to be compacted,
+/// whether the clerks or the kills are slow.
+const PART: u64 = WORDS / (2 * ROUNDS + 2);
 
 fn patient() -> Options {
     Options {
@@ -28,14 +35,17 @@ fn patient() -> Options {
 async fn clerk_appends_each_word_once_through_leader_kills_restarts_and_snapshots() {
     let mut cluster = Cluster::start_with(short_logs(&[])).await;
     let done = Arc::new(AtomicU64::new(0));
+    let (allow, allowed) = watch::channel(2 * PART);
     let mut clerks = Vec::new();
     for number in 0..CLERKS {
         let client = cluster.client_with(patient()).await;
-        let done = done.clone();
+        let (done, mut allowed) = (done.clone(), allowed.clone());
         clerks.push(tokio::spawn(async move {
             let mut clerk = Clerk::new(client);
             let key = format!("a-clerk-{number}");
             for word in 0..WORDS {
+                let may = allowed.wait_for(|allowed| word < *allowed).await;
+                may.expect("the kills go on");
                 clerk.append(key.as_bytes(), format!("{word} ")).await?;
                 done.fetch_add(1, Ordering::Relaxed);
             }
@@ -49,12 +59,15 @@ async fn clerk_appends_each_word_once_through_leader_kills_restarts_and_snapshot
             reached => Err(format!("{reached} of {count} words")),
         }
     };
-    for round in 1..=6 {
-        eventually_sync("the clerks to go on", written(round * CLERKS * WORDS / 8)).await;
+    for round in 1..=ROUNDS {
+        eventually_sync("the clerks to go on", written(round * CLERKS * 2 * PART)).await;
         let client = cluster.client().await;
         let (victim, region) = leader_of(&cluster, &client, b"a-clerk-0").await;
-        let last = number(&cluster, victim, region, "last_index");
+        allow.send_replace((2 * round + 1) * PART);
+        let begun = round * CLERKS * 2 * PART + 1;
+        eventually_sync("the clerks to write", written(begun)).await;
         cluster.kill(victim);
+        allow.send_replace((2 * round + 2) * PART);
         match round {
             // The others, too: nobody remembers anything but what is on disk.
             3 => {
@@ -63,6 +76,7 @@ async fn clerk_appends_each_word_once_through_leader_kills_restarts_and_snapshot
             }
             // Down until the log no longer reaches back to it.
             2 | 4 | 5 => {
+                let last = last_index_of_the_dead(&cluster, victim, region);
                 compacted_past(&cluster, region, last).await;
                 cluster.start_node(victim);
                 reached(&cluster, victim, region, "snapshots_received", 1).await;
@@ -71,6 +85,7 @@ async fn clerk_appends_each_word_once_through_leader_kills_restarts_and_snapshot
         }
         cluster.wait_ready().await;
     }
+    allow.send_replace(WORDS);
     for clerk in clerks {
         clerk.await.unwrap().expect("every word is acknowledged");
     }

@@ -3,8 +3,8 @@
 //! Nothing acknowledged is lost, the others serve, and it comes back once there is room.
 
 use crate::snapshot::{
-    KEY, MIB, assert_written, compacted_past, leader, number, patient_client, random_bytes,
-    reached, short_logs, write_mib,
+    KEY, MIB, assert_written, compacted_past, last_index_of_the_dead, leader, number,
+    patient_client, random_bytes, reached, short_logs, write_mib,
 };
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -191,8 +191,8 @@ async fn bad_input_disk_full_snapshot_receive() {
     let client = patient_client(&cluster).await;
     client.put(KEY, "0").await.unwrap();
     let (_, region) = leader(&cluster, &client).await;
-    let last = number(&cluster, VICTIM, region, "last_index");
     let disk = move_to_small_disk(&mut cluster, "snapshots", 16 * MIB).await;
+    let last = last_index_of_the_dead(&cluster, VICTIM, region);
     write_mib(&client, WRITTEN_MIB).await;
     compacted_past(&cluster, region, last).await;
     cluster.start_node(VICTIM);
@@ -233,8 +233,8 @@ async fn bad_input_disk_full_snapshot_install() {
     let client = patient_client(&cluster).await;
     client.put(KEY, "0").await.unwrap();
     let (_, region) = leader(&cluster, &client).await;
-    let last = number(&cluster, VICTIM, region, "last_index");
     let disk = move_to_small_disk(&mut cluster, "kv", 24 * MIB).await;
+    let last = last_index_of_the_dead(&cluster, VICTIM, region);
     write_mib(&client, WRITTEN_MIB).await;
     compacted_past(&cluster, region, last).await;
     cluster.start_node(VICTIM);

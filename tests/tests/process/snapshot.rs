@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use strata_client::RawClient;
-use strata_tests::{Cluster, ClusterOptions, eventually, eventually_sync};
+use strata_tests::{Cluster, ClusterOptions, eventually, eventually_sync, strata};
 
 /// A key of the region that all of this happens in.
 pub(super) const KEY: &[u8] = b"bulk";
@@ -97,6 +97,19 @@ pub(super) async fn assert_written(client: &RawClient, mib: u64) {
 pub(super) fn number(cluster: &Cluster, id: u64, region: u64, name: &str) -> u64 {
     let state = cluster.region_state(id, region).unwrap_or_default();
     state[name].as_u64().unwrap_or_default()
+}
+
+/// Where a region's log ends on the disk of a node that was killed. What the node said before
+/// would be too little: it may have appended more until it died.
+pub(super) fn last_index_of_the_dead(cluster: &Cluster, id: u64, region: u64) -> u64 {
+    assert!(!cluster.running().contains(&id), "node {id} runs");
+    let folder = cluster.spec(id).folder.display().to_string();
+    let region = region.to_string();
+    let words = ["debug", "raft-state", "--region", &region];
+    let with = ["--format", "json", "--data-dir", &folder];
+    let printed = strata(&[&words[..], &with].concat(), b"").expect(0).stdout;
+    let state: Value = serde_json::from_str(&printed).expect("one region, one line");
+    state["last_index"].as_u64().expect("a log has an end")
 }
 
 /// Waits until a number of a region on a node has come to at least `goal`.

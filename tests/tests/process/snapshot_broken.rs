@@ -1,8 +1,8 @@
 //! Snapshots that are cut off: by the receiver's end, a broken connection, the sender's end.
 
 use crate::snapshot::{
-    MIB, assert_written, compacted_past, held, leader, number, patient_client, reached,
-    received_names, short_logs, under_way, write_mib,
+    MIB, assert_written, compacted_past, held, last_index_of_the_dead, leader, number,
+    patient_client, reached, received_names, short_logs, under_way, write_mib,
 };
 use strata_client::RawClient;
 use strata_tests::{Cluster, ClusterOptions, Proxy, eventually_sync};
@@ -39,8 +39,8 @@ async fn begin(cluster: &mut Cluster, receiver: u64) -> Begun {
     let client = patient_client(cluster).await;
     client.put(crate::snapshot::KEY, "0").await.unwrap();
     let (_, region) = leader(cluster, &client).await;
-    let last = number(cluster, receiver, region, "last_index");
     cluster.kill(receiver);
+    let last = last_index_of_the_dead(cluster, receiver, region);
     write_mib(&client, WRITTEN_MIB).await;
     compacted_past(cluster, region, last).await;
     let (sender, _) = leader(cluster, &client).await;

@@ -1,8 +1,8 @@
 //! A node that was down while the log was compacted past it comes back by a snapshot.
 
 use crate::snapshot::{
-    MIB, assert_written, compacted_past, held, leader, number, patient_client, reached,
-    received_names, short_logs, write_mib,
+    MIB, assert_written, compacted_past, held, last_index_of_the_dead, leader, number,
+    patient_client, reached, received_names, short_logs, write_mib,
 };
 use std::path::Path;
 use strata_tests::{Cluster, Load, LoadOptions, eventually_sync};
@@ -40,8 +40,8 @@ async fn snapshot_rejoin_of_a_node_past_which_the_log_was_compacted() {
     load.wait_for(100).await;
     let (sender, region) = leader(&cluster, &client).await;
     let victim = cluster.ids().into_iter().find(|id| *id != sender).unwrap();
-    let last = number(&cluster, victim, region, "last_index");
     cluster.kill(victim);
+    let last = last_index_of_the_dead(&cluster, victim, region);
     write_mib(&client, WRITTEN_MIB).await;
     compacted_past(&cluster, region, last).await;
     let (sender, _) = leader(&cluster, &client).await;
