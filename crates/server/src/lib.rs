@@ -27,6 +27,7 @@ pub mod node;
 
 pub use listener::serve_port;
 pub use options::{DEFAULT_CLUSTER_TOKEN, NodeError, NodeOptions, REGIONS_MAX, REGIONS_MIN};
+pub use settings::network_threads;
 
 #[cfg(test)]
 mod fuzz_tests;

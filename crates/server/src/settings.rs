@@ -5,12 +5,39 @@ use strata_storage::EngineOptions;
 
 use crate::config::{Config, SnapshotConfig};
 
+/// Processors for each thread that runs consensus, where the setting leaves it open: beside
+/// each there is one that writes its log, and the threads that apply and that serve calls.
+const PROCESSORS_PER_RAFT_SHARD: usize = 4;
+/// Processors for each thread of the network, where the setting leaves it open.
+const PROCESSORS_PER_NETWORK_THREAD: usize = 2;
+
+/// Threads of the network that the settings ask for on this machine.
+#[must_use]
+pub fn network_threads(config: &Config) -> usize {
+    let asked = config.server.threads;
+    threads(asked, PROCESSORS_PER_NETWORK_THREAD, processors())
+}
+
+/// Processors that this process may use; one where the system does not tell.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// As many threads as were asked for; where it was left open (0), one for every so many
+/// processors, at least one.
+fn threads(asked: u64, processors_each: usize, processors: usize) -> usize {
+    match asked {
+        0 => (processors / processors_each).max(1),
+        asked => asked as usize,
+    }
+}
+
 /// Settings of the store. `seed` must differ from start to start; `admitted`: whether the
 /// store takes part in its cluster from the beginning.
 pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> StoreOptions {
     let (raft, store) = (&config.raft, &config.store);
     StoreOptions {
-        raft_shards: store.raft_shards as usize,
+        raft_shards: threads(store.raft_shards, PROCESSORS_PER_RAFT_SHARD, processors()),
         apply_shards: store.apply_shards as usize,
         read_threads: store.read_threads as usize,
         tick_interval: raft.tick_interval,
@@ -84,9 +111,26 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    fn threads_follow_the_processors_where_the_setting_leaves_it_open() {
+        let found = [1, 2, 3, 4, 8, 64].map(|processors| threads(0, 4, processors));
+        assert_eq!(found, [1, 1, 1, 1, 2, 16]);
+        assert_eq!(threads(0, 2, 5), 2);
+        assert_eq!(threads(7, 4, 2), 7, "what was asked for is taken");
+        let mut config = Config::default();
+        config.server.threads = 3;
+        config.store.raft_shards = 5;
+        assert_eq!(network_threads(&config), 3);
+        assert_eq!(store_options(&config, 0, true).raft_shards, 5);
+    }
+
+    #[test]
     fn the_defaults_are_those_of_the_store() {
         let ours = store_options(&Config::default(), 0, true);
-        let theirs = StoreOptions::default();
+        let theirs = StoreOptions {
+            // The machine decides.
+            raft_shards: ours.raft_shards,
+            ..StoreOptions::default()
+        };
         ours.check().unwrap();
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
         assert_eq!(ours.election_timeout(), Duration::from_millis(400));

@@ -4,7 +4,7 @@ use crate::args::NodeArgs;
 use crate::exit::{Failure, Outcome};
 use std::collections::BTreeMap;
 use strata_server::config::Config;
-use strata_server::{NodeError, NodeOptions};
+use strata_server::{NodeError, NodeOptions, network_threads};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the node.
@@ -12,6 +12,7 @@ pub fn run(args: NodeArgs) -> Outcome {
     let options = options(args)?;
     options.check().map_err(failure)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(network_threads(&options.config))
         .enable_all()
         .build()
         .map_err(|error| Failure::error(format!("no threads for the node: {error}")))?;

@@ -154,8 +154,10 @@ settings! {
     }
     /// Threads and queues between the network and the regions.
     store StoreConfig {
-        /// Threads that run consensus; a region belongs to one of them by its id.
-        raft_shards: u64 = "store.raft-shards", "2", "1" ..= "64";
+        /// Threads that run consensus, each with a thread that writes its log; a region belongs
+        /// to one of them by its id. 0: one for every four processors, at least one: fewer
+        /// threads write larger batches, for fewer syncs.
+        raft_shards: u64 = "store.raft-shards", "0", "0" ..= "64";
         /// Threads that apply committed entries.
         apply_shards: u64 = "store.apply-shards", "1", "1" ..= "64";
         /// A batch of applied entries takes no further one from this size on; values in the
@@ -205,6 +207,9 @@ settings! {
     }
     /// The port: requests, deadlines and connections between stores.
     server ServerConfig {
+        /// Threads of the network: connections, calls, streams between stores. 0: one for every
+        /// two processors, at least one; the others are for the store's threads.
+        threads: u64 = "server.threads", "0", "0" ..= "256";
         /// How long a request without a leader or without room waits before it is refused.
         park_time: Duration = "server.park-time", "300ms", "0ms" ..= "10s";
         /// Deadline of a request that names none.
