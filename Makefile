@@ -16,6 +16,9 @@ UP ?=
 SECONDS ?= 10
 QUICK ?=
 
+# UPDATE=1: `make bench-quick` and `make hot-paths` write docs/benchmarks.json.
+UPDATE ?=
+
 # The tests of faults that are planted on purpose, in a build of their own.
 PLANTED := -p strata-sim --features planted-faults --test planted_faults \
 	--test planted_fault_stepped_cluster_harness
@@ -23,7 +26,7 @@ PLANTED := -p strata-sim --features planted-faults --test planted_faults \
 # Seeds of `make sim`.
 SEEDS ?= 0..2000
 
-.PHONY: help setup run build test list-tests lint bench sim planted
+.PHONY: help setup run build test list-tests lint bench bench-quick hot-paths sim planted
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -58,6 +61,13 @@ planted: setup ## how many seeds find each fault that is planted on purpose
 
 bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing
 	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick)
+
+bench-quick: build ## the key ratios, and what hot-paths does; UPDATE=1 writes docs/benchmarks.json
+	@scripts/bench_quick.py $(if $(UPDATE),--update)
+
+hot-paths: build ## count instructions of the hot paths; 10 % more than docs/benchmarks.json fails
+	@if command -v python3 >/dev/null; then scripts/hot_paths.py $(if $(UPDATE),--update); \
+	else echo 'hot paths: python3 is missing, so no instructions are counted'; fi
 
 sim: build ## simulate clusters under faults, for example: make sim SEEDS=0..10000
 	$(STRATA_BIN) sim --seeds $(SEEDS)

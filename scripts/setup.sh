@@ -3,7 +3,8 @@
 #
 #   1. system packages: a C and C++ compiler, make, git; libclang (for RocksDB's bindings);
 #      pkg-config and OpenSSL's headers (the published TiKV client of the tests links it);
-#      iproute2 (tests put nodes into network namespaces), which can be done without
+#      what can be done without: iproute2 (tests put nodes into network namespaces),
+#      valgrind and python3 (which count the instructions of the hot paths)
 #   2. a Rust toolchain, checked only
 #   3. RocksDB, compiled once (about 12 minutes on two cores) and kept as
 #      $HOME/.cache/strata/rocksdb/librocksdb.a, which every later build links
@@ -30,9 +31,12 @@ ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 ||
     missing+=(libclang-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 ls /usr/include/openssl/ssl.h >/dev/null 2>&1 || missing+=(libssl-dev)
-# Without it the same tests cut connections with proxies, so it is no reason to stop.
+# Without iproute2 the same tests cut connections with proxies, without the others no
+# instructions are counted, so neither is a reason to stop.
 wanted=()
 [ -x /usr/sbin/ip ] || command -v ip >/dev/null || wanted+=(iproute2)
+command -v valgrind >/dev/null || wanted+=(valgrind)
+command -v python3 >/dev/null || wanted+=(python3)
 if [ "$(id -u)" = 0 ]; then
     as_root=()
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
@@ -40,7 +44,7 @@ elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
 elif [ ${#missing[@]} -gt 0 ]; then
     fail "please install these packages and run again: apt-get install ${missing[*]}"
 else
-    [ ${#wanted[@]} -eq 0 ] || say "iproute2 is missing; some tests use proxies in its place"
+    [ ${#wanted[@]} -eq 0 ] || say "missing, and done without: ${wanted[*]}"
     wanted=()
 fi
 if [ ${#missing[@]} -gt 0 ] || { [ ${#wanted[@]} -gt 0 ] && command -v apt-get >/dev/null; }; then

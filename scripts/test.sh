@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
-# Runs every test: with cargo-nextest where it is there, else with cargo test.
+# Runs every test: those of the scripts, then all others with cargo-nextest where it is there,
+# else with cargo test.
 # Rules that are broken on purpose need a build of their own, of strata-sim and what it tests:
 # no binary ever has them.
 # Tests of real processes run one at a time; .config/nextest.toml says the same to nextest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+if command -v python3 >/dev/null; then
+    (cd scripts && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest test_hot_paths </dev/null)
+else
+    echo "python3 is missing: the tests of scripts/hot_paths.py do not run"
+fi
 
 planted="-p strata-sim --features planted-faults --test planted_faults
     --test planted_fault_stepped_cluster_harness"

@@ -72,7 +72,16 @@ pub struct Limits {
     pub committed_bytes_per_ready: u64,
 }
 
-/// The work: how many entries, and how they come.
+/// Those of the regions of a store, but for the appends on their way: without `batch_append`
+/// the published crate sends one for each entry, so there are more than entries in flight.
+pub const STORE_LIMITS: Limits = Limits {
+    message_bytes: 1 << 20,
+    inflight_messages: 1024,
+    uncommitted_bytes: 16 << 20,
+    committed_bytes_per_ready: 1 << 20,
+};
+
+/// How the proposals come.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
     /// Proposals before each Ready of the leader.

@@ -40,6 +40,12 @@ pub struct KeptLog<E> {
     core: Rc<RefCell<Core<E>>>,
 }
 
+impl<E: LogEntry> Default for KeptLog<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<E: LogEntry> KeptLog<E> {
     /// No entry; the first will have index 1.
     pub fn new() -> Self {

@@ -1,8 +1,9 @@
 //! `raft-bench`: the raft crate against the published `raft` crate 0.7.
 //!
 //! Both drive the same group of three replicas in one thread and in memory, over the same log
-//! ([`kept_log`]), with the same proposals, batches and windows ([`group`]); messages are
-//! handed over as they are. Nothing is encoded, sent or synced: what is measured is the core.
+//! ([`strata_raft_bench::KeptLog`]), with the same proposals, batches and windows ([`Group`]);
+//! messages are handed over as they are. Nothing is encoded, sent or synced: what is measured
+//! is the core.
 //!
 //! The published crate runs as it comes, and with `batch_append` and `skip_bcast_commit`,
 //! which suit this work; our crate does both without being told.
@@ -11,11 +12,7 @@
 //! crates take turns, and the median of the turns is reported. Allocations are counted in a
 //! turn of their own.
 
-mod group;
-mod kept_log;
 mod memory;
-mod ours;
-mod published;
 
 use std::time::Duration;
 
@@ -23,9 +20,7 @@ use clap::Parser;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use group::{Group, Limits, Mix, Node, PAYLOAD_BYTES, PEERS};
-use ours::Ours;
-use published::Published;
+use strata_raft_bench::{Group, Mix, Node, Ours, PAYLOAD_BYTES, PEERS, Published, STORE_LIMITS};
 
 #[global_allocator]
 static ALLOCATOR: memory::CountingAllocator = memory::CountingAllocator;
@@ -57,15 +52,6 @@ const MIXES: [Mix; 6] = [
         in_flight: 8,
     },
 ];
-
-/// Those of the regions of a store, but for the appends on their way: without `batch_append`
-/// the published crate sends one for each entry, so there are more than entries in flight.
-const LIMITS: Limits = Limits {
-    message_bytes: 1 << 20,
-    inflight_messages: 1024,
-    uncommitted_bytes: 16 << 20,
-    committed_bytes_per_ready: 1 << 20,
-};
 
 #[derive(Parser)]
 #[command(about = "Measures the raft crate against the published `raft` crate 0.7")]
@@ -109,7 +95,7 @@ struct Subject {
 const SUBJECTS: [Subject; 3] = [
     Subject {
         name: "strata-raft",
-        prepare: |mix, entries| prepare(|id| Ours::new(id, LIMITS), mix, entries),
+        prepare: |mix, entries| prepare(|id| Ours::new(id, STORE_LIMITS), mix, entries),
     },
     Subject {
         name: "raft 0.7",
@@ -122,7 +108,7 @@ const SUBJECTS: [Subject; 3] = [
 ];
 
 fn published(id: u64, batching: bool) -> Published {
-    Published::new(id, LIMITS, batching)
+    Published::new(id, STORE_LIMITS, batching)
 }
 
 fn prepare<N: Node + 'static>(
