@@ -8,6 +8,11 @@ cd "$(dirname "$0")/.."
 
 planted="-p strata-sim --features planted-faults --test planted_faults
     --test planted_fault_stepped_cluster_harness"
+if command -v python3 >/dev/null; then
+    scripts/bench_test.py
+else
+    echo "no python3: the tests of the benchmark's scripts are left out" >&2
+fi
 cargo test --release --locked --workspace --doc -q </dev/null
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --release --locked $planted </dev/null
