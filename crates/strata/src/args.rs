@@ -9,9 +9,7 @@ mod sim;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-pub use bench::{
-    BatchArgs, BenchArgs, BenchCommand, IteratorArgs, LoadArgs, NoopServerArgs, ScanArgs, Target,
-};
+pub use bench::{BenchArgs, BenchCommand, IteratorArgs, LoadArgs, NoopServerArgs, Target};
 pub use bulk::{ExportArgs, ImportArgs, Rows};
 pub use check::CheckArgs;
 pub use debug::{DebugArgs, DebugCommand, Family};
