@@ -12,9 +12,11 @@ SHELL := /bin/bash
 # Arguments for `strata up`, for example: make run UP="--nodes 1 --port 4000"
 UP ?=
 
-# Length of each run of `make bench`, and QUICK=1 for a short one that writes nothing.
+# Length of each run of `make bench`, QUICK=1 for a short one that writes nothing, and which parts
+# to measure, for example: make bench ONLY=batch,scan
 SECONDS ?= 10
 QUICK ?=
+ONLY ?=
 
 # UPDATE=1: `make bench-quick` and `make hot-paths` write docs/benchmarks.json.
 UPDATE ?=
@@ -60,7 +62,7 @@ planted: setup ## how many seeds find each fault that is planted on purpose
 	cargo run --release --locked -p strata-sim --features planted-faults --example planted_table
 
 bench: build ## measure StrataKV and etcd side by side; SECONDS=10 a run, QUICK=1 writes nothing
-	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick)
+	scripts/bench.py --seconds $(SECONDS) $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 bench-quick: build ## the key ratios, and what hot-paths does; UPDATE=1 writes docs/benchmarks.json
 	@scripts/bench_quick.py $(if $(UPDATE),--update)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the tables of docs/benchmarks.md from docs/benchmarks/comparison.json.
+"""Makes the tables of docs/benchmarks.md, and the plots, from docs/benchmarks/comparison.json.
 
     scripts/bench_table.py [FILE]
 
@@ -10,190 +10,237 @@ import pathlib
 import statistics
 import sys
 
+import bench_plots
+from bench_bounds import (
+    MIB, aims, bounds, gaps, layouts, raft_ratios, snapshot_seconds)
+
 TOP = pathlib.Path(__file__).resolve().parent.parent
 PAGE = TOP / "docs" / "benchmarks.md"
 RESULTS = TOP / "docs" / "benchmarks" / "comparison.json"
 BEGIN = "<!-- made by scripts/bench_table.py: begin -->"
 END = "<!-- made by scripts/bench_table.py: end -->"
-MIB = 1 << 20
-# Clients of the rows that the bounds speak of.
-MOST_CLIENTS = 256
-# Longest median gap when a leader is killed, in seconds.
-GAP_MAX = 2.0
-# Most that either node's memory grows while a large snapshot travels, in bytes.
-SNAPSHOT_GROWTH_MAX = 64 * MIB
+NAMES = {"strata": "StrataKV", "etcd": "etcd", "noop": "no-op server", "rocksdb": "the engine alone"}
 
 
-def fastest(results, target, kind, clients, single_region=False):
-    """Operations a second of the fastest such run: etcd is measured in two ways."""
-    return max(row["ops_per_second"] for row in results["rows"]
-               if (row["target"], row["kind"], row["clients"], row["single_region"])
-               == (target, kind, clients, single_region))
+def table(head, rows):
+    """A table of cells that are text already."""
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head),
+            *(f"| {' | '.join(map(str, row))} |" for row in rows)]
 
 
-def bounds(results):
-    """What the project asks of itself against etcd in the same run: text, and whether it
-    holds."""
-    found = []
-    for kind, factor, words in (("put", 1, "at least as fast as"),
-                                ("get", 2, "at least twice as fast as")):
-        etcd = fastest(results, "etcd", kind, MOST_CLIENTS)
-        for single in (False, True):
-            ratio = fastest(results, "strata", kind, MOST_CLIENTS, single) / etcd
-            where = "one region" if single else "all regions"
-            found.append((f"{kind}s, {MOST_CLIENTS} clients, {where}: {words} etcd's "
-                          f"({ratio:.2f} times)", ratio >= factor))
-    wrong = sum(row["errors"] + row["wrong_answers"] for row in results["rows"])
-    found.append((f"no error and no wrong answer in any row ({wrong})", wrong == 0))
-    gap = median_gap(results["leader_kills"]["strata"])
-    found.append((f"median of the longest gaps when a leader is killed under {GAP_MAX:g} s "
-                  f"({gap:.2f} s)", gap < GAP_MAX))
-    grew = max(results["snapshot"]["grew_bytes"].values())
-    found.append((f"memory of neither node grows by more than {SNAPSHOT_GROWTH_MAX // MIB} MiB "
-                  f"while a snapshot of {results['snapshot']['value_bytes'] / (1 << 30):g} GiB is "
-                  f"made, sent and installed ({grew / MIB:.0f} MiB)",
-                  grew <= SNAPSHOT_GROWTH_MAX))
-    least = min(raft_ratios(results).values())
-    found.append((f"the raft crate is in no mix slower than the published one ({least:.2f} times "
-                  "at least)", least >= 1))
-    return found
+def mib(size):
+    return f"{size / MIB:.0f}"
 
 
-def raft_ratios(results):
-    """Entries a second of the raft crate over those of the published one, at whichever of its
-    settings is faster there: for each mix of the work."""
-    mixes = {}
-    for row in results["raft"]["rows"]:
-        speeds = mixes.setdefault((row["batch"], row["in_flight"]), {"own": 0, "published": 0})
-        side = "own" if row["crate"] == "strata-raft" else "published"
-        speeds[side] = max(speeds[side], row["entries_per_second"])
-    return {mix: speeds["own"] / speeds["published"] for mix, speeds in mixes.items()}
+def measured(part):
+    """When and at what state a part was measured, as each may be measured alone."""
+    return f"(measured on {part['date']} at commit `{part['commit']}`)"
 
 
-def median_gap(rounds):
-    return statistics.median(one["longest_gap_us"] for one in rounds) / 1e6
+def load_columns(row):
+    """The figures that each row of a load has."""
+    servers = row.get("servers") or {}
+    return [f"{row['ops_per_second']:,.0f}", f"{row['p50_us'] / 1000:.2f}",
+            f"{row['p99_us'] / 1000:.2f}", f"{row['p999_us'] / 1000:.2f}",
+            f"{servers['cpu_us_per_op']:.0f}" if servers else "",
+            mib(max(servers["resident_bytes"])) if servers else "",
+            row["errors"] + row["wrong_answers"]]
 
 
-def throughput_table(results):
-    lines = ["| work | clients | server | ops/s | p50 ms | p99 ms | p99.9 ms "
-             "| server CPU us/op | resident MiB, sum of the nodes | errors |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+LOAD_HEAD = ["p50 ms", "p99 ms", "p99.9 ms", "server CPU us/op",
+             "resident MiB, the largest node", "errors"]
+
+
+def throughput_table(part):
     order = {"strata": 0, "etcd": 1, "noop": 2}
     kinds = {"put": 0, "get": 1}
-    rows = sorted(results["rows"], key=lambda row: (
+    rows = sorted(part["rows"], key=lambda row: (
         kinds[row["kind"].replace("noop-", "")], row["clients"], row["single_region"],
-        order[row["target"]], row["asked"]))
+        order[row["target"]], row["asked"], row.get("connections", 0)))
+    lines = []
     for row in rows:
         kind = row["kind"].replace("noop-", "")
         if row["single_region"]:
             kind += ", one region"
-        servers = row["servers"] or {}
-        cpu = f"{servers['cpu_us_per_op']:.0f}" if servers else ""
-        memory = f"{sum(servers['resident_bytes']) / MIB:.0f}" if servers else ""
-        name = {"strata": "StrataKV", "etcd": "etcd", "noop": "no-op server"}[row["target"]]
+        name = NAMES[row["target"]]
         if row["asked"] == "leader":
             name += ", leader asked"
-        lines.append(
-            f"| {kind} | {row['clients']} | {name} | {row['ops_per_second']:,.0f} "
-            f"| {row['p50_us'] / 1000:.2f} | {row['p99_us'] / 1000:.2f} "
-            f"| {row['p999_us'] / 1000:.2f} | {cpu} | {memory} "
-            f"| {row['errors'] + row['wrong_answers']} |")
-    return lines
-
-
-def gap_table(results):
-    lines = ["| server | kills | median s | least s | most s |", "|---|---|---|---|---|"]
-    for name, title in (("strata", "StrataKV"), ("etcd", "etcd")):
-        rounds = results["leader_kills"].get(name)
-        if rounds:
-            gaps = [one["longest_gap_us"] / 1e6 for one in rounds]
-            lines.append(f"| {title} | {len(gaps)} | {median_gap(rounds):.2f} | {min(gaps):.2f} "
-                         f"| {max(gaps):.2f} |")
-    return lines
-
-
-def snapshot_table(results):
-    snapshot = results["snapshot"]
-    grew, resident = snapshot["grew_bytes"], snapshot["resident_bytes"]
+        if row["target"] == "noop" and row.get("connections", 1) > 1:
+            name += f", {row['connections']} connections"
+        lines.append([kind, row["clients"], name, *load_columns(row)])
+    most = max(row["connections"] for row in part["rows"] if row["target"] != "noop")
+    to_each = "one connection" if most == 1 else f"up to {most} connections"
     return [
-        "| step | seconds |", "|---|---|",
-        f"| making it, at the leader | {snapshot['generate_seconds']} |",
-        f"| sending it, {snapshot['chunks_sent']} chunks | {snapshot['send_seconds']} |",
-        f"| installing it, at the follower | {snapshot['install_seconds']} |",
-        f"| from the follower's start until it has applied what the leader had "
-        f"| {snapshot['whole_seconds']:.1f} |",
-        "",
-        "| node | resident MiB at the end | growth at most, MiB |", "|---|---|---|",
-        *(f"| {name} | {resident[name] / MIB:.0f} | {grew[name] / MIB:.0f} |"
-          for name in ("sender", "receiver")),
-    ]
+        f"Puts and gets, one key a request over {to_each} to each node, each run "
+        f"{part['seconds']} s with {part['keys']:,} keys and values of {part['value_bytes']} bytes "
+        f"{measured(part)}:",
+        "", *table(["work", "clients", "server", "ops/s", *LOAD_HEAD], lines),
+        "", "![Operations a second over clients](benchmarks/throughput.svg)",
+        "", "![Percentiles of latency](benchmarks/latency.svg)"]
 
 
-def raft_table(results):
-    ratios = raft_ratios(results)
-    lines = ["| proposals before a Ready | batches in flight | crate | entries/s "
-             "| allocations per entry | per batch | times the published |",
-             "|---|---|---|---|---|---|---|"]
-    for row in results["raft"]["rows"]:
+def batch_table(part):
+    lines = [[row["kind"], row["clients"], row["keys_per_call"], *load_columns(row)]
+             for row in part["rows"]]
+    return [f"Requests of many keys {measured(part)}:", "",
+            *table(["work", "clients", "keys a request", "keys/s", *LOAD_HEAD], lines)]
+
+
+def scan_table(part):
+    lines = []
+    for row in part["rows"]:
+        cells = load_columns(row) if "p99_us" in row else [
+            f"{row['ops_per_second']:,.0f}", *[""] * 5, row["wrong_answers"]]
+        lines.append([f"{row['kind']} of {row['keys_per_call']:,} keys", NAMES[row["target"]],
+                      row.get("clients", "one thread"), *cells])
+    return [f"Scans, and the iterator of the kv engine over as many such keys {measured(part)}:",
+            "", *table(["work", "where", "clients", "keys/s", *LOAD_HEAD], lines)]
+
+
+def regions_table(part):
+    found = layouts(part)
+    head = ["work", *(f"{count} region{'s' if count > 1 else ''}" for count in sorted(found["put"]))]
+    lines = [[f"{kind}s/s", *(f"{speeds[count]:,.0f}" for count in sorted(speeds))]
+             for kind, speeds in found.items()]
+    return [f"The same load on more and more regions {measured(part)}:", "", *table(head, lines)]
+
+
+def written_table(part):
+    lines = []
+    for row in part["rows"]:
+        written = row["servers"]["written_bytes"]
+        user = row["written_user_bytes"] * part["nodes"]
+        ratio = "not counted here" if written is None else f"{written / max(user, 1):.1f}"
+        lines.append([NAMES[row["target"]], f"{row['seconds']:.0f}",
+                      f"{row['ops_per_second']:,.0f}", ratio])
+    return [f"Bytes written to disk for each byte of keys and values and each replica, under "
+            f"{part['rows'][0]['clients']} clients' puts {measured(part)}:", "",
+            *table(["server", "seconds", "puts/s", "times"], lines)]
+
+
+def idle_table(part):
+    return [f"Nodes with {part['regions']:,} regions and nothing to do {measured(part)}:", "",
+            *table(["CPU, the largest, % of a core", "resident MiB, the largest"],
+                   [[f"{max(part['cpu_cores']) * 100:.1f}", mib(max(part["resident_bytes"]))]])]
+
+
+def restart_table(part):
+    lines = [[one["killed"], *(f"{one[name]:.2f}" for name in (
+        "healthy_seconds", "answered_seconds", "all_led_seconds"))] for one in part["rounds"]]
+    return [f"Killed with -9 and started again, {part['value_bytes'] / (1 << 30):g} GiB of values "
+            f"in {part['regions']:,} regions; seconds from the start {measured(part)}:", "",
+            *table(["killed", "healthy", "gets answered", "every region led"], lines)]
+
+
+def kills_table(part):
+    lines = []
+    for name, title in (("strata", "StrataKV"), ("etcd", "etcd")):
+        found = gaps(part["rounds"].get(name, []))
+        if found:
+            lines.append([title, len(found), f"{statistics.median(found):.2f}",
+                          f"{min(found):.2f}", f"{max(found):.2f}"])
+    return ["Longest time without an acknowledgement to 16 steady writers in one region, when the "
+            f"leader is killed with -9 {measured(part)}:", "",
+            *table(["server", "kills", "median s", "least s", "most s"], lines)]
+
+
+def snapshot_table(part):
+    ways = (("without a limit", part["unlimited"]), ("default limit", part["limited"]))
+    lines = [[what, *(f"{one[name]:.1f}" for _, one in ways)] for what, name in (
+        ("making it, at the leader, s", "generate_seconds"),
+        ("sending it, s", "send_seconds"),
+        ("installing it, at the follower, s", "install_seconds"),
+        ("from the follower's start until it has applied what the leader had, s",
+         "whole_seconds"))]
+    lines += [[f"memory of the {name} grew at most, MiB",
+               *(mib(one["grew_bytes"][name]) for _, one in ways)]
+              for name in ("sender", "receiver")]
+    before, during = part["limited"]["before"], part["limited"]["during"]
+    return [f"A follower whose log is gone gets a region of {part['value_bytes'] / (1 << 30):g} "
+            f"GiB by a snapshot {measured(part)}:", "",
+            *table(["step", *(name for name, _ in ways)], lines), "",
+            f"A copy of as many bytes with `cp` and `sync` on the same disk took "
+            f"{part['copy_seconds']:.1f} s, the three steps without a limit "
+            f"{snapshot_seconds(part['unlimited']):.1f} s. {before['clients']} clients put "
+            f"{before['ops_per_second']:,.0f} keys a second before the limited one, and "
+            f"{during['ops_per_second']:,.0f} while it travelled."]
+
+
+def raft_table(part):
+    ratios = raft_ratios(part)
+    lines = []
+    for row in part["rows"]:
         own = row["crate"] == "strata-raft"
-        ratio = f"{ratios[row['batch'], row['in_flight']]:.2f}" if own else ""
-        lines.append(f"| {row['batch']} | {row['in_flight']} | {row['crate']} "
-                     f"| {row['entries_per_second']:,.0f} | {row['allocations_per_entry']:.2f} "
-                     f"| {row['allocations_per_batch']:.1f} | {ratio} |")
-    return lines
+        lines.append([row["batch"], row["in_flight"], row["crate"],
+                      f"{row['entries_per_second']:,.0f}", f"{row['allocations_per_entry']:.2f}",
+                      f"{row['allocations_per_batch']:.1f}",
+                      f"{ratios[row['batch'], row['in_flight']]:.2f}" if own else ""])
+    return ["The raft crate against the published `raft` crate 0.7: three replicas in one thread, "
+            f"in memory, proposals of {part['rows'][0]['payload_bytes']} bytes, entries for each "
+            f"second of CPU time {measured(part)}:", "",
+            *table(["proposals before a Ready", "batches in flight", "crate", "entries/s",
+                    "allocations per entry", "per batch", "times the published"], lines)]
+
+
+def startup_table(part):
+    return [f"A cluster of six regions on an empty folder {measured(part)}:", "", *table(
+        ["what", "figure"],
+        [["`strata up` ready", f"{part['ready_ms']} ms"],
+         ["resident memory of an idle node, the largest",
+          f"{mib(part['idle_resident_bytes'])} MiB"],
+         ["CPU of an idle node, mean", f"{part['idle_cpu_cores'] * 100:.1f} % of a core"]])]
+
+
+TABLES = {
+    "throughput": throughput_table,
+    "batch": batch_table,
+    "scan": scan_table,
+    "regions": regions_table,
+    "written": written_table,
+    "idle": idle_table,
+    "restart": restart_table,
+    "kills": kills_table,
+    "snapshot": snapshot_table,
+    "raft": raft_table,
+    "startup": startup_table,
+}
 
 
 def tables(results):
-    """The text between the markers."""
-    machine, start = results["machine"], results["startup"]
+    """The text between the markers: what was measured, part by part."""
+    parts = results["parts"]
+    last = max(parts.values(), key=lambda part: part["date"])
+    machine = last["machine"]
     lines = [
-        f"Measured on {results['date']} at commit `{results['commit']}`: {machine['cores']} cores "
-        f"({machine['cpu'] or machine['architecture']}), "
+        f"The machine: {machine['cores']} cores ({machine['cpu'] or machine['architecture']}), "
         f"{machine['memory_bytes'] / (1 << 30):.0f} GiB of memory, Linux {machine['kernel']}, "
-        f"{machine['filesystem']}; {results['versions']['strata']}, "
-        f"{results['versions']['etcd'].lower()}. Each run lasted {results['seconds']} s, with "
-        f"{results['keys']:,} keys and values of {results['value_bytes']} bytes.",
-        "",
-        *throughput_table(results),
-        "",
-        "Longest time without an acknowledgement to 16 steady writers in one region, when the "
-        "leader is killed with -9:",
-        "",
-        *gap_table(results),
-        "",
-        f"A follower that was dead while {results['snapshot']['value_bytes'] / (1 << 30):g} GiB of "
-        "values were written to a region, and its log compacted, comes back by a snapshot "
-        f"(measured at commit `{results['snapshot']['commit']}`):",
-        "",
-        *snapshot_table(results),
-        "",
-        "The raft crate against the published `raft` crate 0.7: three replicas in one thread, in "
-        f"memory, proposals of {results['raft']['rows'][0]['payload_bytes']} bytes, entries for "
-        f"each second of CPU time (measured at commit `{results['raft']['commit']}`):",
-        "",
-        *raft_table(results),
-        "",
-        "| what | figure |",
-        "|---|---|",
-        f"| `strata up` ready on an empty folder | {start['ready_ms']} ms |",
-        f"| resident memory of an idle node, the largest | {start['idle_resident_bytes'] / MIB:.0f} MiB |",
-        f"| CPU of an idle node, mean | {start['idle_cpu_cores'] * 100:.1f} % of a core |",
-        "",
-        "| bound, within this run | holds |",
-        "|---|---|",
-        *(f"| {text} | {'yes' if holds else '**no**'} |" for text, holds in bounds(results)),
-    ]
+        f"{machine['filesystem']}. {last['versions']['strata']}, "
+        f"{last['versions']['etcd'].lower()}."]
+    for name, make in TABLES.items():
+        if name in parts:
+            lines += ["", *make(parts[name])]
+    lines += ["", "What must hold, each within one run:", "",
+              *table(["bound", "holds"], [[line.text, "yes" if line.holds else "**no**"]
+                                          for line in bounds(results)])]
+    wanted = aims(results)
+    if wanted:
+        lines += ["", "What is wanted beyond that:", "",
+                  *table(["aim", "reached"], [[line.text, "yes" if line.holds else "no"]
+                                              for line in wanted])]
     return "\n".join(lines)
 
 
 def write(results):
-    """Replaces what stands between the markers."""
+    """Replaces what stands between the markers, and draws the plots."""
     page = PAGE.read_text(encoding="utf-8")
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         sys.exit(f"{PAGE}: the markers {BEGIN} and {END} must stand there once each, in order")
     head, rest = page.split(BEGIN)
     tail = rest.split(END)[1]
     PAGE.write_text(f"{head}{BEGIN}\n{tables(results)}\n{END}{tail}", encoding="utf-8")
+    if "throughput" in results["parts"]:
+        for name, text in bench_plots.plots(results["parts"]["throughput"]).items():
+            (RESULTS.parent / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

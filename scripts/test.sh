@@ -8,9 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if command -v python3 >/dev/null; then
-    (cd scripts && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest test_hot_paths </dev/null)
+    (cd scripts && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest -q test_hot_paths bench_test </dev/null)
 else
-    echo "python3 is missing: the tests of scripts/hot_paths.py do not run"
+    echo "no python3: the tests of the scripts are left out" >&2
 fi
 
 planted="-p strata-sim --features planted-faults --test planted_faults

@@ -71,6 +71,15 @@ class Run(unittest.TestCase):
         code, printed = self.run_with({"put": 1000.0, "get": 500.0}, "--only", "put")
         self.assertEqual(code, 0, printed)
 
+    def test_counts_of_another_compiler_are_not_judged(self):
+        self.run_with({"put": 1000.0}, "--update")
+        with mock.patch.object(hot_paths, "tools",
+                               lambda: {"compiler": "rustc 9.9.9", "valgrind": "valgrind-9"}):
+            code, printed = self.run_with({"put": 2000.0})
+        self.assertEqual(code, 0, printed)
+        self.assertIn("rustc 9.9.9", printed)
+        self.assertIn("not judged", printed)
+
     def test_nothing_to_compare_with_fails(self):
         code, printed = self.run_with({"put": 1000.0})
         self.assertEqual(code, 1, printed)

@@ -1,5 +1,6 @@
 //! The command line: words, flags, defaults, examples. No logic.
 
+mod bench;
 mod bulk;
 mod check;
 mod debug;
@@ -8,6 +9,7 @@ mod sim;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+pub use bench::{BenchArgs, BenchCommand, IteratorArgs, LoadArgs, NoopServerArgs, Target};
 pub use bulk::{ExportArgs, ImportArgs, Rows};
 pub use check::CheckArgs;
 pub use debug::{DebugArgs, DebugCommand, Family};
@@ -406,86 +408,6 @@ pub enum StoreCommand {
         /// Its id.
         id: u64,
     },
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  strata bench put --clients 64 --seconds 5
-  strata bench get
-  strata bench noop                  what this machine could do at best")]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    pub command: BenchCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// Write random keys; a sample is read back and compared.
-    #[command(after_help = "Examples:
-  strata bench put
-  strata bench put --clients 64 --seconds 30 --value-size 1024
-  strata bench put --single-region --format json
-
-The keys stay in the cluster; they contain `strata-bench-`.")]
-    Put(LoadArgs),
-    /// Read random keys, which are written before the clock starts; every answer is compared.
-    #[command(after_help = "Examples:
-  strata bench get
-  strata bench get --clients 1 --keys 1000
-  strata bench get --target etcd --endpoints 127.0.0.1:22379   the same load on an etcd")]
-    Get(LoadArgs),
-    /// Measure the ceiling: a server that answers from constants, on this machine.
-    #[command(after_help = "Examples:
-  strata bench noop --clients 256")]
-    Noop(LoadArgs),
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct LoadArgs {
-    /// Requests under way at a time.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub clients: u64,
-    /// How long to measure.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub seconds: u64,
-    /// Bytes of each value.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=8_000_000))]
-    pub value_size: u64,
-    /// Number of different keys.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    pub keys: u64,
-    /// All keys in one region instead of over all; etcd has no regions.
-    #[arg(long)]
-    pub single_region: bool,
-    /// Whose protocol the endpoints speak.
-    #[arg(long, value_enum, default_value_t = Target::Strata)]
-    pub target: Target,
-    /// Do not write the keys before gets: an earlier run with the same --keys, --value-size
-    /// and --single-region did.
-    #[arg(long)]
-    pub loaded: bool,
-    /// Connections to each node; left out: one for every 64 clients, at most 4.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    pub connections: Option<u64>,
-    /// The servers' processes on this machine: reports their CPU time for each operation
-    /// and their memory.
-    #[arg(long, value_name = "PID,...", value_delimiter = ',')]
-    pub server_pids: Vec<u32>,
-}
-
-/// Whose protocol a load speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Target {
-    /// StrataKV: raw keys.
-    Strata,
-    /// etcd: Put, and linearizable Range of one key.
-    Etcd,
-}
-
-#[derive(Debug, Args)]
-pub struct NoopServerArgs {
-    #[arg(long)]
-    pub value_size: u64,
 }
 
 #[cfg(test)]

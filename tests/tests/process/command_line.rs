@@ -168,6 +168,21 @@ async fn regions_and_stores_are_shown_and_operated() {
     cluster.assert_replicas_equal().await;
 }
 
+#[test]
+fn an_engine_alone_is_iterated_over_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let words = ["bench", "iterator", "--keys", "500", "--limit", "100"];
+    let more = ["--seconds", "1", "--format", "json", "--dir", dir];
+    let printed = strata(&[&words[..], &more[..]].concat(), b"").expect(0);
+    let report: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+    assert!(report["operations"].as_u64().unwrap() >= 100, "{report}");
+    assert_eq!(report["wrong_answers"], 0, "{report}");
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    let words = ["bench", "iterator", "--keys", "99", "--limit", "100"];
+    strata(&words, b"").expect(2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_load_generator_reports_what_it_did() {
     let mut cluster = Cluster::start().await;
@@ -206,5 +221,29 @@ async fn the_load_generator_reports_what_it_did() {
     assert!(servers["cpu_us_per_op"].as_f64().unwrap() > 0.0, "{report}");
     assert_eq!(servers["resident_bytes"].as_array().unwrap().len(), 3);
     assert!(report["longest_gap_us"].as_u64().unwrap() > 0, "{report}");
+    let command = report["command"].as_array().unwrap();
+    assert!(command.contains(&"--loaded".into()), "{report}");
+    for (kind, flag) in [
+        ("batch-put", "--batch"),
+        ("batch-get", "--batch"),
+        ("scan", "--limit"),
+    ] {
+        let report = bench(&[kind, flag, "20"]);
+        let calls = report["calls"].as_u64().unwrap();
+        assert!(calls > 0, "{report}");
+        assert_eq!(report["operations"], calls * 20, "{report}");
+        assert_eq!(report["failures"], 0, "{report}");
+        assert_eq!(report["connections"], 1, "{report}");
+    }
+    // Forty calls are due; on a machine however slow none is neither answered nor counted.
+    let report = bench(&["put", "--rate", "40"]);
+    let count = |name: &str| report[name].as_u64().unwrap();
+    let counted = count("calls") + count("errors") + count("unsent");
+    assert_eq!(counted, 40, "{report}");
+    // 600 keys over six regions: none has 101.
+    let words = ["bench", "scan", "--keys", "600", "--limit", "101"];
+    shell.run(&words, b"").expect(2);
+    let words = ["bench", "scan", "--target", "etcd"];
+    shell.run(&words, b"").expect(2);
     cluster.assert_replicas_equal().await;
 }

@@ -1,11 +1,14 @@
-//! Tasks that send one request after another, and what they saw.
+//! Tasks that send one request after another, or by a schedule, and what they saw.
 
+use super::key_set::KeySet;
+use super::kind::Kind;
 use super::plan::Plan;
+use super::schedule::Schedule;
 use super::server::Server;
 use crate::args::LoadArgs;
 use crate::exit::Failure;
 use hdrhistogram::Histogram;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -16,25 +19,6 @@ use std::time::{Duration, Instant};
 /// Latencies are kept in microseconds, to three digits, up to a minute.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// What is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// One put of one key.
-    Put,
-    /// One get of one key.
-    Get,
-}
-
-impl Kind {
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Put => "put",
-            Kind::Get => "get",
-        }
-    }
-}
-
 /// A load that is about to be applied.
 pub struct Load {
     server: Server,
@@ -42,6 +26,7 @@ pub struct Load {
     plan: Plan,
     clients: u64,
     length: Duration,
+    rate: Option<u64>,
 }
 
 /// What all tasks saw.
@@ -50,43 +35,53 @@ pub struct Seen {
     pub elapsed: Duration,
     /// Longest time without any acknowledgement of any task, to the end of the run.
     pub longest_gap: Duration,
-    /// Latency of the successful operations, in microseconds.
+    /// Latency of the successful calls, in microseconds.
     pub latency: Histogram<u64>,
-    /// Operations that ended in an error.
+    /// Keys that the successful calls wrote or read.
+    pub operations: u64,
+    /// Bytes of the keys and values that were written.
+    pub written_bytes: u64,
+    /// Calls that ended in an error.
     pub errors: u64,
+    /// Calls that were due by the rate and not sent.
+    pub unsent: u64,
     /// The first error, in words.
     pub first_error: Option<String>,
     /// Answers that were not what was written.
     pub wrong: u64,
     /// Places in the plan of regions that were reached.
     pub touched: BTreeSet<usize>,
-    /// Numbers of the keys that succeeded.
-    pub keys: BTreeSet<u64>,
+    /// Numbers of the keys whose writes succeeded, of all tasks.
+    pub keys: Arc<KeySet>,
 }
 
 impl Seen {
-    fn new() -> Result<Self, Failure> {
+    fn new(keys: Arc<KeySet>) -> Result<Self, Failure> {
         Ok(Self {
             elapsed: Duration::ZERO,
             longest_gap: Duration::ZERO,
             latency: Histogram::new_with_max(LATENCY_MAX_US, 3)
                 .map_err(|error| Failure::error(error.to_string()))?,
+            operations: 0,
+            written_bytes: 0,
             errors: 0,
+            unsent: 0,
             first_error: None,
             wrong: 0,
             touched: BTreeSet::new(),
-            keys: BTreeSet::new(),
+            keys,
         })
     }
 
     fn add(&mut self, other: Seen) {
         // Both histograms have the same bounds, so none of this one's counts is lost.
         let _ = self.latency.add(&other.latency);
+        self.operations += other.operations;
+        self.written_bytes += other.written_bytes;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
         self.wrong += other.wrong;
         self.touched.extend(other.touched);
-        self.keys.extend(other.keys);
     }
 }
 
@@ -119,6 +114,7 @@ impl Load {
             plan,
             clients: args.clients,
             length: Duration::from_secs(args.seconds),
+            rate: args.rate,
         }
     }
 
@@ -129,7 +125,8 @@ impl Load {
     pub async fn run(self) -> Result<Seen, Failure> {
         let live = Arc::new(Live::default());
         let started = Instant::now();
-        let until = started + self.length;
+        let schedule = Arc::new(Schedule::new(started, self.length, self.rate));
+        let keys = Arc::new(KeySet::new(self.plan.keys()));
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..self.clients {
             let worker = Worker {
@@ -137,13 +134,15 @@ impl Load {
                 kind: self.kind,
                 plan: self.plan.clone(),
                 live: live.clone(),
+                schedule: schedule.clone(),
                 random: ChaCha8Rng::seed_from_u64(number),
-                seen: Seen::new()?,
+                chosen: Vec::new(),
+                seen: Seen::new(keys.clone())?,
             };
-            tasks.spawn(worker.run(started, until));
+            tasks.spawn(worker.run(started));
         }
         let line = tokio::spawn(live_line(self.kind, live.clone(), started));
-        let mut all = Seen::new()?;
+        let mut all = Seen::new(keys)?;
         while let Some(ended) = tasks.join_next().await {
             match ended {
                 Ok(seen) => all.add(seen),
@@ -155,6 +154,7 @@ impl Load {
             eprint!("\r\x1b[K");
         }
         all.elapsed = started.elapsed();
+        all.unsent = schedule.unsent();
         live.on_acknowledged(all.elapsed);
         all.longest_gap = Duration::from_micros(live.gap_us.load(Ordering::Relaxed));
         Ok(all)
@@ -166,38 +166,21 @@ struct Worker {
     kind: Kind,
     plan: Plan,
     live: Arc<Live>,
+    schedule: Arc<Schedule>,
     random: ChaCha8Rng,
+    /// The keys of the call at hand.
+    chosen: Vec<u64>,
     seen: Seen,
 }
 
 impl Worker {
-    async fn run(mut self, started: Instant, until: Instant) -> Seen {
-        while Instant::now() < until {
-            let index = self.random.random_range(0..self.plan.keys());
-            let key = self.plan.key(index);
-            let begun = Instant::now();
-            let result = match self.kind {
-                Kind::Put => {
-                    let put = self.server.put(&key, self.plan.value(index)).await;
-                    put.map(|()| true)
-                }
-                Kind::Get => {
-                    let value = self.server.get(&key).await;
-                    value.map(|value| value == Some(self.plan.value(index)))
-                }
-            };
-            match result {
-                Ok(right) => {
-                    let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    self.seen.latency.saturating_record(micros);
-                    self.seen.wrong += u64::from(!right);
-                    self.seen.touched.insert(self.plan.region_place(index));
-                    if self.kind == Kind::Put {
-                        self.seen.keys.insert(index);
-                    }
-                    self.live.operations.fetch_add(1, Ordering::Relaxed);
-                    self.live.on_acknowledged(started.elapsed());
-                }
+    async fn run(mut self, started: Instant) -> Seen {
+        while let Some(begun) = self.schedule.turn().await {
+            self.kind
+                .choose(&self.plan, &mut self.random, &mut self.chosen);
+            let call = self.kind.call(&self.server, &self.plan, &self.chosen);
+            match call.await {
+                Ok(right) => self.on_answer(right, begun, started),
                 Err(error) => {
                     self.seen.errors += 1;
                     self.seen.first_error.get_or_insert(error);
@@ -206,6 +189,25 @@ impl Worker {
             }
         }
         self.seen
+    }
+
+    fn on_answer(&mut self, right: bool, begun: Instant, started: Instant) {
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.seen.latency.saturating_record(micros);
+        self.seen.wrong += u64::from(!right);
+        let keys = self.chosen.len() as u64;
+        self.seen.operations += keys;
+        // The keys of one call lie in one region.
+        let first = self.chosen.first().copied().unwrap_or_default();
+        self.seen.touched.insert(self.plan.region_place(first));
+        if self.kind.is_write() {
+            for index in &self.chosen {
+                self.seen.keys.insert(*index);
+                self.seen.written_bytes += self.plan.pair_bytes(*index);
+            }
+        }
+        self.live.operations.fetch_add(keys, Ordering::Relaxed);
+        self.live.on_acknowledged(started.elapsed());
     }
 }
 

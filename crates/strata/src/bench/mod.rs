@@ -2,24 +2,31 @@
 //!
 //! Plan (`plan`): keys over all regions, values from a seed. Load (`load`): as many tasks
 //! as clients, each with one request under way, latencies in histograms. Report
-//! (`report`): operations a second, percentiles, errors, what was written. `bench noop`
-//! runs the same plan and load against `noop`, a process that answers from constants.
-//! `--target etcd` sends the same load to an etcd cluster (`server`, `etcd`).
+//! (`report`): operations a second, percentiles, errors, what was written. What a call is
+//! stands in `kind`, when calls are sent in `schedule`. `bench noop` runs the same plan and
+//! load against `noop`, a process that answers from constants; `bench iterator` (`iterator`)
+//! reads an engine without any server. `--target etcd` sends the same load to an etcd cluster
+//! (`server`, `etcd`).
 //!
 //! Every answer is verified: a get compares the whole value, after puts a sample of the
 //! acknowledged keys is read back.
 
 mod etcd;
+mod iterator;
+mod key_set;
+mod kind;
 mod load;
 pub mod noop;
 mod plan;
 mod report;
+mod schedule;
 mod server;
 mod usage;
 
 use crate::args::{BenchCommand, Global, LoadArgs, Target};
 use crate::exit::{Failure, Outcome};
-use load::{Kind, Load};
+use kind::Kind;
+use load::Load;
 use plan::Plan;
 use report::Report;
 use server::Server;
@@ -36,23 +43,21 @@ pub fn run(global: &Global, command: BenchCommand) -> Outcome {
         .build()
         .map_err(|error| Failure::error(format!("no threads for the load: {error}")))?;
     match command {
-        BenchCommand::Put(args) => runtime.block_on(async {
-            let server = Server::connect(global, &args).await?;
-            let plan = Plan::new(&server, &args).await?;
-            let report = measure(&server, Kind::Put, &plan, &args).await?;
-            let wrong = verify_sample(&server, &plan, &report).await?;
-            finish(global, report.with_wrong(wrong))
-        }),
-        BenchCommand::Get(args) => runtime.block_on(async {
-            let server = Server::connect(global, &args).await?;
-            let plan = Plan::new(&server, &args).await?;
-            if !args.loaded {
-                let pairs = (0..plan.keys()).map(|index| (plan.key(index), plan.value(index)));
-                server.load(pairs).await.map_err(Failure::error)?;
-            }
-            let report = measure(&server, Kind::Get, &plan, &args).await?;
-            finish(global, report)
-        }),
+        BenchCommand::Put(args) => runtime.block_on(run_load(global, Kind::Put, &args)),
+        BenchCommand::Get(args) => runtime.block_on(run_load(global, Kind::Get, &args)),
+        BenchCommand::BatchPut(args) => {
+            let kind = Kind::BatchPut { batch: args.batch };
+            runtime.block_on(run_load(global, kind, &args.load))
+        }
+        BenchCommand::BatchGet(args) => {
+            let kind = Kind::BatchGet { batch: args.batch };
+            runtime.block_on(run_load(global, kind, &args.load))
+        }
+        BenchCommand::Scan(args) => {
+            let kind = Kind::Scan { limit: args.limit };
+            runtime.block_on(run_load(global, kind, &args.load))
+        }
+        BenchCommand::Iterator(args) => iterator::run(global, &args),
         BenchCommand::Noop(mut args) => {
             if args.target != Target::Strata {
                 return Err(Failure::CommandLine(
@@ -67,8 +72,9 @@ pub fn run(global: &Global, command: BenchCommand) -> Outcome {
             };
             runtime.block_on(async {
                 let server = Server::connect(&global, &args).await?;
-                let plan = Plan::new(&server, &args).await?.with_constant_values();
                 for kind in [Kind::Put, Kind::Get] {
+                    let plan = Plan::new(&server, kind, &args).await?;
+                    let plan = plan.with_constant_values();
                     let report = measure(&server, kind, &plan, &args).await?;
                     finish(&global, report.of_noop())?;
                 }
@@ -76,6 +82,30 @@ pub fn run(global: &Global, command: BenchCommand) -> Outcome {
             })
         }
     }
+}
+
+/// The words of the command line, as a report repeats them.
+fn command_line() -> Vec<String> {
+    std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
+}
+
+/// One run of one kind: what is read is written first, what is written is sampled afterwards.
+async fn run_load(global: &Global, kind: Kind, args: &LoadArgs) -> Outcome {
+    kind.check_target(args.target)?;
+    let server = Server::connect(global, args).await?;
+    let plan = Plan::new(&server, kind, args).await?;
+    if kind.is_write() {
+        let report = measure(&server, kind, &plan, args).await?;
+        let wrong = verify_sample(&server, &plan, &report).await?;
+        return finish(global, report.with_wrong(wrong));
+    }
+    if !args.loaded {
+        let pairs = (0..plan.keys()).map(|index| (plan.key(index), plan.value(index)));
+        server.load(pairs).await.map_err(Failure::error)?;
+    }
+    finish(global, measure(&server, kind, &plan, args).await?)
 }
 
 /// Applies the load and sums it up.

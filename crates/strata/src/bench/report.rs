@@ -1,11 +1,14 @@
 //! The figures of one run.
 
-use super::load::{Kind, Seen};
+use super::kind::Kind;
+use super::load::Seen;
 use super::usage::Usage;
 use crate::args::{LoadArgs, Target};
 use crate::output;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+
+/// Percentiles of latency that are given to programs, in per cent.
+const LATENCY_PERCENTILES: [f64; 9] = [10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99];
 
 /// What a run amounts to.
 pub struct Report {
@@ -17,7 +20,7 @@ pub struct Report {
     stores: usize,
     /// What the server's processes used.
     usage: Option<Value>,
-    /// Successful operations.
+    /// Keys that were written or read.
     pub operations: u64,
     /// Answers that were not what was written.
     pub wrong: u64,
@@ -32,7 +35,7 @@ impl Report {
             noop: false,
             kind,
             args: args.clone(),
-            operations: seen.latency.len(),
+            operations: seen.operations,
             wrong: seen.wrong,
             first_error: seen.first_error.clone(),
             seen,
@@ -63,8 +66,7 @@ impl Report {
 
     /// Numbers of the keys whose puts were acknowledged.
     pub fn acknowledged(&self) -> Vec<u64> {
-        let keys: &BTreeSet<u64> = &self.seen.keys;
-        keys.iter().copied().collect()
+        self.seen.keys.to_vec()
     }
 
     fn name(&self) -> String {
@@ -92,21 +94,31 @@ impl Report {
                 Target::Etcd => "etcd",
             },
             "kind": self.name(),
+            "command": super::command_line(),
             "clients": self.args.clients,
             "seconds": self.seen.elapsed.as_secs_f64(),
             "value_size": self.args.value_size,
             "keys": self.args.keys,
             "single_region": self.args.single_region,
+            "connections": self.args.connections,
+            "rate": self.args.rate,
+            "unsent": self.seen.unsent,
+            "calls": self.seen.latency.len(),
+            "keys_per_call": self.kind.keys_per_call(),
+            "written_user_bytes": self.seen.written_bytes,
             "operations": self.operations,
             "ops_per_second": self.operations_per_second(),
             "p50_us": self.percentile_us(50.0),
             "p99_us": self.percentile_us(99.0),
             "p999_us": self.percentile_us(99.9),
             "max_us": self.seen.latency.max(),
+            "latency_us": LATENCY_PERCENTILES
+                .map(|percentile| (percentile, self.percentile_us(percentile))),
             "longest_gap_us": u64::try_from(self.seen.longest_gap.as_micros()).unwrap_or(u64::MAX),
             "errors": self.seen.errors,
             "first_error": self.first_error,
             "wrong_answers": self.wrong,
+            "failures": self.seen.errors + self.wrong,
             "regions": self.regions,
             "stores": self.stores,
             "servers": self.usage,
@@ -117,10 +129,15 @@ impl Report {
     pub fn to_text(&self) -> String {
         let milliseconds = |percentile| self.percentile_us(percentile) as f64 / 1000.0;
         let mut text = format!(
-            "{}: {:.0} ops/s  p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  {} errors  {} wrong answers\n\
+            "{}: {:.0} {}/s  p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  {} errors  {} wrong answers\n\
              {} operations in {:.1} s by {} clients, values of {} bytes, longest time without an answer {:.0} ms",
             self.name(),
             self.operations_per_second(),
+            if self.kind.keys_per_call() > 1 {
+                "keys"
+            } else {
+                "ops"
+            },
             milliseconds(50.0),
             milliseconds(99.0),
             milliseconds(99.9),
@@ -132,6 +149,12 @@ impl Report {
             self.args.value_size,
             self.seen.longest_gap.as_secs_f64() * 1000.0,
         );
+        if let Some(rate) = self.args.rate {
+            text.push_str(&format!(
+                ", {rate} calls/s by schedule, {} not sent",
+                self.seen.unsent
+            ));
+        }
         if self.regions > 0 {
             text.push_str(&format!(
                 ", {} regions led by {} stores",

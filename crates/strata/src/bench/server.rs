@@ -5,13 +5,9 @@ use crate::args::{Global, LoadArgs, Target};
 use crate::connect;
 use crate::exit::Failure;
 use bytes::Bytes;
-use strata_client::{Options, RawClient};
+use strata_client::{Options, RawClient, Scan};
 use tokio::task::JoinSet;
 
-/// More connections do not help: the servers share the machine's cores.
-const CONNECTIONS_MAX: u64 = 4;
-/// One connection serves this many clients well.
-const CLIENTS_PER_CONNECTION: u64 = 64;
 /// Keys in one batch of a load.
 const BATCH: usize = 4096;
 /// Puts under way where there are no batches.
@@ -32,10 +28,8 @@ impl Server {
     /// # Errors
     /// As [`connect::connect_with`].
     pub async fn connect(global: &Global, args: &LoadArgs) -> Result<Self, Failure> {
-        let usual = args.clients.div_ceil(CLIENTS_PER_CONNECTION);
-        let connections = args.connections.unwrap_or(usual.min(CONNECTIONS_MAX));
         let options = Options {
-            connections_per_store: connections as usize,
+            connections_per_store: args.connections as usize,
             ..connect::options(global)
         };
         Ok(match args.target {
@@ -66,6 +60,46 @@ impl Server {
         match self {
             Server::Strata(client) => client.get(key).await.map_err(|error| error.to_string()),
             Server::Etcd(client) => client.get(key).await,
+        }
+    }
+
+    /// Writes some keys in one request for each region that they lie in.
+    ///
+    /// # Errors
+    /// As [`Self::put`]; etcd is sent single keys only.
+    pub async fn batch_put(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<(), String> {
+        let put = self.raw()?.batch_put(pairs, 0).await;
+        put.map_err(|error| error.to_string())
+    }
+
+    /// Reads some keys in one request for each region that they lie in; those that are there,
+    /// in the order of `keys`.
+    ///
+    /// # Errors
+    /// As [`Self::batch_put`].
+    pub async fn batch_get(&self, keys: Vec<Bytes>) -> Result<Vec<(Bytes, Bytes)>, String> {
+        let found = self.raw()?.batch_get(keys).await;
+        found.map_err(|error| error.to_string())
+    }
+
+    /// Reads the first `limit` pairs from `start` on.
+    ///
+    /// # Errors
+    /// As [`Self::batch_put`].
+    pub async fn scan(&self, start: Bytes, limit: usize) -> Result<Vec<(Bytes, Bytes)>, String> {
+        let scan = Scan {
+            start,
+            limit: Some(limit),
+            ..Scan::default()
+        };
+        let found = self.raw()?.scan(scan).await;
+        found.map_err(|error| error.to_string())
+    }
+
+    fn raw(&self) -> Result<&RawClient, String> {
+        match self {
+            Server::Strata(client) => Ok(client),
+            Server::Etcd(_) => Err("etcd is sent single keys only".into()),
         }
     }
 

@@ -9,6 +9,9 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Resident memory of each, in bytes.
     pub resident_bytes: Vec<u64>,
+    /// What all together have caused to be written to disk, in bytes (proc(5), `write_bytes`);
+    /// `None` where the kernel does not count it.
+    pub written_bytes: Option<u64>,
 }
 
 impl Usage {
@@ -20,12 +23,16 @@ impl Usage {
         let mut usage = Self {
             cpu_seconds: 0.0,
             resident_bytes: Vec::new(),
+            written_bytes: Some(0),
         };
         for pid in pids {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             usage.cpu_seconds += cpu_ticks(&stat)? as f64 / ticks_per_second();
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
             usage.resident_bytes.push(resident_kib(&status)? * 1024);
+            let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+            let written = usage.written_bytes.zip(written_bytes(&io));
+            usage.written_bytes = written.map(|(before, more)| before + more);
         }
         Some(usage)
     }
@@ -33,10 +40,12 @@ impl Usage {
     /// What was used since `before`, for `operations` operations.
     pub fn since(&self, before: &Usage, operations: u64) -> Value {
         let cpu_seconds = self.cpu_seconds - before.cpu_seconds;
+        let written = self.written_bytes.zip(before.written_bytes);
         json!({
             "cpu_seconds": cpu_seconds,
             "cpu_us_per_op": cpu_seconds * 1e6 / operations.max(1) as f64,
             "resident_bytes": self.resident_bytes,
+            "written_bytes": written.map(|(after, before)| after.saturating_sub(before)),
         })
     }
 }
@@ -57,6 +66,13 @@ fn resident_kib(status: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+fn written_bytes(io: &str) -> Option<u64> {
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes:"))?;
+    line.trim().parse().ok()
+}
+
 fn ticks_per_second() -> f64 {
     // SAFETY: asks for a constant of the system and touches no memory of ours.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
@@ -74,6 +90,9 @@ mod tests {
         assert_eq!(cpu_ticks(stat), Some(300));
         assert_eq!(cpu_ticks("7"), None);
         assert_eq!(resident_kib("VmHWM:\t9 kB\nVmRSS:\t  12 kB\n"), Some(12));
+        let io = "wchar: 5\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n";
+        assert_eq!(written_bytes(io), Some(4096));
+        assert_eq!(written_bytes(""), None);
         assert!(Usage::of(&[]).is_none());
     }
 

@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Tests of the benchmark's own logic: bounds, tables, plots, which parts run. No servers.
+
+    scripts/bench_test.py
+"""
+import argparse
+import json
+import re
+import unittest
+import xml.etree.ElementTree
+
+import bench
+import bench_bounds
+import bench_parts
+import bench_plots
+import bench_table
+
+STAMP = {"date": "2026-01-02", "commit": "abc1234", "seconds": 10, "nodes": 3, "keys": 1000,
+         "value_bytes": 256, "versions": {"strata": "strata 1", "etcd": "etcd Version: 3"},
+         "machine": {"cores": 2, "architecture": "x86_64", "cpu": "", "memory_bytes": 1 << 33,
+                     "kernel": "6", "filesystem": "ext4"}}
+
+
+def row(target, kind, clients, speed, **more):
+    return {"target": target, "kind": kind, "clients": clients, "ops_per_second": speed,
+            "single_region": False, "asked": "all", "connections": 1, "keys_per_call": 1,
+            "seconds": 10.0, "p50_us": 900, "p99_us": 5_000 if target == "strata" else 9_000,
+            "p999_us": 9_900, "errors": 0, "wrong_answers": 0, "failures": 0,
+            "latency_us": [[90.0, 3_000]], "written_user_bytes": 1_000_000,
+            "servers": {"cpu_us_per_op": 40 if target == "strata" else 100,
+                        "resident_bytes": [90_000_000, 80_000_000, 70_000_000],
+                        "written_bytes": 9_000_000}} | more
+
+
+def good():
+    """Results in which every bound holds with nothing to spare, and every aim is missed."""
+    least = {(kind, clients): factor for kind, clients, factor, _ in bench_bounds.AGAINST_ETCD}
+    rows = []
+    for kind in ("put", "get"):
+        for clients in bench_parts.CLIENTS:
+            factor = least.get((kind, clients), 1)
+            rows.append(row("strata", kind, clients, 1000 * factor))
+            rows.append(row("etcd", kind, clients, 1000))
+            rows.append(row("etcd", kind, clients, 900, asked="leader"))
+        rows.append(row("noop", f"noop-{kind}", 256, 10_000))
+        rows.append(row("noop", f"noop-{kind}", 256, 8_000, connections=3))
+    puts = row("strata", "put", 64, 1000)
+    limited = {"generate_seconds": 1.0, "send_seconds": 8.0, "install_seconds": 1.0,
+               "whole_seconds": 12.0, "grew_bytes": {"sender": 5, "receiver": 64 << 20}}
+    layouts = [row("strata", kind, 256, speed, layout=layout) for kind in ("put", "get")
+               for layout, speed in ((1, 90), (8, 100), (8, 70), (64, 95), (512, 90))]
+    kill = {"longest_gap_us": 1_400_000, "errors": 0, "wrong_answers": 0, "operations": 9}
+    parts = {
+        "throughput": {"rows": rows},
+        "batch": {"rows": [row("strata", kind, 256, speed) for kind, speed in (
+            ("put", 100), ("batch-put", 300), ("get", 100), ("batch-get", 300))]},
+        "scan": {"rows": [row("strata", "scan", 16, 100),
+                          {"target": "rocksdb", "kind": "iterator", "keys_per_call": 1000,
+                           "ops_per_second": 300, "wrong_answers": 0}]},
+        "regions": {"rows": layouts},
+        "idle": {"regions": 2000, "cpu_cores": [0.01, 0.099], "resident_bytes": [1, 2]},
+        "restart": {"regions": 2000, "value_bytes": 2 << 30, "rounds": [
+            {"killed": "one node", "healthy_seconds": 1.0, "answered_seconds": 4.9,
+             "all_led_seconds": 8.0}]},
+        "written": {"rows": [row("strata", "put", 256, 100), row("etcd", "put", 256, 50)]},
+        "kills": {"rounds": {"strata": [kill, kill, kill | {"longest_gap_us": 2_900_000}],
+                             "etcd": [kill]}},
+        "snapshot": {"value_bytes": 1 << 30, "copy_seconds": 3.0, "unlimited": limited,
+                     "limited": limited | {"before": puts, "share_of_run": 0.9, "during":
+                                           puts | {"ops_per_second": 700}}},
+        "raft": {"rows": [{"crate": crate, "batch": 1, "in_flight": 1, "payload_bytes": 256,
+                           "entries_per_second": 100, "allocations_per_entry": 1.0,
+                           "allocations_per_batch": 1.0} for crate in ("strata-raft", "raft 0.7")]},
+        "startup": {"ready_ms": 100, "idle_resident_bytes": 1 << 20, "idle_cpu_cores": 0.01},
+    }
+    return {"parts": {name: STAMP | part for name, part in parts.items()}}
+
+
+def missed(results):
+    return [line.text for line in bench_bounds.bounds(results) if not line.holds]
+
+
+class Bounds(unittest.TestCase):
+    def test_figures_at_their_bounds_hold(self):
+        self.assertEqual(missed(good()), [])
+
+    def test_every_part_with_a_bound_is_one_that_is_measured(self):
+        self.assertLessEqual(set(bench_bounds.JUDGES), set(bench_parts.PARTS))
+        self.assertEqual(set(bench_table.TABLES), set(bench_parts.PARTS))
+        self.assertEqual(set(good()["parts"]), set(bench_parts.PARTS))
+
+    def test_each_bound_is_missed_by_a_figure_just_beyond_it(self):
+        def speed(part, kind, factor):
+            def change(parts):
+                for one in parts[part]["rows"]:
+                    if one["kind"] == kind and one["target"] in ("strata", "rocksdb"):
+                        one["ops_per_second"] *= factor
+            return change
+
+        def at(*path):
+            """Multiplies one figure by 1.03."""
+            def change(parts):
+                place = parts
+                for step in path[:-1]:
+                    place = place[step]
+                place[path[-1]] *= 1.03
+            return change
+
+        def first_row(name, value):
+            def change(parts):
+                parts["throughput"]["rows"][0][name] = value
+            return change
+
+        def most_clients(parts):
+            return next(one for one in parts["throughput"]["rows"] if one["target"] == "strata"
+                        and one["kind"] == "get" and one["clients"] == 256)
+        cases = {
+            "puts, 256 clients, all regions": speed("throughput", "put", 0.99),
+            "gets, 64 clients, all regions": speed("throughput", "get", 0.99),
+            "p99 below etcd's": first_row("p99_us", 9_000),
+            "CPU time": lambda parts: most_clients(parts)["servers"].update(cpu_us_per_op=51),
+            "resident memory": lambda parts: most_clients(parts)["servers"].update(
+                resident_bytes=[1, 150_000_000]),
+            "batch puts": speed("batch", "batch-put", 0.99),
+            "batch gets": speed("batch", "batch-get", 0.99),
+            "scans": speed("scan", "scan", 0.99),
+            "puts in 1, 8, 64, 512 regions": at("regions", "rows", 1, "ops_per_second"),
+            "idle node": at("idle", "cpu_cores", 1),
+            "one node killed": at("restart", "rounds", 0, "answered_seconds"),
+            "the worst of them": lambda parts: parts["kills"]["rounds"]["strata"][2].update(
+                longest_gap_us=3_000_000),
+            "longest gap when": lambda parts: parts["kills"]["rounds"]["strata"][0].update(
+                longest_gap_us=1_600_000) or parts["kills"]["rounds"]["strata"][1].update(
+                longest_gap_us=1_600_000),
+            "speed of a copy": at("snapshot", "unlimited", "send_seconds"),
+            "memory of neither node": at("snapshot", "limited", "grew_bytes", "receiver"),
+            "puts keep": at("snapshot", "limited", "before", "ops_per_second"),
+            "it travelled in 70%": lambda parts: parts["snapshot"]["limited"].update(
+                share_of_run=0.7),
+            "the raft crate": at("raft", "rows", 1, "entries_per_second"),
+            "no error": first_row("wrong_answers", 1),
+        }
+        for words, change in cases.items():
+            with self.subTest(words):
+                # Parts share what they were made from; a change must reach one place only.
+                results = json.loads(json.dumps(good()))
+                change(results["parts"])
+                self.assertTrue(any(words in text for text in missed(results)), missed(results))
+
+    def test_errors_are_counted_in_every_part_that_asks(self):
+        for path in (("batch", "rows", 0), ("snapshot", "limited", "during"),
+                     ("kills", "rounds", "etcd", 0)):
+            results = json.loads(json.dumps(good()))
+            place = results["parts"]
+            for step in path:
+                place = place[step]
+            place["errors"] = 2
+            self.assertEqual(missed(results), ["no error and no wrong answer in any row (2)"])
+
+    def test_the_aims_are_judged_by_the_faster_etcd_and_no_op_server(self):
+        found = bench_bounds.aims(good())
+        self.assertEqual([line.text.split("(")[1] for line in found],
+                         ["2.00 times)", "4.00 times)", "20%)", "40%)"])
+        self.assertFalse(any(line.holds for line in found))
+
+    def test_a_part_that_was_not_measured_is_not_judged(self):
+        results = {"parts": {"idle": good()["parts"]["idle"]}}
+        self.assertEqual(len(bench_bounds.bounds(results)), 2)
+        self.assertEqual(bench_bounds.aims(results), [])
+
+
+class Page(unittest.TestCase):
+    def test_every_table_has_as_many_cells_in_each_row(self):
+        blocks = bench_table.tables(good()).split("\n\n")
+        found = [block.splitlines() for block in blocks if block.startswith("|")]
+        self.assertGreater(len(found), len(bench_parts.PARTS))
+        for lines in found:
+            self.assertEqual({line.count("|") for line in lines}, {lines[0].count("|")}, lines)
+
+    def test_a_bound_that_does_not_hold_is_printed_with_its_figure(self):
+        results = good()
+        results["parts"]["idle"]["cpu_cores"] = [0.2]
+        self.assertIn("under 10% of a core (20.0%) | **no** |", bench_table.tables(results))
+
+    def test_some_parts_alone_make_a_page(self):
+        for name, part in good()["parts"].items():
+            with self.subTest(name):
+                text = bench_table.tables({"parts": {name: part}})
+                self.assertIn("(measured on 2026-01-02 at commit `abc1234`)", text)
+
+
+class Plots(unittest.TestCase):
+    def test_plots_are_well_formed_and_show_every_value(self):
+        for name, text in bench_plots.plots(good()["parts"]["throughput"]).items():
+            tree = xml.etree.ElementTree.fromstring(text)
+            width, height = (float(tree.get(side)) for side in ("width", "height"))
+            circles = tree.findall(".//{*}circle")
+            # Two panels of two lines of three and one point, or six of two lines of four.
+            marks = 14 if name == "throughput.svg" else 48
+            legend = 3 if name == "throughput.svg" else 2
+            self.assertEqual(len(circles), marks + legend, name)
+            for circle in circles:
+                self.assertTrue(0 <= float(circle.get("cx")) <= width)
+                self.assertTrue(0 <= float(circle.get("cy")) <= height)
+
+    def test_an_axis_holds_its_values_in_round_steps(self):
+        self.assertEqual(bench_plots.axis([3, 87], False), [0, 20, 40, 60, 80, 100])
+        self.assertEqual(bench_plots.axis([100], False), [0, 20, 40, 60, 80, 100])
+        self.assertEqual(bench_plots.axis([0.3, 40], True), [0.1, 1, 10, 100])
+        self.assertEqual(bench_plots.axis([1], True), [1, 10])
+        self.assertEqual(bench_plots.place(10, [1, 10, 100], True), 0.5)
+
+    def test_what_was_not_measured_has_no_line(self):
+        panel = bench_plots.Panel("t", "x", "y", ["1"], {"etcd": [None]}, False)
+        self.assertIn("not measured", bench_plots.draw([[panel]]))
+
+
+class CommandLine(unittest.TestCase):
+    def test_parts_run_in_the_order_of_a_whole_run(self):
+        self.assertEqual(bench.parse([]).only, list(bench_parts.PARTS))
+        self.assertEqual(bench.parse(["--only", "scan, batch"]).only, ["batch", "scan"])
+
+    def test_an_unknown_part_is_refused_with_those_there_are(self):
+        with self.assertRaises(argparse.ArgumentTypeError) as refused:
+            bench.part_names("batch,bathc")
+        self.assertTrue(re.search("no part bathc: there are .*throughput", str(refused.exception)))
+        with self.assertRaises(argparse.ArgumentTypeError):
+            bench.part_names(",")
+
+
+if __name__ == "__main__":
+    unittest.main()
