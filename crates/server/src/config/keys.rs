@@ -180,6 +180,10 @@ settings! {
         /// Writes of one region that wait to be proposed; one always may. More are refused
         /// as busy.
         max_queued_write_size: Size = "store.max-queued-write-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Longest that a write should wait for those of its region before it, judged by how
+        /// fast they were executed lately; one that would wait longer is refused as busy at
+        /// once. So many as 512 are always taken.
+        max_write_wait: Duration = "store.max-write-wait", "500ms", "10ms" ..= "1m";
         /// Keys and values in one answer of a scan, a batch scan or a batch get; one pair
         /// always goes. A larger answer is refused, never shortened.
         max_answer_size: Size = "store.max-answer-size", "32MiB", "64KiB" ..= "1GiB";
