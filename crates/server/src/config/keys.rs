@@ -219,8 +219,9 @@ settings! {
         /// Largest message that the port accepts, from clients and from stores. It should
         /// leave room for several entries of raft.max-entry-size.
         max_message_size: Size = "server.max-message-size", "64MiB", "4MiB" ..= "1GiB";
-        /// Connections that are served at one time; further ones are closed at once.
-        max_connections: u64 = "server.max-connections", "4096", "16" ..= "1048576";
+        /// Connections that are served at one time; further ones are closed at once. Each is
+        /// an open file: fewer are served where the system lets a process open too few.
+        max_connections: u64 = "server.max-connections", "8192", "16" ..= "1048576";
         /// Calls under way on one connection; further ones wait at the client.
         max_connection_streams: u64 = "server.max-connection-streams", "2048", "16" ..= "65536";
         /// Time that calls under way are given when the node stops.
