@@ -8,6 +8,7 @@
 //! must be present, and [`Cluster::assert_replicas_equal`] compares what the replicas hold. A [`SyncShim`] counts the syncs of
 //! each file and remembers how long it was at the last one, so that a power cut can be
 //! played on real files. A [`SmallDisk`] runs full, a [`Proxy`] breaks connections.
+//! [`open_loop()`] offers load by schedule, whatever is served.
 //! [`nemesis`] puts faults of all kinds on nodes with a [`network`] and clocks
 //! ([`NodeClocks`]) of their own.
 //!
@@ -25,6 +26,7 @@ mod load;
 pub mod nemesis;
 pub mod network;
 mod node_shim;
+mod open_loop;
 mod power_cut;
 mod process;
 mod proxy;
@@ -41,6 +43,9 @@ pub use command::{Finished, strata};
 pub use http_get::{HttpAnswer, http_get};
 pub use load::{Load, LoadOptions, Recorded};
 pub use node_shim::NodeClocks;
+pub use open_loop::{
+    CALLS_UNDER_WAY_MAX, CallAnswer, DirectPuts, LoadAnswers, closed_loop, open_loop, percentile,
+};
 pub use power_cut::cut_to_synced;
 pub use process::{Node, NodeSpec};
 pub use proxy::{Link, Proxy, Weather};

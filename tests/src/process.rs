@@ -73,6 +73,20 @@ impl Node {
         self.process.id()
     }
 
+    /// Largest resident memory so far, in bytes.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    pub fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("the node runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.and_then(|word| word.parse::<u64>().ok())
+            .expect("the kernel tells")
+            << 10
+    }
+
     /// Ends it without a chance to clean up, and waits for its end.
     pub fn kill(mut self) {
         self.kill_now();

@@ -1,15 +1,19 @@
-//! A preloaded library that records every sync that completed.
+//! A preloaded library that records every sync that completed, and slows some of them.
 //!
 //! It is compiled once with the system's C compiler, is kept beside the compiled tests, and
 //! is loaded into nodes by `LD_PRELOAD`. For each `fdatasync` and `fsync` it appends one line to the file that
 //! `STRATA_SYNC_LOG` names: the call, the length of the file when the sync began (what is
 //! surely on disk), and its path. The line is written before the call returns, so that
 //! nothing can have been acknowledged on a sync that is not recorded.
+//!
+//! `STRATA_SYNC_DELAY_MS` makes each sync of a write-ahead log of a raft engine (`raft/*.log`)
+//! take so much longer, as on a slower disk. The delay comes behind the sync itself.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
@@ -18,14 +22,31 @@ const SOURCE: &str = r#"
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static int log_fd = -1;
+static long delay_ms = 0;
 
 __attribute__((constructor)) static void open_log(void) {
     const char *path = getenv("STRATA_SYNC_LOG");
     if (path) log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    const char *delay = getenv("STRATA_SYNC_DELAY_MS");
+    if (delay) delay_ms = atol(delay);
+}
+
+static int is_raft_log(const char *path) {
+    const char *name = strrchr(path, '/');
+    if (!name || name - path < 5 || strncmp(name - 5, "/raft", 5) != 0) return 0;
+    size_t length = strlen(name);
+    return length > 4 && strcmp(name + length - 4, ".log") == 0;
+}
+
+static void pass_time(void) {
+    struct timespec rest = {delay_ms / 1000, delay_ms % 1000 * 1000000};
+    while (nanosleep(&rest, &rest) != 0 && errno == EINTR) {}
 }
 
 static int recorded(const char *name, int fd) {
@@ -34,15 +55,16 @@ static int recorded(const char *name, int fd) {
     int known = fstat(fd, &before) == 0;
     int result = real(fd);
     int saved = errno;
-    if (result == 0 && known && log_fd >= 0) {
+    if (result == 0 && known && (log_fd >= 0 || delay_ms > 0)) {
         char link[64], path[4096], line[4352];
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
         ssize_t length = readlink(link, path, sizeof path - 1);
         if (length > 0) {
             path[length] = 0;
+            if (delay_ms > 0 && is_raft_log(path)) pass_time();
             int bytes = snprintf(line, sizeof line, "%s %lld %s\n", name,
                                  (long long)before.st_size, path);
-            if (write(log_fd, line, bytes) != bytes) _exit(111);
+            if (log_fd >= 0 && write(log_fd, line, bytes) != bytes) _exit(111);
         }
     }
     errno = saved;
@@ -132,6 +154,22 @@ impl SyncShim {
         ]
     }
 
+    /// The variables that load it into a process and slow the syncs of its raft engine.
+    ///
+    /// # Panics
+    /// When the delay is no whole number of milliseconds above 0.
+    pub fn slow_environment(&self, delay: Duration) -> Vec<(String, String)> {
+        let milliseconds = delay.as_millis();
+        assert!(
+            milliseconds > 0 && delay.subsec_nanos().is_multiple_of(1_000_000),
+            "the shim counts milliseconds, not {delay:?}"
+        );
+        vec![
+            ("LD_PRELOAD".into(), self.library.display().to_string()),
+            ("STRATA_SYNC_DELAY_MS".into(), milliseconds.to_string()),
+        ]
+    }
+
     /// What was recorded so far, in order. A line that is being written is left out.
     ///
     /// # Panics
@@ -203,5 +241,30 @@ mod tests {
                 path: file
             }]
         );
+    }
+
+    #[test]
+    fn the_shim_slows_the_syncs_of_a_raft_engine_alone() {
+        const DELAY: Duration = Duration::from_millis(700);
+        let folder = tempfile::tempdir().unwrap();
+        let took = |name: &str| {
+            let file = folder.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            let begun = std::time::Instant::now();
+            let output = Command::new("dd")
+                .args(["if=/dev/zero", "bs=10", "count=1", "conv=fdatasync"])
+                .arg(format!("of={}", file.display()))
+                .envs(SyncShim::build().slow_environment(DELAY))
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            begun.elapsed()
+        };
+        assert!(took("raft/000004.log") >= DELAY);
+        // A busy machine may be slow by itself: one of many tries is fast.
+        for other in ["kv/000004.log", "raft/000004.sst", "raft/log/IDENT"] {
+            let fast = (0..20).any(|_| took(other) < DELAY);
+            assert!(fast, "{other} is slowed");
+        }
     }
 }

@@ -59,6 +59,7 @@ mod task;
 mod time;
 mod transfer;
 mod write_queue;
+mod write_window;
 
 pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent, Workers};
 pub use apply::{

@@ -62,6 +62,9 @@ pub struct StoreOptions {
     pub max_parked_requests: usize,
     /// Writes of a region that may wait to be proposed, by size; one always may. 32 MiB.
     pub max_queued_write_bytes: usize,
+    /// Longest that a write should wait for those of its region before it. A region that would
+    /// take longer for them, by how fast it executed writes lately, refuses it at once. 500 ms.
+    pub max_write_wait: Duration,
     /// Keys and values in the answer of a scan, a batch scan or a batch get; one pair
     /// always goes. A larger answer is refused, never shortened. 32 MiB.
     pub max_answer_bytes: usize,
@@ -127,6 +130,7 @@ impl Default for StoreOptions {
             peer_stale_time: Duration::from_secs(2 * 3600),
             max_parked_requests: 4096,
             max_queued_write_bytes: 32 << 20,
+            max_write_wait: Duration::from_millis(500),
             max_answer_bytes: 32 << 20,
             heartbeat_interval: Duration::from_secs(5),
             expiry_interval: Duration::from_secs(60),
@@ -211,6 +215,10 @@ impl StoreOptions {
             (
                 !self.snapshot_gc_interval.is_zero(),
                 "snapshot_gc_interval must be above 0",
+            ),
+            (
+                !self.max_write_wait.is_zero(),
+                "max_write_wait must be above 0",
             ),
             (self.log_credits > 0, "log_credits must be at least 1"),
             (self.apply_credits > 0, "apply_credits must be at least 1"),

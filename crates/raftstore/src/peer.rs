@@ -43,6 +43,7 @@ use crate::task::{PendingRequest, ReadTask};
 use crate::time::Now;
 use crate::transfer::Transfer;
 use crate::write_queue::WriteQueue;
+use crate::write_window::WriteWindow;
 
 /// Term of the hard state that the bootstrap writes.
 const BOOTSTRAP_TERM: u64 = 5;
@@ -73,6 +74,8 @@ pub struct Peer<E: Engine> {
     pub(crate) unsynced: VecDeque<UnsyncedReady>,
     /// Writes that wait to be proposed.
     pub(crate) writes: WriteQueue,
+    /// Writes that are proposed and not applied, and how fast they are executed.
+    pub(crate) window: WriteWindow,
     /// Proposed since the last Ready, which tells their term.
     pub(crate) fresh: Vec<FreshProposal>,
     /// Reads that wait for a clock entry to be proposed.
@@ -152,6 +155,7 @@ impl<E: Engine> Peer<E> {
             may_apply_up_to: apply_state.applied_index,
             unsynced: VecDeque::new(),
             writes: WriteQueue::default(),
+            window: WriteWindow::default(),
             fresh: Vec::new(),
             clock_wanted: Vec::new(),
             proposals: VecDeque::new(),
@@ -327,6 +331,8 @@ impl<E: Engine> Peer<E> {
         if led_before && !self.leads() && !self.proposals.is_empty() {
             self.lost_leadership_at = Some(now);
         }
+        // This leadership has proposed nothing yet.
+        self.window.clear();
         if self.leads() {
             self.lost_leadership_at = None;
             context.metrics.elections_won.increment();

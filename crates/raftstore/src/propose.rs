@@ -1,7 +1,8 @@
 //! Writes: from the queue into the log.
 //!
 //! Gather   Writes that came in during one drain wait in the region's queue. While the disk
-//!          is nearly full those that need room are refused; deletes make some.
+//!          is nearly full those that need room are refused; deletes make some. Writes that
+//!          would wait too long for those before them are refused at once (`write_window`).
 //! Propose  Those that fit share one entry, which carries the leader's wall clock and the
 //!          region's epoch. Those that were given up by now are refused: until here
 //!          nothing has happened.
@@ -64,6 +65,17 @@ impl<E: Engine> Peer<E> {
                 .out
                 .replies
                 .push((pending.reply, Err(busy(context))));
+            return;
+        }
+        let wait = context.options.max_write_wait;
+        let queued = self.writes.len();
+        if self.window.is_full(context.now.monotonic, queued, wait) {
+            context.metrics.requests_busy.increment();
+            let error = Error::ServerIsBusy {
+                reason: "writes of the region come faster than they are executed",
+                backoff_ms: wait.as_millis() as u64,
+            };
+            context.out.replies.push((pending.reply, Err(error)));
             return;
         }
         self.writes.push_back(pending);
@@ -130,6 +142,8 @@ impl<E: Engine> Peer<E> {
             Ok(index) => {
                 context.metrics.proposals.increment();
                 context.metrics.proposed_commands.add(total);
+                self.window
+                    .on_proposed(index, group.len(), context.now.monotonic);
                 let waiting = group
                     .into_iter()
                     .zip(counts)

@@ -289,6 +289,11 @@ impl<E: Engine> Peer<E> {
             applied.state.applied_index
         );
         self.apply_backlog_bytes -= applied.entry_bytes;
+        self.window.on_applied(
+            applied.state.applied_index,
+            context.now.monotonic,
+            context.options.max_write_wait,
+        );
         let begun = applied.changes.contains(&RegionChange::InstallBegun);
         for change in applied.changes {
             self.on_region_change(context, change);

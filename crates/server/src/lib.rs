@@ -10,6 +10,7 @@ mod cluster;
 pub mod config;
 mod deadline;
 mod disk;
+mod file_limit;
 mod http;
 mod listener;
 mod logging;

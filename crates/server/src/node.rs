@@ -32,6 +32,7 @@ use crate::clerk_service::ClerkService;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::disk::{DiskSpace, Reserve, watch_space};
+use crate::file_limit;
 use crate::http::{self, HttpState};
 use crate::listener::{self, PortServer, PortServices};
 use crate::logging;
@@ -101,7 +102,8 @@ impl Node {
         metrics: Arc<ServerMetrics>,
         logger: Logger,
     ) -> Result<Node, NodeError> {
-        let config = options.config.clone();
+        let mut config = options.config.clone();
+        config.server.max_connections = file_limit::fit(&config, &logger);
         let Opened {
             engines,
             snapshots,

@@ -64,6 +64,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         max_pending_messages: store.max_pending_messages as usize,
         max_parked_requests: store.max_parked_requests as usize,
         max_queued_write_bytes: store.max_queued_write_size.bytes(),
+        max_write_wait: store.max_write_wait,
         max_answer_bytes: store.max_answer_size.bytes(),
         expiry_interval: store.expiry_interval,
         log_gc_tick_interval: raft.log_gc_tick_interval,

@@ -13,6 +13,8 @@ mod disk_full;
 mod import_export;
 mod manual;
 mod operator;
+mod overload;
+mod overload_connections;
 mod planted;
 mod quorum;
 mod scheduler;

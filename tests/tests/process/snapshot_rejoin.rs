@@ -24,14 +24,6 @@ fn folder_size(folder: &Path) -> u64 {
         .sum()
 }
 
-/// Largest resident memory of a process so far, in bytes.
-fn peak_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    kib.unwrap().parse::<u64>().unwrap() << 10
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshot_rejoin_of_a_node_past_which_the_log_was_compacted() {
     let mut cluster = Cluster::start_with(short_logs(&[])).await;
@@ -77,8 +69,7 @@ async fn snapshot_rejoin_of_a_node_past_which_the_log_was_compacted() {
         let held = number(&cluster, id, region, "last_index")
             - number(&cluster, id, region, "truncated_index");
         assert!(held < 1000, "the log of node {id} holds {held} entries");
-        let pid = cluster.node(id).pid();
-        let memory = peak_memory(pid) / MIB;
+        let memory = cluster.node(id).peak_memory() / MIB;
         println!(
             "node {id}: {} MiB of logs, {memory} MiB of memory",
             folder_size(&logs) / MIB

@@ -283,3 +283,43 @@ fn held_bytes(effect: &strata_raftstore::StoreEffect) -> usize {
         _ => 0,
     }
 }
+
+/// Small writes fit into every limit of bytes by the hundred thousand. Those that would wait too
+/// long are refused as they come, and none any more when the others are executed.
+#[test]
+fn writes_that_come_faster_than_they_are_executed_are_busy_at_once() {
+    const BURST: usize = 1000;
+    let mut cluster = cluster(3);
+    let region_id = cluster.region_of(b"a");
+    let leader = cluster.leader(region_id).unwrap();
+    for id in 1..=3 {
+        cluster.nodes.get_mut(&id).unwrap().disk_works = false;
+    }
+    let send =
+        |cluster: &mut Cluster| cluster.send(leader, region_id, write(&[("a", Some("1"), 0)]));
+    let burst: Vec<_> = (0..BURST).map(|_| send(&mut cluster)).collect();
+    assert!(
+        burst.iter().all(|one| one.try_recv().is_err()),
+        "a burst is taken"
+    );
+    // Longer than a quarter of the longest wait, shorter than an election timeout.
+    cluster.run(Duration::from_millis(200));
+    for _ in 0..10 {
+        let refused = send(&mut cluster)
+            .try_recv()
+            .expect("it is answered at once");
+        assert!(
+            matches!(refused, Err(Error::ServerIsBusy { .. })),
+            "{refused:?}"
+        );
+    }
+    for id in 1..=3 {
+        cluster.release_disk(id);
+    }
+    cluster.run(Duration::from_millis(50));
+    for one in &burst {
+        written(one.try_recv().expect("what was accepted is executed"));
+    }
+    let next = send(&mut cluster);
+    written(cluster.wait(&next));
+}

@@ -182,6 +182,10 @@ settings! {
         /// Writes of one region that wait to be proposed; one always may. More are refused
         /// as busy.
         max_queued_write_size: Size = "store.max-queued-write-size", "32MiB", "64KiB" ..= "4GiB";
+        /// Longest that a write should wait for those of its region before it, judged by how
+        /// fast they were executed lately; one that would wait longer is refused as busy at
+        /// once. So many as 512 are always taken.
+        max_write_wait: Duration = "store.max-write-wait", "500ms", "10ms" ..= "1m";
         /// Keys and values in one answer of a scan, a batch scan or a batch get; one pair
         /// always goes. A larger answer is refused, never shortened.
         max_answer_size: Size = "store.max-answer-size", "32MiB", "64KiB" ..= "1GiB";
@@ -220,8 +224,9 @@ settings! {
         /// Largest message that the port accepts, from clients and from stores. It should
         /// leave room for several entries of raft.max-entry-size.
         max_message_size: Size = "server.max-message-size", "64MiB", "4MiB" ..= "1GiB";
-        /// Connections that are served at one time; further ones are closed at once.
-        max_connections: u64 = "server.max-connections", "4096", "16" ..= "1048576";
+        /// Connections that are served at one time; further ones are closed at once. Each is
+        /// an open file: fewer are served where the system lets a process open too few.
+        max_connections: u64 = "server.max-connections", "8192", "16" ..= "1048576";
         /// Calls under way on one connection; further ones wait at the client.
         max_connection_streams: u64 = "server.max-connection-streams", "2048", "16" ..= "65536";
         /// Time that calls under way are given when the node stops.
