@@ -51,11 +51,17 @@ def machine(folder):
     }
 
 
+def commit():
+    """What is measured; the figures of an earlier part do not make it another thing."""
+    changed = lines("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    return lines("git", "describe", "--always")[0] + ("-dirty" if any(changed) else "")
+
+
 def stamp(run):
     """What every part says of its circumstances."""
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": lines("git", "describe", "--always", "--dirty")[0],
+        "commit": commit(),
         "seconds": run.seconds,
         "nodes": NODES,
         "keys": KEYS,

@@ -137,7 +137,8 @@ class Cluster:
         return ",".join(self.endpoint(node) for node in range(1, NODES + 1))
 
     def pids(self):
-        return [process.pid for process in self.processes.values()]
+        """Those of the nodes that run; one may have been killed."""
+        return [process.pid for process in self.processes.values() if process.poll() is None]
 
     def start(self, node):
         with open(self.folder / f"{self.name}-{node}.out", "ab") as log:

@@ -8,9 +8,11 @@ import json
 import re
 import unittest
 import xml.etree.ElementTree
+from unittest import mock
 
 import bench
 import bench_bounds
+import bench_clusters
 import bench_parts
 import bench_plots
 import bench_table
@@ -78,6 +80,14 @@ def good():
 
 def missed(results):
     return [line.text for line in bench_bounds.bounds(results) if not line.holds]
+
+
+class Clusters(unittest.TestCase):
+    def test_a_killed_node_has_no_process(self):
+        cluster = bench_clusters.Cluster(folder=None)
+        for node, code in ((1, None), (2, -9), (3, None)):
+            cluster.processes[node] = mock.Mock(pid=100 + node, poll=lambda code=code: code)
+        self.assertEqual(cluster.pids(), [101, 103])
 
 
 class Bounds(unittest.TestCase):
