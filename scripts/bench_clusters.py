@@ -202,11 +202,18 @@ def end_bench(load):
     return read_rows(load.args, load.returncode, printed, errors)
 
 
+def without_folders(words):
+    """A command line as it can be repeated anywhere: folders are this machine's."""
+    return [pathlib.PurePath(word).name if word.startswith("/") else word for word in words]
+
+
 def read_rows(words, code, printed, errors):
     if code != 0:
         sys.exit(f"{' '.join(words)}\nended with {code}: {errors.strip()[-500:]}")
     rows = [json.loads(line) for line in printed.splitlines() if line.strip()]
     for row in rows:
+        if "command" in row:
+            row["command"] = without_folders(row["command"])
         one_region = " one region" if row.get("single_region") else ""
         line = f"  {row['target']} {row['kind']} {row.get('clients', 1):>3} clients{one_region}: "
         line += f"{row['ops_per_second']:,.0f} a second"

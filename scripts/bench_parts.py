@@ -15,7 +15,8 @@ import time
 from bench_clusters import (
     KEYS, NODES, STRATA, STRATA_PORT, TARGET, VALUE_BYTES, Etcd, Strata, cpu_seconds,
     end_bench, end_with_parent, forget_peak, fresh, resident_bytes, run_bench, say, start_bench,
-    strata, wait_for)
+    strata, wait_for, without_folders,
+)
 
 RAFT_BENCH = f"{TARGET}/release/raft-bench"
 CLIENTS = (1, 64, 256)
@@ -397,7 +398,7 @@ def raft(run):
             rows.append(json.loads(line))
         else:
             say(f"  {line}")
-    return {"command": words, "rows": rows}
+    return {"command": without_folders(words), "rows": rows}
 
 
 PARTS = {

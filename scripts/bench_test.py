@@ -83,6 +83,11 @@ def missed(results):
 
 
 class Clusters(unittest.TestCase):
+    def test_a_command_line_names_no_folder_of_this_machine(self):
+        words = ["/home/one/target/strata", "bench", "iterator", "--dir", "/home/one/bench-1"]
+        self.assertEqual(bench_clusters.without_folders(words),
+                         ["strata", "bench", "iterator", "--dir", "bench-1"])
+
     def test_a_killed_node_has_no_process(self):
         cluster = bench_clusters.Cluster(folder=None)
         for node, code in ((1, None), (2, -9), (3, None)):
