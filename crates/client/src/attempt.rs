@@ -239,12 +239,14 @@ impl Core {
             context: context(route),
             time,
         };
-        let what = format!("region {} on {address}", route.region.id);
-        match tokio::time::timeout(time + GRACE, send(call)).await {
+        // Said of failures only: it would cost each call an allocation.
+        let what = || format!("region {} on {address}", route.region.id);
+        // In a box: the future of a call is large, and would be moved with each that holds it.
+        match tokio::time::timeout(time + GRACE, Box::pin(send(call))).await {
             Ok(Ok(answer)) => {
                 let mut answer = answer.into_inner();
                 if let Some(error) = answer.take_region_error() {
-                    self.on_region_error(route, kind, budget, &what, &error)
+                    self.on_region_error(route, kind, budget, &what(), &error)
                         .await?;
                     return Ok(None);
                 }
@@ -256,12 +258,13 @@ impl Core {
                 Ok(Some(answer))
             }
             Ok(Err(status)) => {
-                self.on_status(route, kind, budget, &what, &status).await?;
+                self.on_status(route, kind, budget, &what(), &status)
+                    .await?;
                 Ok(None)
             }
             Err(_) => {
                 self.cache.forget(route);
-                on_lost(kind, budget, format!("{what}: no answer in {time:?}"))?;
+                on_lost(kind, budget, format!("{}: no answer in {time:?}", what()))?;
                 Ok(None)
             }
         }

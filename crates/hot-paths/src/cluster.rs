@@ -5,7 +5,8 @@
 //! thread that drains its queue. The simulator does the same with faults and checkers, which
 //! would be most of the instructions.
 //!
-//! Time stands still but while leaders are elected, so no lease ends and no tick is counted.
+//! Time stands still but while leaders are elected and in [`Cluster::tick`], so no lease ends
+//! and no tick is counted where a path is about something else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use strata_storage::{Durability, Engine, Engines, MemEngine, keys};
 /// The stores' ids.
 const STORES: [u64; 3] = [1, 2, 3];
 /// User regions: as many as a new cluster has.
-const REGIONS: u32 = 6;
+pub const REGIONS: u32 = 6;
 /// Ticks in which all leaders must be elected and hold leases.
 const ELECTION_TICKS_MAX: u64 = 200;
 /// Where the clocks begin.
@@ -62,12 +63,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the stores and lets leaders be elected.
+    /// Starts the stores with so many user regions and lets leaders be elected.
     ///
     /// # Errors
     /// A store does not start or asks for what only faults lead to; no leaders were elected.
-    pub fn new() -> anyhow::Result<Self> {
-        let spec = ClusterSpec::new(&STORES, "hot-paths", REGIONS, STORES.len() as u32)?;
+    pub fn new(regions: u32) -> anyhow::Result<Self> {
+        let spec = ClusterSpec::new(&STORES, "hot-paths", regions, STORES.len() as u32)?;
         let now = Now {
             monotonic: START,
             wall_ms: START_WALL_MS,
@@ -149,15 +150,34 @@ impl Cluster {
         Ok(())
     }
 
-    fn elect(&mut self) -> anyhow::Result<()> {
+    /// A tick passes on all stores, with all that comes of it.
+    ///
+    /// # Errors
+    /// As [`Self::run_to_rest`].
+    pub fn tick(&mut self) -> anyhow::Result<()> {
         let interval = StoreOptions::default().tick_interval;
+        self.now.monotonic += interval;
+        self.now.wall_ms += interval.as_millis() as u64;
+        for store in &mut self.stores {
+            store.inbox.push(StoreEvent::Tick);
+        }
+        self.run_to_rest()
+    }
+
+    /// Regions, the system's among them.
+    pub fn regions(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Raft messages that all stores have sent so far.
+    pub fn messages_sent(&self) -> u64 {
+        let sent = |store: &Store| store.core.metrics().messages_sent.get();
+        self.stores.iter().map(sent).sum()
+    }
+
+    fn elect(&mut self) -> anyhow::Result<()> {
         for _ in 0..ELECTION_TICKS_MAX {
-            self.now.monotonic += interval;
-            self.now.wall_ms += interval.as_millis() as u64;
-            for store in &mut self.stores {
-                store.inbox.push(StoreEvent::Tick);
-            }
-            self.run_to_rest()?;
+            self.tick()?;
             if self.regions.iter().all(|region| self.has_lease(region.id)) {
                 return Ok(());
             }

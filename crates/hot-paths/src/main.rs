@@ -17,6 +17,7 @@
 //! Invariant: equal builds do equal work. No path looks at a clock or draws at random.
 
 mod cluster;
+mod idle;
 mod messages;
 mod paths;
 mod peer_log;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::idle::IdleTick;
 use crate::messages::{PutMessages, RaftMessageDecode, RaftMessageEncode};
 use crate::peer_log::{LogAppend, LogRead};
 use crate::raft_group::RaftCommit;
@@ -39,7 +40,7 @@ pub struct PathEntry {
 }
 
 /// All of them, from the raft core outwards.
-pub static PATHS: [PathEntry; 12] = [
+pub static PATHS: [PathEntry; 13] = [
     PathEntry {
         name: "raft-commit-1",
         operations: 4096,
@@ -69,6 +70,12 @@ pub static PATHS: [PathEntry; 12] = [
         operations: 4096,
         operation: "a get under the leader's lease, from the gate to the answer",
         prepare: |_| Ok(Box::new(LeaseGet::new()?)),
+    },
+    PathEntry {
+        name: "store-idle",
+        operations: 4096,
+        operation: "a tick of a region with nothing to do, on all its three stores",
+        prepare: |_| Ok(Box::new(IdleTick::new()?)),
     },
     PathEntry {
         name: "log-append-16",

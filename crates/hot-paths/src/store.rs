@@ -12,7 +12,7 @@ use strata_raftstore::{
     Answer, CommandOutcome, Error, ReadCommand, Reply, Request, RequestBody, RequestHeader,
 };
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, REGIONS};
 use crate::paths::HotPath;
 
 /// Keys that are written and read, over and over.
@@ -124,7 +124,7 @@ impl StorePut {
     /// # Errors
     /// The cluster does not start.
     pub fn new(together: u64) -> anyhow::Result<Self> {
-        let cluster = Cluster::new()?;
+        let cluster = Cluster::new(REGIONS)?;
         Ok(Self {
             target: Target::new(&cluster)?,
             cluster,

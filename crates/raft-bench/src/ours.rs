@@ -81,6 +81,8 @@ impl Ours {
             max_inflight_messages: limits.inflight_messages,
             max_uncommitted_bytes: limits.uncommitted_bytes,
             max_committed_bytes_per_ready: limits.committed_bytes_per_ready,
+            // As a store sets it.
+            lazy_commit: true,
             quiet_after_start: false,
             ..Config::default()
         };

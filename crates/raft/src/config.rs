@@ -46,6 +46,11 @@ pub struct Config {
     pub check_quorum: bool,
     /// Ask before raising the term. Default true.
     pub pre_vote: bool,
+    /// The commit index travels with the next append or heartbeat and has no message of its
+    /// own, so that followers apply up to `heartbeat_ticks` later. It still leaves at once
+    /// while a membership change or a transfer of leadership is under way, and to a follower
+    /// whose read waits for it. Default false.
+    pub lazy_commit: bool,
     /// Neither vote nor campaign for one `election_timeout` after the start: what was
     /// promised to a leader before a crash is forgotten, so it is taken to be promised at
     /// the last moment. False only for a replica that cannot have promised anything, as one
@@ -72,6 +77,7 @@ impl Default for Config {
             max_committed_bytes_per_ready: u64::MAX,
             check_quorum: true,
             pre_vote: true,
+            lazy_commit: false,
             quiet_after_start: true,
             seed: 0,
         }

@@ -482,6 +482,8 @@ fn raft_config(
         max_committed_bytes_per_ready: MAX_COMMITTED_BYTES_PER_READY,
         check_quorum: true,
         pre_vote: true,
+        // Half of all messages otherwise, where writes come one after the other.
+        lazy_commit: true,
         quiet_after_start,
         seed: options.seed ^ region.id.rotate_left(32),
     }

@@ -49,6 +49,8 @@ pub struct Progress {
     pub inflights: Inflights,
     /// Highest commit index sent in an append that was not known to be lost.
     pub sent_commit: Index,
+    /// The follower waits for the commit index: it leaves at once, even if that is lazy.
+    pub commit_wanted: bool,
     /// An append is due even if it holds nothing new: the follower is behind and may have
     /// missed the last one.
     pub resend: bool,
@@ -71,6 +73,7 @@ impl Progress {
             recent_active: false,
             inflights: Inflights::new(max_inflight_messages),
             sent_commit: 0,
+            commit_wanted: false,
             resend: false,
             sent_before_heartbeat: 0,
             acked_round: 0,
@@ -166,6 +169,7 @@ impl Progress {
     #[inline]
     pub fn on_sent(&mut self, last: Option<Index>, commit: Index) {
         self.resend = false;
+        self.commit_wanted = false;
         self.sent_commit = self.sent_commit.max(commit);
         match self.state {
             ProgressState::Probe => self.paused = true,

@@ -80,5 +80,9 @@ impl<S: Storage> Replica<S> {
         message.index = index;
         message.context = context;
         self.send(message);
+        // It can serve the read only when it knows that much to be committed.
+        if let Some(progress) = self.tracker.progress_mut(to) {
+            progress.commit_wanted = progress.sent_commit < index;
+        }
     }
 }

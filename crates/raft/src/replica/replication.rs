@@ -3,7 +3,8 @@
 //! Propose   The entry goes to the end of the leader's log; nothing is sent yet.
 //! Ready     `send_appends` builds what each follower is due: everything from its next index
 //!           on, in messages of limited size, and the commit index with it. A follower that
-//!           is due nothing gets an empty append if the commit index moved.
+//!           is due nothing gets an empty append if the commit index moved, or, where that is
+//!           lazy, learns of it with the next append or heartbeat.
 //! Answer    An acceptance moves `matched`, and with it the commit index, but only to an
 //!           entry of the own term (section 5.4.2, figure 8). A refusal names the place where
 //!           the follower's log may meet, by index and term, so that a whole term is skipped
@@ -32,8 +33,17 @@ impl<S: Storage> Replica<S> {
         let news = progress.next <= self.log.last_index()
             || progress.resend
             || (progress.state == ProgressState::Replicate
-                && progress.sent_commit < self.log.committed());
+                && progress.sent_commit < self.log.committed()
+                && self.commit_is_due(progress));
         news && !progress.is_paused()
+    }
+
+    /// Whether a commit index is worth a message of its own.
+    fn commit_is_due(&self, progress: &Progress) -> bool {
+        !self.config.lazy_commit
+            || progress.commit_wanted
+            || self.transferee.is_some()
+            || self.pending_conf_index > self.log.applied()
     }
 
     /// Builds the appends that the followers are due.

@@ -6,6 +6,7 @@
 //!                TinyKV's tests, by subject.
 //! `paper`        one test per rule of the paper.
 //! `faults`       faults that were seen elsewhere and must not be here.
+//! `lazy_commit`  commit indices that travel with the next append or heartbeat.
 //! `hostile`      malformed messages never panic.
 
 #[path = "../support/mod.rs"]
@@ -14,6 +15,7 @@ mod support;
 mod election;
 mod faults;
 mod hostile;
+mod lazy_commit;
 mod membership;
 mod network;
 mod paper;
