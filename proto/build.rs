@@ -28,6 +28,10 @@ fn main() {
         prost_types::FileDescriptorSet::decode(&bytes[..]).expect("descriptors decode");
     tonic_prost_build::configure()
         .bytes(".")
+        // Large and seldom there: heartbeats and appends, which are moved from queue to queue
+        // all the time, would carry the room for them along.
+        .boxed("eraftpb.Message.snapshot")
+        .boxed("raft_serverpb.RaftMessage.merge_target")
         .compile_fds(descriptors)
         .expect("the messages generate Rust code");
 }

@@ -111,7 +111,7 @@ fn message(rng: &mut ChaCha8Rng, node: &RawNode<MemStorage>) -> Message {
         commit: number(rng, status.hard_state.commit),
         snapshot: rng
             .random_bool(0.7)
-            .then(|| snapshot(rng, status.last_index, status.hard_state.term)),
+            .then(|| Box::new(snapshot(rng, status.last_index, status.hard_state.term))),
         reject: rng.random(),
         reject_hint: number(rng, status.last_index),
         context: if rng.random_bool(0.2) {

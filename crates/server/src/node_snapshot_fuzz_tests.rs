@@ -78,7 +78,7 @@ fn frames(snapshot: &SnapshotRef<MemFiles>) -> Vec<SnapshotFrame> {
         from: peer_on(SENDER).id,
         to: peer_on(1).id,
         term: TERM,
-        snapshot: Some(to_raft(snapshot.meta())),
+        snapshot: Some(Box::new(to_raft(snapshot.meta()))),
         ..Message::default()
     };
     let message = RaftMessage {

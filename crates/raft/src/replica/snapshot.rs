@@ -35,7 +35,7 @@ impl<S: Storage> Replica<S> {
             progress.become_snapshot(id.index);
         }
         let mut message = self.message(to, MessageType::MsgSnapshot);
-        message.snapshot = Some(snapshot);
+        message.snapshot = Some(Box::new(snapshot));
         self.send(message);
     }
 
@@ -100,7 +100,7 @@ impl<S: Storage> Replica<S> {
         let Some(membership) = membership.ok().filter(known) else {
             return Err(Error::Malformed { from, reason });
         };
-        self.log.restore(snapshot);
+        self.log.restore(*snapshot);
         // Planted: the membership at an index is that of the snapshot at it.
         if !planted!(ConfStateIgnored) {
             self.tracker.set_membership(membership, None);

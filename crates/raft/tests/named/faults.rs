@@ -254,7 +254,7 @@ fn empty_snapshot_is_not_dereferenced() {
     for empty in [None, Some(Snapshot::default())] {
         let mut node = Node::at(2, &[1, 2], 1, 0, &[1], 0);
         let hollow = Message {
-            snapshot: empty,
+            snapshot: empty.map(Box::new),
             ..message(MessageType::MsgSnapshot, 1, 2, 2)
         };
         let _ = node.try_step(hollow);

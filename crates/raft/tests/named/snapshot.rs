@@ -25,7 +25,7 @@ pub fn snapshot(index: Index, term: Term, voters: &[PeerId]) -> Snapshot {
 /// The message that carries `snapshot` from `from` to `to`.
 pub fn carry(from: PeerId, to: PeerId, term: Term, snapshot: Snapshot) -> Message {
     Message {
-        snapshot: Some(snapshot),
+        snapshot: Some(Box::new(snapshot)),
         ..message(MessageType::MsgSnapshot, from, to, term)
     }
 }

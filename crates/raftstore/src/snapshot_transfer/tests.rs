@@ -117,7 +117,7 @@ fn raft_message(meta: &SnapshotMeta) -> RaftMessage {
     let raft = Message {
         msg_type: MessageType::MsgSnapshot.into(),
         term: TERM,
-        snapshot: Some(to_raft(meta)),
+        snapshot: Some(Box::new(to_raft(meta))),
         ..Message::default()
     };
     RaftMessage {

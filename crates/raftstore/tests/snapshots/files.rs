@@ -236,7 +236,7 @@ fn received_from(cluster: &Cluster, from: u64, to: u64, region_id: u64) -> RaftM
         region_id,
         message: Some(Message {
             msg_type: MessageType::MsgSnapshot.into(),
-            snapshot: Some(to_raft(&meta)),
+            snapshot: Some(Box::new(to_raft(&meta))),
             ..Message::default()
         }),
         ..RaftMessage::default()
@@ -273,7 +273,7 @@ fn bad_input_snapshot_for_absent_region() {
                 from: from.id,
                 to: to.id,
                 term: 9,
-                snapshot: Some(to_raft(meta)),
+                snapshot: Some(Box::new(to_raft(meta))),
                 ..Message::default()
             }),
             ..RaftMessage::default()

@@ -190,7 +190,7 @@ fn snapshot_message(envelope: &RaftMessage, meta: &SnapshotMeta) -> Option<RaftM
         from: inner.from,
         to: inner.to,
         term: inner.term.max(meta.term).saturating_add(1),
-        snapshot: Some(to_raft(meta)),
+        snapshot: Some(Box::new(to_raft(meta))),
         ..Message::default()
     };
     Some(RaftMessage {

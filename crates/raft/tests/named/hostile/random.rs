@@ -105,7 +105,7 @@ fn any_message() -> impl Strategy<Value = Message> {
                 index,
                 entries,
                 commit,
-                snapshot,
+                snapshot: snapshot.map(Box::new),
                 reject,
                 reject_hint,
                 context: if transfer {

@@ -366,7 +366,7 @@ fn message(snapshot: &SnapshotRef<MemFiles>) -> RaftMessage {
     let raft = Message {
         msg_type: MessageType::MsgSnapshot.into(),
         term: TERM,
-        snapshot: Some(to_raft(snapshot.meta())),
+        snapshot: Some(Box::new(to_raft(snapshot.meta()))),
         ..Message::default()
     };
     RaftMessage {
