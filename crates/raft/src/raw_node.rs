@@ -140,6 +140,24 @@ impl<S: Storage> RawNode<S> {
                 || replica.hard_state() != self.hard_state)
     }
 
+    /// Takes the messages, if all that `ready` would return is messages that may go at once: as
+    /// most heartbeats and their answers are. Nothing is to be advanced after it.
+    pub fn take_lone_messages(&mut self) -> Option<Vec<Message>> {
+        let replica = &self.replica;
+        let alone = !self.taken
+            && !replica.messages.is_empty()
+            && replica.messages_after_sync.is_empty()
+            && replica.read_states.is_empty()
+            && !replica.log.has_write()
+            && !replica.log.has_committed()
+            && !replica.log.has_unsynced_promise()
+            && !replica.needs_round()
+            && !replica.has_appends()
+            && replica.soft_state() == self.soft_state
+            && replica.hard_state() == self.hard_state;
+        alone.then(|| take_filled(&mut self.replica.messages))
+    }
+
     /// Takes the effects of all inputs since the last time. Appends and the heartbeat round
     /// for waiting reads are built now.
     ///

@@ -142,8 +142,10 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn maybe_compact_log(&mut self, context: &mut StepContext<'_>) {
         let now = context.now.monotonic;
         if !self.leads() {
-            self.log_gc.next_at = None;
-            self.log_gc.heard.clear();
+            if !self.log_gc.heard.is_empty() || self.log_gc.next_at.is_some() {
+                self.log_gc.next_at = None;
+                self.log_gc.heard.clear();
+            }
             return;
         }
         let interval = context.options.log_gc_tick_interval;

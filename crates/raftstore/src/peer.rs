@@ -293,6 +293,9 @@ impl<E: Engine> Peer<E> {
     }
 
     fn expire_parked(&mut self, context: &mut StepContext<'_>) {
+        if self.parked.is_empty() {
+            return;
+        }
         let now = context.now.monotonic;
         let park_time = context.options.park_time;
         let error = Error::NotLeader {
@@ -309,6 +312,12 @@ impl<E: Engine> Peer<E> {
         self.propose_writes(context);
         self.ask_reads(context);
         while self.raft.has_ready() && self.may_take_ready() {
+            if let Some(messages) = self.raft.take_lone_messages() {
+                for message in messages {
+                    self.send(context, message);
+                }
+                break;
+            }
             self.on_ready(context);
             // A change of role lets go of requests that had waited for it.
             self.propose_changes(context);

@@ -228,6 +228,9 @@ impl<E: Engine> Peer<E> {
     /// not known. That is at their deadline, or, under a lost leadership, when the entry
     /// has not come back for `park_time`; they look for the new leader then.
     pub(crate) fn expire_proposals(&mut self, context: &mut StepContext<'_>) {
+        if self.proposals.is_empty() && self.lost_leadership_at.is_none() {
+            return;
+        }
         let now = context.now.monotonic;
         let error = Error::Undetermined {
             region_id: self.region.id,

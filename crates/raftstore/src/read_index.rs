@@ -61,6 +61,11 @@ impl Reads {
         }
     }
 
+    /// Whether no read waits.
+    fn is_empty(&self) -> bool {
+        self.asking.is_empty() && self.rounds.is_empty() && self.confirmed.is_empty()
+    }
+
     /// Takes all reads that have no index yet.
     pub(crate) fn take_unconfirmed(&mut self) -> Vec<PendingRequest> {
         let asked = self.rounds.drain(..).flat_map(|round| round.reads);
@@ -170,6 +175,9 @@ impl<E: Engine> Peer<E> {
     /// Refuses reads that were given up or have waited too long, and asks again where a
     /// message may have been lost.
     pub(crate) fn expire_reads(&mut self, context: &mut StepContext<'_>) {
+        if self.reads.is_empty() {
+            return;
+        }
         let (now, park_time) = (context.now.monotonic, context.options.park_time);
         let region_id = self.region.id;
         let error = if self.leads() {

@@ -67,7 +67,9 @@ impl<E: Engine> Peer<E> {
             self.addresses.note(from);
         }
         let now = context.now.monotonic;
-        self.log_gc.heard_from(message.from, now);
+        if self.leads() {
+            self.log_gc.heard_from(message.from, now);
+        }
         self.note_leader_word(now, &message);
         if message.msg_type() == MessageType::MsgSnapshot {
             envelope.message = Some(message);

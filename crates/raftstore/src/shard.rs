@@ -187,6 +187,8 @@ pub(crate) struct StepContext<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pub messages: BTreeMap<u64, Vec<RaftMessage>>,
+    /// Most messages to one store in the last flush: there will be about as many again.
+    pub messages_expected: usize,
     pub replies: Vec<(Reply, Result<Answer, Error>)>,
     pub reads: Vec<ReadTask>,
     pub reports: Vec<RegionHeartbeatRequest>,
@@ -207,7 +209,11 @@ impl Outbox {
     /// Puts a message to a store in, if there is one.
     pub fn send_to(&mut self, store_id: u64, message: Option<RaftMessage>) {
         if let Some(message) = message {
-            self.messages.entry(store_id).or_default().push(message);
+            let room = self.messages_expected;
+            let messages = self.messages.entry(store_id);
+            messages
+                .or_insert_with(|| Vec::with_capacity(room))
+                .push(message);
         }
     }
 }
@@ -512,6 +518,9 @@ impl<E: Engine> Shard<E> {
     }
 
     fn emit_messages(&mut self, actions: &mut Vec<ShardAction>) {
+        if let Some(most) = self.out.messages.values().map(Vec::len).max() {
+            self.out.messages_expected = most;
+        }
         for (to_store_id, messages) in std::mem::take(&mut self.out.messages) {
             if !self.admitted {
                 self.metrics

@@ -85,11 +85,11 @@ impl<E: Engine> Peer<E> {
 
     /// Gives up on a hand-over that does not come to its end.
     pub(crate) fn expire_transfer(&mut self, context: &mut StepContext<'_>) {
-        let now = context.now.monotonic;
-        let patience = context.options.election_timeout() * 2;
         let Some(transfer) = &self.transfer else {
             return;
         };
+        let now = context.now.monotonic;
+        let patience = context.options.election_timeout() * 2;
         let late = (transfer.pending.arrived + patience <= now).then_some(Error::ServerIsBusy {
             reason: "the leadership was not taken over in time",
             backoff_ms: patience.as_millis() as u64,
