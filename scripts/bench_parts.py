@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import bench_stages
 from bench_clusters import (
     KEYS, NODES, STRATA, STRATA_PORT, TARGET, VALUE_BYTES, Etcd, Strata, cpu_seconds,
     end_bench, end_with_parent, forget_peak, fresh, resident_bytes, run_bench, say, start_bench,
@@ -134,7 +135,11 @@ def throughput_of(cluster, seconds):
                 # The first run of gets writes the keys, before its clock starts.
                 first = asked == "all" and clients == CLIENTS[0]
                 more = ["--loaded"] if kind == "get" and not first else []
+                staged = kind == "put" and cluster.name == "strata"
+                before = bench_stages.scrape(cluster) if staged else None
                 row = cluster.bench(kind, clients, seconds, *more, endpoints=endpoints)
+                if staged:
+                    row["stages"] = bench_stages.between(before, bench_stages.scrape(cluster))
                 rows.append(row | {"asked": asked})
     if cluster.name == "strata":
         for kind in ("put", "get"):

@@ -11,6 +11,7 @@ import statistics
 import sys
 
 import bench_plots
+import bench_stages
 from bench_bounds import (
     MIB, aims, bounds, gaps, layouts, raft_ratios, snapshot_seconds)
 
@@ -76,7 +77,37 @@ def throughput_table(part):
         f"{measured(part)}:",
         "", *table(["work", "clients", "server", "ops/s", *LOAD_HEAD], lines),
         "", "![Operations a second over clients](benchmarks/throughput.svg)",
-        "", "![Percentiles of latency](benchmarks/latency.svg)"]
+        "", "![Percentiles of latency](benchmarks/latency.svg)", *stages_table(part)]
+
+
+def stages_table(part):
+    """The stages of puts in the nodes, for the rows that have them."""
+    rows = sorted((row for row in part["rows"] if row.get("stages")),
+                  key=lambda row: row["clients"])
+    if not rows:
+        return []
+
+    def line(name, what, stage):
+        cells = []
+        for row in rows:
+            found = row["stages"].get(stage)
+            cells.append(" / ".join(f"{found[figure]:,.0f}" for figure in
+                                    ("mean_us", "p50_us", "p99_us")) if found else "")
+        return [name, what, *cells]
+    lines = [line(f"`{stage}`", what, stage) for stage, what in bench_stages.IN_ORDER.items()]
+    lines.append(line("`total`", "all of these", "total"))
+    # A client has one request under way, so this is the mean time of a put as a client sees it.
+    means = [row["clients"] / row["ops_per_second"] * 1e6 for row in rows]
+    lines.append(["outside", "client, network, gRPC on both sides", *(
+        f"{mean - row['stages']['total']['mean_us']:,.0f}" for mean, row in zip(means, rows))])
+    lines += [line(f"`{stage}`", f"within `commit`: {what}", stage)
+              for stage, what in bench_stages.OF_LOG.items()]
+    head = ["stage", "what", *(f"{row['clients']} client{'s' if row['clients'] > 1 else ''}"
+                               for row in rows)]
+    return ["", f"Where the time of a put goes: mean / p50 / p99 in microseconds, from the "
+            f"histograms of all nodes {measured(part)}. Percentiles are read from buckets whose "
+            f"bounds double. `commit` is more than its two parts: messages go to the followers, "
+            f"and their answers come back:", "", *table(head, lines)]
 
 
 def batch_table(part):

@@ -5,6 +5,7 @@
 """
 import argparse
 import json
+import math
 import re
 import unittest
 import xml.etree.ElementTree
@@ -15,6 +16,7 @@ import bench_bounds
 import bench_clusters
 import bench_parts
 import bench_plots
+import bench_stages
 import bench_table
 
 STAMP = {"date": "2026-01-02", "commit": "abc1234", "seconds": 10, "nodes": 3, "keys": 1000,
@@ -182,6 +184,81 @@ class Bounds(unittest.TestCase):
         results = {"parts": {"idle": good()["parts"]["idle"]}}
         self.assertEqual(len(bench_bounds.bounds(results)), 2)
         self.assertEqual(bench_bounds.aims(results), [])
+
+
+def metrics_page(times):
+    """What a node shows of these microseconds of one stage, among other lines."""
+    name = "strata_store_write_stage_seconds"
+    lines = ["# TYPE strata_store_proposals counter", "strata_store_proposals 7",
+             f"# TYPE {name} histogram"]
+    for bound in (16, 32, 64):
+        count = sum(time <= bound for time in times)
+        lines.append(f'{name}_bucket{{stage="commit",le="{bound / 1e6:.6f}"}} {count}')
+    lines += [f'{name}_bucket{{stage="commit",le="+Inf"}} {len(times)}',
+              f'{name}_sum{{stage="commit"}} {sum(times) / 1e6:.6f}',
+              f'{name}_count{{stage="commit"}} {len(times)}',
+              f'{name}_bucket{{stage="reply",le="+Inf"}} 0',
+              f'{name}_sum{{stage="reply"}} 0', f'{name}_count{{stage="reply"}} 0']
+    return "\n".join(lines) + "\n"
+
+
+class Stages(unittest.TestCase):
+    def test_a_page_is_read_into_histograms(self):
+        found = bench_stages.read(metrics_page([10, 20, 90]))
+        self.assertEqual(set(found), {"commit", "reply"})
+        self.assertEqual(found["commit"], {
+            "sum": 0.00012, "count": 3,
+            "buckets": {16e-6: 1, 32e-6: 2, 64e-6: 2, math.inf: 3}})
+
+    def test_what_was_added_on_all_nodes_counts_and_what_was_there_does_not(self):
+        def pages(*nodes):
+            return [bench_stages.read(metrics_page(times)) for times in nodes]
+        before = pages([60] * 10, [])
+        after = pages([60] * 10 + [20] * 3, [20])
+        found = bench_stages.between(before, after)
+        self.assertEqual(set(found), {"commit"})
+        self.assertEqual(found["commit"]["count"], 4)
+        self.assertAlmostEqual(found["commit"]["mean_us"], 20)
+        # Four times between 16 and 32: half of them below the middle.
+        self.assertAlmostEqual(found["commit"]["p50_us"], 24)
+        self.assertAlmostEqual(found["commit"]["p99_us"], 16 + 16 * 0.99)
+
+    def test_a_quantile_above_all_bounds_is_the_highest_bound(self):
+        buckets = [(1.0, 1), (2.0, 1), (4.0, 3), (math.inf, 10)]
+        self.assertEqual(bench_stages.quantile(buckets, 0.1), 1.0)
+        self.assertEqual(bench_stages.quantile(buckets, 0.2), 3.0)
+        self.assertEqual(bench_stages.quantile(buckets, 0.3), 4.0)
+        self.assertEqual(bench_stages.quantile(buckets, 0.99), 4.0)
+
+    def test_the_table_has_the_rows_with_stages_and_what_is_outside_of_them(self):
+        results = good()
+        rows = results["parts"]["throughput"]["rows"]
+        self.assertEqual(bench_table.stages_table(results["parts"]["throughput"]), [])
+        for one in rows:
+            if one["target"] == "strata" and one["kind"] == "put" and one["clients"] != 64:
+                figures = {"count": 9, "mean_us": 100.0, "p50_us": 90.0, "p99_us": 1200.0}
+                one["stages"] = {name: dict(figures) for name in
+                                 [*bench_stages.IN_ORDER, "log_queue", "total"]}
+                one["ops_per_second"] = one["clients"] * 1e6 / 350
+        text = bench_table.tables(results)
+        self.assertIn("| stage | what | 1 client | 256 clients |", text)
+        self.assertIn("| `inbox` | from the gate to the region's shard | 100 / 90 / 1,200 | "
+                      "100 / 90 / 1,200 |", text)
+        self.assertIn("| outside | client, network, gRPC on both sides | 250 | 250 |", text)
+        # A stage without a count has no figures.
+        self.assertRegex(text, r"\| `log_write` \| within `commit`: [^|]+ \|  \|  \|")
+
+    def test_puts_of_the_own_cluster_are_read_before_and_after(self):
+        cluster = mock.Mock(bench=lambda kind, clients, *_, **__: {"kind": kind,
+                                                                   "clients": clients})
+        cluster.name = "strata"
+        pages = iter(range(1000))
+        with mock.patch.object(bench_stages, "scrape", lambda _: next(pages)), \
+                mock.patch.object(bench_stages, "between", lambda early, late: (early, late)):
+            rows = bench_parts.throughput_of(cluster, 1)
+        found = {one["clients"]: one["stages"] for one in rows if "stages" in one}
+        self.assertEqual(found, {1: (0, 1), 64: (2, 3), 256: (4, 5)})
+        self.assertFalse([one for one in rows if "stages" in one and one["kind"] != "put"])
 
 
 class Page(unittest.TestCase):

@@ -43,6 +43,7 @@ use crate::serve::ReadFault;
 use crate::session_table::SessionTable;
 use crate::system::SystemStateMachine;
 use crate::task::ReadTask;
+use crate::write_stages::{ExecutedWrite, WriteTimes};
 
 /// Work for an apply shard; tasks of one region are done in order.
 #[derive(Debug)]
@@ -110,6 +111,8 @@ pub struct EntriesTask {
     pub entries: Vec<Entry>,
     /// Proposals of this store at indices up to the last entry's, ascending.
     pub proposals: Vec<Proposal>,
+    /// When the entries were handed over, by the driver's clock.
+    pub committed: Duration,
 }
 
 /// An entry that this store proposed, with what waits for it.
@@ -132,6 +135,8 @@ pub enum Waiting {
         reply: Option<Reply>,
         /// When the sender stops waiting.
         deadline: Duration,
+        /// When it passed the stages so far.
+        times: WriteTimes,
     },
     /// The sender of the entry's next command, one of the system region.
     System {
@@ -243,6 +248,9 @@ pub struct ApplyOutput {
     pub durability: Durability,
     /// Replies with their results.
     pub replies: Vec<(Reply, Result<Answer, Error>)>,
+    /// Writes that were executed and are among the replies; their times are recorded when
+    /// these are delivered.
+    pub(crate) writes: Vec<ExecutedWrite>,
     /// Reads that waited for a clock entry.
     pub reads: Vec<ReadTask>,
     /// Progress by region.
@@ -352,6 +360,7 @@ impl ApplyShard {
             batch: WriteBatch::new(),
             durability: Durability::Unsynced,
             replies: Vec::new(),
+            writes: Vec::new(),
             reads: Vec::new(),
             applied: Vec::new(),
             rest: Vec::new(),
@@ -490,7 +499,7 @@ impl<E: Engine> Round<'_, E> {
         peer: &mut ApplyPeer,
         task: EntriesTask,
     ) -> Result<Option<EntriesTask>, ApplyFault> {
-        let region_id = task.region_id;
+        let (region_id, committed) = (task.region_id, task.committed);
         let mut proposals = task.proposals.into_iter().peekable();
         let mut entries = task.entries.into_iter();
         while let Some(entry) = entries.next() {
@@ -505,12 +514,13 @@ impl<E: Engine> Round<'_, E> {
                     self.refuse(proposal.waiting, &Error::StaleCommand { region_id });
                 }
             }
-            self.apply_entry(peer, &entry, waiting)?;
+            self.apply_entry(peer, &entry, waiting, committed)?;
             if self.is_full() && !entries.as_slice().is_empty() {
                 return Ok(Some(EntriesTask {
                     region_id,
                     entries: entries.collect(),
                     proposals: proposals.collect(),
+                    committed,
                 }));
             }
         }
@@ -527,6 +537,7 @@ impl<E: Engine> Round<'_, E> {
         peer: &mut ApplyPeer,
         entry: &Entry,
         waiting: Vec<Waiting>,
+        committed: Duration,
     ) -> Result<(), ApplyFault> {
         let region_id = peer.region.id;
         if peer.removed {
@@ -571,7 +582,7 @@ impl<E: Engine> Round<'_, E> {
         }
         let outcomes = self.execute_all(peer, entry.index, &command.commands)?;
         self.answer_bytes += outcomes.iter().map(CommandOutcome::bytes).sum::<usize>();
-        self.answer(waiting, outcomes);
+        self.answer(waiting, outcomes, committed);
         Ok(())
     }
 
@@ -620,12 +631,21 @@ impl<E: Engine> Round<'_, E> {
             .collect()
     }
 
-    fn answer(&mut self, waiting: Vec<Waiting>, outcomes: Vec<CommandOutcome>) {
+    fn answer(
+        &mut self,
+        waiting: Vec<Waiting>,
+        outcomes: Vec<CommandOutcome>,
+        committed: Duration,
+    ) {
+        self.output.writes.reserve(waiting.len());
         let mut outcomes = outcomes.into_iter();
         for one in waiting {
             match one {
                 Waiting::Write {
-                    commands, reply, ..
+                    commands,
+                    reply,
+                    times,
+                    ..
                 } => {
                     let own: Vec<_> = outcomes.by_ref().take(commands).collect();
                     assert_eq!(
@@ -633,8 +653,12 @@ impl<E: Engine> Round<'_, E> {
                         commands,
                         "an entry holds fewer commands than its senders"
                     );
-                    let reply = reply.map(|reply| (reply, Ok(Answer::Written(own))));
-                    self.output.replies.extend(reply);
+                    if let Some(reply) = reply {
+                        let write = ExecutedWrite { times, committed };
+                        self.output.writes.push(write);
+                        let result = Ok(Answer::Written(own));
+                        self.output.replies.push((reply, result));
+                    }
                 }
                 Waiting::System { reply, .. } => {
                     let response = match outcomes.next() {

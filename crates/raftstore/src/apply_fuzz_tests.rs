@@ -214,6 +214,7 @@ fn apply_one(
         region_id,
         entries: vec![entry.clone()],
         proposals: Vec::new(),
+        committed: Duration::ZERO,
     });
     let output = shard.apply(kv, vec![task])?;
     kv.write(&output.batch, output.durability)

@@ -105,6 +105,7 @@ fn waiting(commands: usize) -> (Waiting, Receiver<Result<Answer, Error>>) {
             commands,
             reply,
             deadline: Duration::MAX,
+            times: WriteTimes::default(),
         },
         receiver,
     )
@@ -128,6 +129,7 @@ fn drive(
         region_id: REGION,
         entries,
         proposals,
+        committed: Duration::ZERO,
     });
     let output = shard.apply(kv, vec![task]).unwrap();
     kv.write(&output.batch, output.durability).unwrap();
@@ -327,6 +329,7 @@ fn unknown_entries_stop_the_store() {
             region_id: REGION,
             entries: vec![entry],
             proposals: vec![],
+            committed: Duration::ZERO,
         });
         let expected = if newer {
             ApplyFault::UnknownEntry {
@@ -362,6 +365,7 @@ fn batch_ends_with_the_entry_that_fills_it_and_the_rest_follows() {
             region_id: REGION,
             entries,
             proposals,
+            committed: Duration::ZERO,
         })
     };
     let all: Vec<Entry> = (6..9)
@@ -413,6 +417,7 @@ fn values_in_answers_fill_a_batch() {
         region_id: REGION,
         entries: failing,
         proposals: Vec::new(),
+        committed: Duration::ZERO,
     })];
     let mut applied = Vec::new();
     while !tasks.is_empty() {

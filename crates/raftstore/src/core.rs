@@ -18,6 +18,7 @@
 //! | `Fatal` | ends the process | none |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use strata_proto::metapb;
 use strata_proto::pdpb::RegionHeartbeatRequest;
@@ -42,6 +43,7 @@ use crate::store_fsm::{LoadError, LoadedStore, StoreFsm};
 use crate::system::SystemStateMachine;
 use crate::task::ReadTask;
 use crate::time::Now;
+use crate::write_stages::BatchTimes;
 
 /// Everything that can happen to a store.
 #[derive(Debug)]
@@ -161,6 +163,8 @@ pub struct DataWrite {
     pub shard: usize,
     /// The apply shard that made it.
     pub apply_shard: usize,
+    /// When its execution began.
+    begun: Duration,
     output: ApplyOutput,
 }
 
@@ -336,7 +340,7 @@ impl<E: SnapshotEngine> StoreCore<E> {
             StoreEvent::LogPersisted { shard, number } => {
                 self.shards[shard].handle(now, ShardEvent::LogPersisted { number });
             }
-            StoreEvent::Apply(work) => self.apply(work, effects),
+            StoreEvent::Apply(work) => self.apply(now, work, effects),
             StoreEvent::DataWritten(write) => self.on_data_written(now, write, effects),
             StoreEvent::Serve(task) => {
                 let snapshot = self.engines.kv.snapshot();
@@ -425,7 +429,7 @@ impl<E: SnapshotEngine> StoreCore<E> {
         self.shards[task.shard].handle(now, ShardEvent::ClockWanted(Box::new(task)));
     }
 
-    fn apply(&mut self, work: ApplyWork, effects: &mut Vec<StoreEffect>) {
+    fn apply(&mut self, now: Now, work: ApplyWork, effects: &mut Vec<StoreEffect>) {
         let ApplyWork {
             shard,
             apply_shard,
@@ -435,11 +439,12 @@ impl<E: SnapshotEngine> StoreCore<E> {
             !self.owes_rest[apply_shard],
             "apply shard {apply_shard}: work of shard {shard} came before the rest of other work"
         );
-        self.apply_tasks((shard, apply_shard), tasks, effects);
+        self.apply_tasks(now, (shard, apply_shard), tasks, effects);
     }
 
     fn apply_tasks(
         &mut self,
+        now: Now,
         (shard, apply_shard): (usize, usize),
         tasks: Vec<ApplyTask>,
         effects: &mut Vec<StoreEffect>,
@@ -451,6 +456,7 @@ impl<E: SnapshotEngine> StoreCore<E> {
                     StoreEffect::WriteData(DataWrite {
                         shard,
                         apply_shard,
+                        begun: now.monotonic,
                         output,
                     })
                 }
@@ -463,8 +469,18 @@ impl<E: SnapshotEngine> StoreCore<E> {
         let DataWrite {
             shard,
             apply_shard,
+            begun,
             output,
         } = write;
+        // No time passes between here and the replies.
+        let times = BatchTimes {
+            begun,
+            written: now.monotonic,
+            answered: now.monotonic,
+        };
+        self.metrics
+            .write_stages
+            .record_batch(&output.writes, &times);
         let replies = output.replies.into_iter();
         effects.extend(replies.map(|(reply, result)| StoreEffect::Reply { reply, result }));
         effects.extend(output.reads.into_iter().map(StoreEffect::Read));
@@ -478,7 +494,7 @@ impl<E: SnapshotEngine> StoreCore<E> {
             },
         );
         if !output.rest.is_empty() {
-            self.apply_tasks((shard, apply_shard), output.rest, effects);
+            self.apply_tasks(now, (shard, apply_shard), output.rest, effects);
         }
     }
 

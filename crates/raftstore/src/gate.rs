@@ -127,6 +127,7 @@ impl<E: Engine> Gate<E> {
                     cancellation,
                     bytes,
                     arrived,
+                    taken: arrived,
                 };
                 (token, self.place(now, &entry, standing, pending))
             }

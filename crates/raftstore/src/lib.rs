@@ -32,6 +32,7 @@ mod error;
 mod expiry;
 mod gate;
 mod heartbeat;
+mod histogram;
 mod job;
 mod log_gc_worker;
 mod metrics;
@@ -59,6 +60,7 @@ mod task;
 mod time;
 mod transfer;
 mod write_queue;
+mod write_stages;
 mod write_window;
 
 pub use self::core::{ApplyWork, DataWrite, StoreCore, StoreEffect, StoreEvent, Workers};
@@ -73,6 +75,7 @@ pub use directory::{
 pub use error::{Error, InvalidRequest, PeerChangeFault};
 pub use expiry::RegionClocks;
 pub use gate::{Gate, GateAction, ReadOutcome, serve_task};
+pub use histogram::{Histogram, HistogramSnapshot};
 pub use job::{JobDone, RegionJob};
 pub use log_gc_worker::LogGcWorker;
 pub use metrics::{Counter, StoreMetrics};
@@ -98,3 +101,4 @@ pub use store_request::{StoreAnswer, StoreRequest};
 pub use system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
 pub use task::{Expiry, PendingRequest, ReadBody, ReadTask};
 pub use time::{DueTicks, Now, Ticker};
+pub use write_stages::{WriteStages, WriteTimes};

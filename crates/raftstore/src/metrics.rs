@@ -1,6 +1,8 @@
-//! Counters of a store, as plain atomics; the server renders them.
+//! Counters and histograms of a store, as plain atomics; the server renders them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::write_stages::WriteStages;
 
 /// A counter or gauge that many threads may touch.
 #[derive(Debug, Default)]
@@ -30,10 +32,12 @@ impl Counter {
 
 macro_rules! store_metrics {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of a store since its start.
+        /// Counters and histograms of a store since its start.
         #[derive(Debug, Default)]
         pub struct StoreMetrics {
             $($(#[$doc])* pub $name: Counter,)*
+            /// Where the time of writes goes.
+            pub write_stages: WriteStages,
         }
 
         impl StoreMetrics {

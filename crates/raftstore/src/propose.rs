@@ -34,6 +34,7 @@ use crate::request::RequestBody;
 use crate::shard::StepContext;
 use crate::stamp::stamp_limits;
 use crate::task::{Expiry, PendingRequest, ReadTask};
+use crate::write_stages::WriteTimes;
 
 /// Shortest time between two entries that only move a region's clock.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
@@ -142,12 +143,12 @@ impl<E: Engine> Peer<E> {
             Ok(index) => {
                 context.metrics.proposals.increment();
                 context.metrics.proposed_commands.add(total);
-                self.window
-                    .on_proposed(index, group.len(), context.now.monotonic);
+                let now = context.now.monotonic;
+                self.window.on_proposed(index, group.len(), now);
                 let waiting = group
                     .into_iter()
                     .zip(counts)
-                    .map(|(pending, commands)| wait_for(pending, commands))
+                    .map(|(pending, commands)| wait_for(pending, commands, now))
                     .collect();
                 self.fresh.push(FreshProposal { index, waiting });
                 true
@@ -359,8 +360,9 @@ fn restore_commands(pending: &mut PendingRequest, commands: impl Iterator<Item =
     }
 }
 
-fn wait_for(pending: PendingRequest, commands: usize) -> Waiting {
+fn wait_for(pending: PendingRequest, commands: usize, now: Duration) -> Waiting {
     let deadline = pending.request.header.deadline;
+    let times = WriteTimes::proposed(&pending, now);
     let reply = Some(pending.reply.proposed(pending.request.header.region_id));
     match pending.request.body {
         RequestBody::SystemWrite(_) => Waiting::System { reply, deadline },
@@ -368,6 +370,7 @@ fn wait_for(pending: PendingRequest, commands: usize) -> Waiting {
             commands,
             reply,
             deadline,
+            times,
         },
     }
 }

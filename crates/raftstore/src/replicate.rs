@@ -255,6 +255,7 @@ impl<E: Engine> Peer<E> {
             region_id: self.region.id,
             entries,
             proposals,
+            committed: context.now.monotonic,
         }));
     }
 

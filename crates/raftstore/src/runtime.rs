@@ -15,6 +15,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod clock;
+mod log_writer;
 mod region_jobs;
 mod running;
 mod threads;

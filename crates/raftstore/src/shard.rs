@@ -418,7 +418,8 @@ impl<E: Engine> Shard<E> {
         });
     }
 
-    fn on_request(&mut self, now: Now, pending: PendingRequest) {
+    fn on_request(&mut self, now: Now, mut pending: PendingRequest) {
+        pending.taken = now.monotonic;
         let region_id = pending.request.header.region_id;
         if !self.peers.contains_key(&region_id) {
             self.out

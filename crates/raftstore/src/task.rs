@@ -26,6 +26,8 @@ pub struct PendingRequest {
     pub bytes: usize,
     /// When it came in.
     pub arrived: Duration,
+    /// When the region's shard took it; until then the same as `arrived`.
+    pub taken: Duration,
 }
 
 impl PendingRequest {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, Opts, Registry, TextEncoder};
-use strata_raftstore::{Counter, StoreMetrics};
+use strata_raftstore::{Counter, StoreMetrics, WriteStages};
 
 /// Bounds of the histogram of calls, in seconds.
 const CALL_SECONDS: &[f64] = &[
@@ -148,7 +148,36 @@ impl ServerMetrics {
             "# TYPE strata_log_lines_dropped counter\nstrata_log_lines_dropped {}\n",
             self.log_lines_dropped.get()
         );
+        render_stages(&mut text, &store.write_stages);
         text
+    }
+}
+
+/// The histograms of the stages of writes.
+fn render_stages(text: &mut String, stages: &WriteStages) {
+    const NAME: &str = "strata_store_write_stage_seconds";
+    let _ = write!(
+        text,
+        "# HELP {NAME} Time in each stage of writes that were executed; log_queue and log_write: \
+         of log batches.\n# TYPE {NAME} histogram\n"
+    );
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    for (stage, histogram) in stages.each() {
+        let found = histogram.snapshot();
+        for (bound_us, count) in found.buckets {
+            let bound = seconds(bound_us);
+            let _ = writeln!(
+                text,
+                "{NAME}_bucket{{stage=\"{stage}\",le=\"{bound}\"}} {count}"
+            );
+        }
+        let (count, sum) = (found.count, seconds(found.sum_us));
+        let _ = write!(
+            text,
+            "{NAME}_bucket{{stage=\"{stage}\",le=\"+Inf\"}} {count}\n\
+             {NAME}_sum{{stage=\"{stage}\"}} {sum}\n\
+             {NAME}_count{{stage=\"{stage}\"}} {count}\n"
+        );
     }
 }
 
@@ -188,6 +217,42 @@ mod tests {
             "strata_store_proposals 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn stages_of_writes_are_histograms_of_one_family() {
+        let store = StoreMetrics::default();
+        for (stage, histogram) in store.write_stages.each() {
+            if stage == "commit" {
+                histogram.record(17, 2);
+                histogram.record(9_000_000, 1);
+            }
+        }
+        let text = ServerMetrics::new().render(&store);
+        let family: Vec<&str> = text
+            .lines()
+            .skip_while(|line| *line != "# TYPE strata_store_write_stage_seconds histogram")
+            .collect();
+        // 20 bounds and the one without, sum and count; nothing of others in between.
+        assert_eq!(family.len(), 1 + 9 * 23, "{text}");
+        let name = "strata_store_write_stage_seconds";
+        assert!(family[1..].iter().all(|line| line.starts_with(name)));
+        let of_commit: Vec<&str> = family
+            .into_iter()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|line| line.contains("stage=\"commit\""))
+            .collect();
+        let expected = [
+            (0, "_bucket{stage=\"commit\",le=\"0.000016\"} 0"),
+            (1, "_bucket{stage=\"commit\",le=\"0.000032\"} 2"),
+            (19, "_bucket{stage=\"commit\",le=\"8.388608\"} 2"),
+            (20, "_bucket{stage=\"commit\",le=\"+Inf\"} 3"),
+            (21, "_sum{stage=\"commit\"} 9.000034"),
+            (22, "_count{stage=\"commit\"} 3"),
+        ];
+        for (place, line) in expected {
+            assert_eq!(of_commit[place], line);
         }
     }
 }

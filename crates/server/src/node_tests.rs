@@ -412,6 +412,74 @@ async fn one_node_serves_pages_and_survives_strangers() {
     served.stop().await;
 }
 
+/// Count and sum in seconds of a stage of writes, as `/metrics` has them.
+fn stage_of(page: &str, stage: &str) -> (u64, f64) {
+    let figure = |kind: &str| {
+        let name = format!("strata_store_write_stage_seconds_{kind}{{stage=\"{stage}\"}} ");
+        let mut found = page.lines().filter_map(|line| line.strip_prefix(&name));
+        let value = found.next().unwrap_or_else(|| panic!("no {name}: {page}"));
+        assert_eq!(found.next(), None, "{name} twice");
+        value.parse::<f64>().unwrap()
+    };
+    (figure("count") as u64, figure("sum"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_tell_where_the_time_of_puts_goes() {
+    const PUTS: u64 = 20;
+    let served = Served::start().await;
+    let channel = served.channel().await;
+    let mut pd = PdClient::new(channel.clone());
+    let mut tikv = TikvClient::new(channel);
+    let context = context(&mut pd, b"k").await;
+    let begun = Instant::now();
+    for _ in 0..PUTS {
+        let put = RawPutRequest {
+            context: Some(context.clone()),
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from_static(b"v"),
+            ..Default::default()
+        };
+        let answer = tikv.raw_put(put).await.unwrap().into_inner();
+        assert_eq!(answer, RawPutResponse::default());
+    }
+    // The last put is counted once its answer is on its way.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let (page, total) = loop {
+        let page = served.get_page("/metrics").await;
+        let stages = [
+            "inbox",
+            "propose",
+            "commit",
+            "apply_queue",
+            "apply_write",
+            "reply",
+        ]
+        .map(|stage| stage_of(&page, stage));
+        let (counted, total) = stage_of(&page, "total");
+        let all = counted == PUTS && stages.iter().all(|(count, _)| *count == PUTS);
+        let sum: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
+        // All figures are whole microseconds.
+        if all && (sum - total).abs() < 1e-9 {
+            break (page, total);
+        }
+        assert!(Instant::now() < deadline, "{sum} s of {total} s: {page}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // One put was under way at a time.
+    let later = begun.elapsed().as_secs_f64();
+    assert!(total > 0.0 && total <= later, "{total} s of {later} s");
+    for stage in ["log_queue", "log_write"] {
+        let (count, seconds) = stage_of(&page, stage);
+        assert!(
+            count >= PUTS,
+            "{stage}: a put alone has a log batch of its own"
+        );
+        assert!(seconds <= 60.0 * 60.0, "{stage}: {seconds} s");
+    }
+    served.stop().await;
+}
+
 /// Waits until a page holds some words.
 async fn page_holds(served: &Served, path: &str, words: &str) {
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -14,11 +14,11 @@ use strata_proto::stratapb::SnapshotMeta;
 use strata_storage::Engines;
 use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
 
+use super::log_writer::{LogMail, run_log_writer};
 use super::region_jobs::run_region_worker;
 use super::threads::{
     ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
-    request_weight, run_expiry, run_log_gc_worker, run_log_writer, run_reader, send_read,
-    stop_process, want_clock,
+    request_weight, run_expiry, run_log_gc_worker, run_reader, send_read, stop_process, want_clock,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
 use crate::claim::check_offer;
@@ -31,7 +31,7 @@ use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::region_worker::RegionWorker;
 use crate::request::{Reply, Request, RequestToken};
-use crate::shard::{LogBatch, ShardEvent, shard_of};
+use crate::shard::{ShardEvent, shard_of};
 use crate::store_fsm::{LoadedStore, StoreFsm};
 use crate::store_request::StoreRequest;
 
@@ -190,6 +190,7 @@ impl<E: SnapshotEngine> Running<E> {
                 works,
                 inboxes: self.inboxes.clone(),
                 readers: self.readers.clone(),
+                metrics: self.metrics.clone(),
                 logger: self.logger.clone(),
             };
             self.spawn(format!("apply-{index}"), move || thread.run())?;
@@ -256,7 +257,7 @@ impl<E: SnapshotEngine> Running<E> {
         })
     }
 
-    fn start_log_writer(&self, index: usize, batches: Receiver<LogBatch>) -> std::io::Result<()> {
+    fn start_log_writer(&self, index: usize, batches: Receiver<LogMail>) -> std::io::Result<()> {
         let (raft, inbox) = (self.engines.raft.clone(), self.inboxes[index].clone());
         let (metrics, logger) = (self.metrics.clone(), self.logger.clone());
         self.spawn(format!("log-{index}"), move || {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use slog::{Logger, crit};
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_storage::{Durability, Engine};
+use strata_storage::Engine;
 
+use super::log_writer::LogMail;
 use super::{HeartbeatSink, Transport, clock};
 use crate::apply::{Applied, ApplyShard, ApplyTask};
 use crate::directory::DirectoryCell;
@@ -18,15 +19,16 @@ use crate::gate::{ReadOutcome, serve_task};
 use crate::job::{JobDone, RegionJob};
 use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
-use crate::shard::{LogBatch, Shard, ShardAction, ShardEvent, shard_of};
+use crate::shard::{Shard, ShardAction, ShardEvent, shard_of};
 use crate::store_request::StoreRequest;
 use crate::task::{PendingRequest, ReadTask};
 use crate::time::Ticker;
+use crate::write_stages::BatchTimes;
 
 /// Most mails that a shard takes before it flushes.
 const DRAIN_MAILS: usize = 1024;
 /// Bytes at which a log writer or an apply shard stops gathering batches.
-const GATHER_BYTES: usize = 8 << 20;
+pub(super) const GATHER_BYTES: usize = 8 << 20;
 /// Bytes that count as much as a request without any.
 const WEIGHT_BYTES: usize = 4 << 10;
 /// How long the process waits for its last line to reach the log.
@@ -141,7 +143,7 @@ pub(super) struct ShardThread<E: Engine> {
     pub mails: Receiver<ShardMail>,
     pub waiting: Arc<AtomicUsize>,
     pub tick_interval: Duration,
-    pub log: Sender<LogBatch>,
+    pub log: Sender<LogMail>,
     pub apply: Vec<Sender<ApplyMail>>,
     pub readers: Sender<ReadMail<E::Snapshot>>,
     pub store: Sender<StoreRequest>,
@@ -232,7 +234,10 @@ impl<E: Engine> ShardThread<E> {
             } => {
                 self.transport.send(to_store_id, messages);
             }
-            ShardAction::WriteLog(batch) => drop(self.log.send(batch)),
+            ShardAction::WriteLog(batch) => {
+                let handed_over = clock::monotonic();
+                drop(self.log.send(LogMail { batch, handed_over }));
+            }
             ShardAction::Apply { apply_shard, tasks } => {
                 drop(self.apply[apply_shard].send(ApplyMail {
                     shard: self.index,
@@ -267,38 +272,6 @@ pub(super) fn send_read<S>(readers: &Sender<ReadMail<S>>, snapshot: Option<S>, t
     }
 }
 
-/// The log writer of a shard: one synced write for all that waits, in order.
-pub(super) fn run_log_writer<E: Engine>(
-    raft: &E,
-    batches: &Receiver<LogBatch>,
-    inbox: &Inbox,
-    metrics: &StoreMetrics,
-    logger: &Logger,
-) {
-    while let Ok(mut gathered) = batches.recv() {
-        while gathered.batch.approximate_bytes() < GATHER_BYTES
-            && let Ok(next) = batches.try_recv()
-        {
-            gathered.number = next.number;
-            gathered.sync |= next.sync;
-            gathered.batch.append(next.batch);
-        }
-        let durability = if gathered.sync {
-            Durability::Synced
-        } else {
-            Durability::Unsynced
-        };
-        if let Err(error) = raft.write(&gathered.batch, durability) {
-            stop_process(logger, &error.to_string());
-        }
-        metrics.log_batches.increment();
-        metrics.log_syncs.add(u64::from(gathered.sync));
-        inbox.event(ShardEvent::LogPersisted {
-            number: gathered.number,
-        });
-    }
-}
-
 /// The thread of an apply shard.
 pub(super) struct ApplyThread<E: Engine> {
     pub index: usize,
@@ -307,6 +280,7 @@ pub(super) struct ApplyThread<E: Engine> {
     pub works: Receiver<ApplyMail>,
     pub inboxes: Vec<Inbox>,
     pub readers: Sender<ReadMail<E::Snapshot>>,
+    pub metrics: Arc<StoreMetrics>,
     pub logger: Logger,
 }
 
@@ -343,6 +317,7 @@ impl<E: Engine> ApplyThread<E> {
 
     /// Writes one batch; returns its progress and what it had no room for.
     fn apply(&mut self, tasks: Vec<ApplyTask>) -> (Vec<Applied>, Vec<ApplyTask>) {
+        let begun = clock::monotonic();
         let output = match self.shard.apply(&self.kv, tasks) {
             Ok(output) => output,
             Err(fault) => stop_process(&self.logger, &fault.to_string()),
@@ -350,8 +325,19 @@ impl<E: Engine> ApplyThread<E> {
         if let Err(error) = self.kv.write(&output.batch, output.durability) {
             stop_process(&self.logger, &error.to_string());
         }
+        // Batches of followers answer nobody: no time is taken of them.
+        let written = (!output.writes.is_empty()).then(clock::monotonic);
         for (reply, result) in output.replies {
             reply.deliver(result);
+        }
+        if let Some(written) = written {
+            let times = BatchTimes {
+                begun,
+                written,
+                answered: clock::monotonic(),
+            };
+            let stages = &self.metrics.write_stages;
+            stages.record_batch(&output.writes, &times);
         }
         for task in output.reads {
             send_read(&self.readers, None, task);

@@ -23,6 +23,7 @@ use super::*;
 use crate::apply::{ApplyShard, ApplyTask, EntriesTask, Proposal, Waiting};
 use crate::request::{Answer, Reply};
 use crate::system::{SystemStateMachine, SystemView, SystemViewError, SystemWrites};
+use crate::write_stages::WriteTimes;
 
 mod answers;
 mod expiry;
@@ -104,6 +105,7 @@ impl Replica {
             commands: commands.len(),
             reply: Some(Reply::new(move |result| drop(sender.send(result)))),
             deadline: Duration::MAX,
+            times: WriteTimes::default(),
         };
         let task = EntriesTask {
             region_id: REGION,
@@ -115,6 +117,7 @@ impl Replica {
                 },
                 waiting: vec![waiting],
             }],
+            committed: Duration::ZERO,
         };
         let output = self
             .shard

@@ -10,14 +10,15 @@ use common::*;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{AppendCommand, RawSpace, data_command::Body};
 use strata_raftstore::{
-    Answer, CommandOutcome, Error, ReadCommand, Reply, Request, RequestBody, StoreEvent,
-    StoreOptions,
+    Answer, CommandOutcome, Error, ReadCommand, Reply, Request, RequestBody, RequestHeader,
+    StoreEvent, StoreOptions,
 };
 use strata_storage::Engines;
 
 mod leaders;
 mod reads;
 mod time_to_live;
+mod write_stages;
 mod writes;
 
 fn cluster(stores: u64) -> Cluster {

@@ -22,6 +22,7 @@ fn session_expired_by_log() {
         region_id: REGION,
         entries: vec![entry(replica.index, 1, 16_000, vec![])],
         proposals: vec![],
+        committed: Duration::ZERO,
     };
     let output = replica
         .shard

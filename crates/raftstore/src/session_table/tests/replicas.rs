@@ -55,6 +55,7 @@ fn damaged_record_stops_the_store() {
         region_id: REGION,
         entries: vec![entry(7, 1, 2, vec![append(&session, 1, "a")])],
         proposals: vec![],
+        committed: Duration::ZERO,
     };
     let fault = replica
         .shard

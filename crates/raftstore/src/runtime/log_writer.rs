@@ -1,0 +1,64 @@
+//! The log writer of a shard: one synced write for all that waits, in order.
+
+use std::time::Duration;
+
+use crossbeam::channel::Receiver;
+use slog::Logger;
+use strata_storage::{Durability, Engine};
+
+use super::clock;
+use super::threads::{GATHER_BYTES, Inbox, stop_process};
+use crate::metrics::StoreMetrics;
+use crate::shard::{LogBatch, ShardEvent};
+
+/// A batch on its way to the log writer.
+pub(super) struct LogMail {
+    pub batch: LogBatch,
+    /// When the shard handed it over.
+    pub handed_over: Duration,
+}
+
+/// Writes what comes, until the shard has ended.
+pub(super) fn run_log_writer<E: Engine>(
+    raft: &E,
+    mails: &Receiver<LogMail>,
+    inbox: &Inbox,
+    metrics: &StoreMetrics,
+    logger: &Logger,
+) {
+    let stages = &metrics.write_stages;
+    while let Ok(first) = mails.recv() {
+        let begun = clock::monotonic();
+        let note_wait = |sync: bool, handed_over| {
+            if sync {
+                stages.record_log_queue(handed_over, begun);
+            }
+        };
+        note_wait(first.batch.sync, first.handed_over);
+        let mut gathered = first.batch;
+        while gathered.batch.approximate_bytes() < GATHER_BYTES
+            && let Ok(next) = mails.try_recv()
+        {
+            note_wait(next.batch.sync, next.handed_over);
+            gathered.number = next.batch.number;
+            gathered.sync |= next.batch.sync;
+            gathered.batch.append(next.batch.batch);
+        }
+        let durability = if gathered.sync {
+            Durability::Synced
+        } else {
+            Durability::Unsynced
+        };
+        if let Err(error) = raft.write(&gathered.batch, durability) {
+            stop_process(logger, &error.to_string());
+        }
+        if gathered.sync {
+            stages.record_log_write(begun, clock::monotonic());
+        }
+        metrics.log_batches.increment();
+        metrics.log_syncs.add(u64::from(gathered.sync));
+        inbox.event(ShardEvent::LogPersisted {
+            number: gathered.number,
+        });
+    }
+}
