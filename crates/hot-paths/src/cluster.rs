@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use strata_proto::metapb::Region;
+use strata_proto::raft_serverpb::RaftMessage;
 use strata_raftstore::{
     Now, Reply, Request, StoreCore, StoreEffect, StoreEvent, StoreOptions, SystemStateMachine,
     SystemView, SystemViewError, SystemWrites,
@@ -193,18 +194,21 @@ impl Cluster {
         entry.is_some_and(|entry| entry.view.holds_lease(self.now.monotonic))
     }
 
+    fn send_messages(&mut self, to: u64, messages: Vec<RaftMessage>) -> anyhow::Result<()> {
+        let to = STORES.iter().position(|id| *id == to);
+        let to = to.context("a message to a store that there is not")?;
+        let inbox = &mut self.stores[to].inbox;
+        inbox.extend(messages.into_iter().map(StoreEvent::Message));
+        Ok(())
+    }
+
     fn carry_out(&mut self, place: usize, effect: StoreEffect) -> anyhow::Result<()> {
         let store = &mut self.stores[place];
         match effect {
             StoreEffect::Send {
                 to_store_id,
                 messages,
-            } => {
-                let to = STORES.iter().position(|id| *id == to_store_id);
-                let to = to.context("a message to a store that there is not")?;
-                let inbox = &mut self.stores[to].inbox;
-                inbox.extend(messages.into_iter().map(StoreEvent::Message));
-            }
+            } => self.send_messages(to_store_id, messages)?,
             StoreEffect::WriteLog { shard, batch } => {
                 // In memory a sync only moves batches from one map to another.
                 store
@@ -213,6 +217,9 @@ impl Cluster {
                     .write(&batch.batch, Durability::Unsynced)?;
                 let number = batch.number;
                 store.inbox.push(StoreEvent::LogPersisted { shard, number });
+                for (to_store_id, messages) in batch.after_sync {
+                    self.send_messages(to_store_id, messages)?;
+                }
             }
             StoreEffect::Apply(work) => store.inbox.push(StoreEvent::Apply(work)),
             StoreEffect::WriteData(write) => {

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strata_proto::eraftpb::{HardState, MessageType};
+use strata_proto::eraftpb::{HardState, Message, MessageType};
 use strata_proto::metapb::{self, Region};
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::RaftApplyState;
@@ -372,11 +372,7 @@ impl<E: Engine> Peer<E> {
     }
 
     /// Addresses a Raft message and puts it into the outbox.
-    pub(crate) fn send(
-        &mut self,
-        context: &mut StepContext<'_>,
-        message: strata_proto::eraftpb::Message,
-    ) {
+    pub(crate) fn send(&mut self, context: &mut StepContext<'_>, message: Message) {
         let snapshot = message.msg_type() == MessageType::MsgSnapshot;
         let known = find_peer(&self.region, message.to);
         let Some(to_peer) = known.or_else(|| self.addresses.find(message.to)) else {
@@ -389,7 +385,37 @@ impl<E: Engine> Peer<E> {
             return;
         };
         let to_store_id = to_peer.store_id;
-        let message = RaftMessage {
+        let message = self.envelope(to_peer, message);
+        if snapshot {
+            return self.send_snapshot(context, to_store_id, message);
+        }
+        context.out.send_to(to_store_id, Some(message));
+    }
+
+    /// Puts a message into the outbox that leaves when the log batch at hand is synced; gives
+    /// it back where its receiver is not known or it is more than a message.
+    pub(crate) fn send_after_sync(
+        &self,
+        context: &mut StepContext<'_>,
+        message: Message,
+    ) -> Option<Message> {
+        let known = find_peer(&self.region, message.to);
+        let to_peer = known.or_else(|| self.addresses.find(message.to));
+        let Some(to_peer) = to_peer.filter(|_| message.msg_type() != MessageType::MsgSnapshot)
+        else {
+            return Some(message);
+        };
+        let message = self.envelope(to_peer, message);
+        let after_sync = &mut context.out.after_sync;
+        after_sync
+            .entry(to_peer.store_id)
+            .or_default()
+            .push(message);
+        None
+    }
+
+    fn envelope(&self, to_peer: metapb::Peer, message: Message) -> RaftMessage {
+        RaftMessage {
             region_id: self.region.id,
             from_peer: Some(self.peer),
             to_peer: Some(to_peer),
@@ -399,11 +425,7 @@ impl<E: Engine> Peer<E> {
             start_key: self.region.start_key.clone(),
             end_key: self.region.end_key.clone(),
             ..RaftMessage::default()
-        };
-        if snapshot {
-            return self.send_snapshot(context, to_store_id, message);
         }
-        context.out.send_to(to_store_id, Some(message));
     }
 
     /// Adds to the metrics what has happened in the Raft core since the last time.

@@ -4,8 +4,9 @@
 //! Ready      Messages that promise nothing about the own disk (a leader's appends,
 //!            heartbeats) leave with this flush. Entries and hard state join the shard's log
 //!            batch. Entries to be applied go to the apply shard with what waits for them.
-//! Persisted  The batch is synced: the own match index counts, votes and append answers
-//!            leave, and the next Ready holds what may now be applied.
+//! Persisted  The batch is synced: the log writer sends votes and append answers, which were
+//!            in it. Then the own match index counts, and the next Ready holds what may now be
+//!            applied.
 //! Applied    The Raft core and the reads that wait for an index move on.
 //!
 //! Invariants
@@ -30,7 +31,7 @@ pub(crate) struct UnsyncedReady {
     pub(crate) number: u64,
     /// False: it only waits for those before it.
     pub(crate) must_sync: bool,
-    /// To be sent when it is synced.
+    /// To be sent from here when it is synced; most leave with the log batch.
     pub(crate) messages: Vec<Message>,
 }
 
@@ -165,7 +166,7 @@ impl<E: Engine> Peer<E> {
     /// Puts entries and hard state into the shard's log batch and remembers what has to wait
     /// for it.
     fn write_log(&mut self, context: &mut StepContext<'_>, ready: &mut Ready) {
-        let messages = std::mem::take(&mut ready.persisted_messages);
+        let mut messages = std::mem::take(&mut ready.persisted_messages);
         if ready.has_write() {
             let bytes: usize = ready.entries.iter().map(|entry| entry.data.len()).sum();
             context.metrics.log_bytes.add(bytes as u64);
@@ -180,6 +181,11 @@ impl<E: Engine> Peer<E> {
         if ready.must_sync {
             context.out.log_sync = true;
             context.out.logged.push((self.region.id, number));
+            // No need to come back here first.
+            messages = messages
+                .into_iter()
+                .filter_map(|message| self.send_after_sync(context, message))
+                .collect();
         }
         self.unsynced.push_back(UnsyncedReady {
             number,

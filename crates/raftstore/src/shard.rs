@@ -4,7 +4,8 @@
 //! Flush    [`Shard::flush`] proposes what has gathered, takes the Ready of every peer that
 //!          has one and returns [`ShardAction`]s, in an order that the driver keeps:
 //!          messages that need no disk first, then one log batch of all peers.
-//! Answers  The log writer's and the apply shards' come back as events.
+//! Answers  The log writer's and the apply shards' come back as events. What promises that
+//!          the batch is on the disk leaves from there.
 //!
 //! Invariants
 //! * A peer lives in one shard's map and nowhere else.
@@ -122,8 +123,8 @@ pub enum ShardAction {
         /// The messages, in order.
         messages: Vec<RaftMessage>,
     },
-    /// Write a batch to the raft engine, batches in order. Answer:
-    /// [`ShardEvent::LogPersisted`].
+    /// Write a batch to the raft engine, batches in order; then send what waits for it.
+    /// Answer: [`ShardEvent::LogPersisted`].
     WriteLog(LogBatch),
     /// Hand tasks to an apply shard, batches in order. Precondition: all entries are
     /// committed, and synced in this store's raft engine. Answer: [`ShardEvent::Applied`].
@@ -169,6 +170,9 @@ pub struct LogBatch {
     /// True: the batch must be synced before it is answered. False: it holds nothing but
     /// commit indices, which may be lost.
     pub sync: bool,
+    /// Messages by store that promise what is in the batch, as votes and answers to appends
+    /// do. They leave when it is synced, without another step of the shard; they may be lost.
+    pub after_sync: BTreeMap<u64, Vec<RaftMessage>>,
 }
 
 /// What a step of a peer may touch beside the peer.
@@ -194,6 +198,8 @@ pub(crate) struct Outbox {
     pub reports: Vec<RegionHeartbeatRequest>,
     pub log: WriteBatch,
     pub log_sync: bool,
+    /// Messages by store that leave when `log` is synced.
+    pub after_sync: BTreeMap<u64, Vec<RaftMessage>>,
     /// Readys whose entries or votes are in `log`: region and number.
     pub logged: Vec<(u64, u64)>,
     pub apply: Vec<ApplyTask>,
@@ -565,6 +571,16 @@ impl<E: Engine> Shard<E> {
         self.log.last_number += 1;
         let number = self.log.last_number;
         let batch = std::mem::take(&mut self.out.log);
+        let mut after_sync = std::mem::take(&mut self.out.after_sync);
+        let waiting: usize = after_sync.values().map(Vec::len).sum();
+        if self.admitted {
+            self.metrics.messages_sent.add(waiting as u64);
+        } else {
+            self.metrics
+                .messages_dropped_not_admitted
+                .add(waiting as u64);
+            after_sync.clear();
+        }
         self.log
             .in_flight
             .push_back((number, std::mem::take(&mut self.out.logged)));
@@ -572,6 +588,7 @@ impl<E: Engine> Shard<E> {
             number,
             batch,
             sync,
+            after_sync,
         }));
     }
 

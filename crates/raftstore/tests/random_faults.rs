@@ -13,12 +13,12 @@ use common::{EPOCH_MS, Journal, Outcome, get, text, write};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use strata_raftstore::{
-    Answer, Error, Now, Reply, Request, RequestBody, RequestHeader, StoreCore, StoreEffect,
-    StoreEvent, StoreOptions, SystemStateMachine,
+    Answer, Error, LogBatch, Now, Reply, Request, RequestBody, RequestHeader, StoreCore,
+    StoreEffect, StoreEvent, StoreOptions, SystemStateMachine,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{MemFiles, SnapshotManager};
-use strata_storage::{Durability, Engine, Engines, MemEngine, WriteBatch};
+use strata_storage::{Durability, Engine, Engines, MemEngine};
 
 const STORES: u64 = 3;
 /// Life of a step that outlives a crash of its store.
@@ -29,12 +29,10 @@ const KEYS: [&str; 2] = ["a", "z"];
 /// Something that happens to a store at a time.
 enum Step {
     Event(Box<StoreEvent>),
-    /// Writes to the raft engine, then tells the shard.
+    /// Writes to the raft engine, sends what waits for that, then tells the shard.
     Log {
         shard: usize,
-        number: u64,
-        batch: WriteBatch,
-        sync: bool,
+        batch: LogBatch,
     },
     /// Writes to the kv engine, then tells the store.
     Data(strata_raftstore::DataWrite),
@@ -165,22 +163,22 @@ impl World {
                 }
                 self.handle(id, *event);
             }
-            Step::Log {
-                shard,
-                number,
-                batch,
-                sync,
-            } => {
-                let durability = if sync {
+            Step::Log { shard, batch } => {
+                let durability = if batch.sync {
                     Durability::Synced
                 } else {
                     Durability::Unsynced
                 };
-                self.nodes[&id]
-                    .engines
-                    .raft
-                    .write(&batch, durability)
-                    .unwrap();
+                let engines = &self.nodes[&id].engines;
+                engines.raft.write(&batch.batch, durability).unwrap();
+                for (to_store_id, messages) in batch.after_sync {
+                    let send = StoreEffect::Send {
+                        to_store_id,
+                        messages,
+                    };
+                    self.carry_out(id, send);
+                }
+                let number = batch.number;
                 self.handle(id, StoreEvent::LogPersisted { shard, number });
             }
             Step::Data(write) => {
@@ -224,17 +222,7 @@ impl World {
             }
             StoreEffect::WriteLog { shard, batch } => {
                 let at = self.slot(id, |node| &mut node.log_free_at);
-                let (number, sync) = (batch.number, batch.sync);
-                self.after(
-                    at,
-                    id,
-                    Step::Log {
-                        shard,
-                        number,
-                        batch: batch.batch,
-                        sync,
-                    },
-                );
+                self.after(at, id, Step::Log { shard, batch });
             }
             StoreEffect::Apply(work) => {
                 self.handle(id, StoreEvent::Apply(work));

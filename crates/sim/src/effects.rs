@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_raftstore::{ApplyTask, Now, StoreCore, StoreEffect, StoreEvent};
+use strata_raftstore::{ApplyTask, LogBatch, Now, StoreCore, StoreEffect, StoreEvent};
 use strata_storage::{Durability, Engine, EngineError, MemEngine};
 
 use crate::cluster::{Cluster, Event};
@@ -227,13 +227,14 @@ impl Cluster {
         let Some(batch) = store.logs[lane].waiting.pop_front() else {
             return;
         };
-        store.logs[lane].writing = Some((batch.number, batch.sync));
+        let sync = batch.sync;
         let written = store.engines.raft.write(&batch.batch, Durability::Unsynced);
+        store.logs[lane].writing = Some(batch);
         let (life, disk) = (store.life, store.disk);
         if let Err(error) = written {
             return self.engine_failed(id, &error);
         }
-        let delay = if batch.sync {
+        let delay = if sync {
             disk.sync_time(&mut self.rng)
         } else {
             Duration::ZERO
@@ -255,7 +256,12 @@ impl Cluster {
         let now = self.queue.now();
         let lying = self.planted.disks_lie();
         let store = self.store_mut(id);
-        let (number, sync) = store.logs[lane]
+        let LogBatch {
+            number,
+            sync,
+            after_sync,
+            ..
+        } = store.logs[lane]
             .writing
             .take()
             .expect("a batch is being written");
@@ -267,6 +273,13 @@ impl Cluster {
         }
         self.trace
             .note(now, "persisted", [id, lane as u64, number, u64::from(sync)]);
+        for (to_store_id, messages) in after_sync {
+            self.send(id, to_store_id, messages);
+        }
+        // A fault may have struck with a message.
+        if !self.is_live(id, life) {
+            return;
+        }
         self.enter(
             id,
             StoreEvent::LogPersisted {

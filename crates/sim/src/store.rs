@@ -69,8 +69,8 @@ pub struct SimStore {
 #[derive(Debug, Default)]
 pub(crate) struct LogLane {
     pub waiting: VecDeque<LogBatch>,
-    /// Number of the batch that is written and not yet answered, and whether to sync it.
-    pub writing: Option<(u64, bool)>,
+    /// The batch that is written and not yet answered; its changes are in the engine.
+    pub writing: Option<LogBatch>,
 }
 
 /// Work on its way into the kv engine.

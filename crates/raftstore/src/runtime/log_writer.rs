@@ -1,4 +1,5 @@
-//! The log writer of a shard: one synced write for all that waits, in order.
+//! The log writer of a shard: one synced write for all that waits, in order. What promises
+//! that it is synced leaves from here, before the shard hears of it.
 
 use std::time::Duration;
 
@@ -6,8 +7,8 @@ use crossbeam::channel::Receiver;
 use slog::Logger;
 use strata_storage::{Durability, Engine};
 
-use super::clock;
 use super::threads::{GATHER_BYTES, Inbox, stop_process};
+use super::{Transport, clock};
 use crate::metrics::StoreMetrics;
 use crate::shard::{LogBatch, ShardEvent};
 
@@ -23,6 +24,7 @@ pub(super) fn run_log_writer<E: Engine>(
     raft: &E,
     mails: &Receiver<LogMail>,
     inbox: &Inbox,
+    transport: &dyn Transport,
     metrics: &StoreMetrics,
     logger: &Logger,
 ) {
@@ -43,6 +45,10 @@ pub(super) fn run_log_writer<E: Engine>(
             gathered.number = next.batch.number;
             gathered.sync |= next.batch.sync;
             gathered.batch.append(next.batch.batch);
+            for (store_id, messages) in next.batch.after_sync {
+                let waiting = gathered.after_sync.entry(store_id).or_default();
+                waiting.extend(messages);
+            }
         }
         let durability = if gathered.sync {
             Durability::Synced
@@ -54,6 +60,9 @@ pub(super) fn run_log_writer<E: Engine>(
         }
         if gathered.sync {
             stages.record_log_write(begun, clock::monotonic());
+        }
+        for (store_id, messages) in gathered.after_sync {
+            transport.send(store_id, messages);
         }
         metrics.log_batches.increment();
         metrics.log_syncs.add(u64::from(gathered.sync));

@@ -20,7 +20,7 @@ use super::threads::{
     ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
     request_weight, run_expiry, run_log_gc_worker, run_reader, send_read, stop_process, want_clock,
 };
-use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, clock};
+use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, Transport, clock};
 use crate::claim::check_offer;
 use crate::directory::{DirectoryEntry, find_peer};
 use crate::error::Error;
@@ -180,7 +180,7 @@ impl<E: SnapshotEngine> Running<E> {
                 metrics: self.metrics.clone(),
             };
             self.spawn(format!("raft-{index}"), move || thread.run())?;
-            self.start_log_writer(index, batches)?;
+            self.start_log_writer(index, batches, surroundings.transport.clone())?;
         }
         for (index, (shard, (_, works))) in apply_shards.into_iter().zip(ends.works).enumerate() {
             let thread = ApplyThread {
@@ -257,11 +257,16 @@ impl<E: SnapshotEngine> Running<E> {
         })
     }
 
-    fn start_log_writer(&self, index: usize, batches: Receiver<LogMail>) -> std::io::Result<()> {
+    fn start_log_writer(
+        &self,
+        index: usize,
+        batches: Receiver<LogMail>,
+        transport: Arc<dyn Transport>,
+    ) -> std::io::Result<()> {
         let (raft, inbox) = (self.engines.raft.clone(), self.inboxes[index].clone());
         let (metrics, logger) = (self.metrics.clone(), self.logger.clone());
         self.spawn(format!("log-{index}"), move || {
-            run_log_writer(&raft, &batches, &inbox, &metrics, &logger);
+            run_log_writer(&raft, &batches, &inbox, &*transport, &metrics, &logger);
         })
     }
 

@@ -217,13 +217,15 @@ impl Cluster {
                     Durability::Unsynced
                 };
                 node.engines.raft.write(&batch.batch, durability).unwrap();
-                queue.push_back((
-                    id,
-                    StoreEvent::LogPersisted {
-                        shard,
-                        number: batch.number,
-                    },
-                ));
+                let number = batch.number;
+                for (to_store_id, messages) in batch.after_sync {
+                    let send = StoreEffect::Send {
+                        to_store_id,
+                        messages,
+                    };
+                    self.carry_out(id, send, queue);
+                }
+                queue.push_back((id, StoreEvent::LogPersisted { shard, number }));
             }
             StoreEffect::Apply(work) if !node.apply_works => {
                 node.held.push_back(StoreEffect::Apply(work));

@@ -300,7 +300,7 @@ settings! {
         /// Memory for unflushed writes of the data engine altogether.
         write_buffers_size_max: Size = "storage.write-buffers-size-max", "128MiB", "1MiB" ..= "64GiB";
         /// Memory for unflushed writes of the log engine.
-        log_write_buffer_size: Size = "storage.log-write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        log_write_buffer_size: Size = "storage.log-write-buffer-size", "16MiB", "64KiB" ..= "4GiB";
         /// Files that each engine keeps open.
         open_files_max: u64 = "storage.open-files-max", "1024", "64" ..= "1048576";
         /// Flushes and compactions of each engine at one time.

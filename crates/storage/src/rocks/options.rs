@@ -21,6 +21,13 @@ const MIB: usize = 1 << 20;
 /// Bits of the bloom filters for each key; about 1 % of look-ups are in vain.
 const BLOOM_BITS: f64 = 10.0;
 
+/// How RocksDB finds the place of a new key in the memtables with records of regions: for each
+/// first 11 bytes, which is a region and a kind of record (`keys`), it remembers where the last
+/// one went. Entries of a log follow each other, and states replace each other, so most inserts
+/// of many regions then begin where they end, and not at the top of the skip list.
+const REGION_RECORD_HINTS: &str =
+    "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.11";
+
 /// Settings that were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
@@ -61,7 +68,7 @@ impl Default for EngineOptions {
             block_cache_bytes: 64 * MIB,
             kv_memtable_bytes: 32 * MIB,
             kv_memtables_bytes_max: 128 * MIB,
-            raft_memtable_bytes: 32 * MIB,
+            raft_memtable_bytes: 16 * MIB,
             open_files_max: 1024,
             background_jobs: 2,
         }
@@ -136,6 +143,11 @@ impl EngineOptions {
             table.set_bloom_filter(BLOOM_BITS, false);
         }
         let mut options = Options::default();
+        if matches!(cf, Cf::Raft | Cf::RaftLog) {
+            options = options
+                .get_options_from_string(REGION_RECORD_HINTS)
+                .expect("RocksDB has this option: the string is a constant");
+        }
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_level_compaction_dynamic_level_bytes(true);
