@@ -37,6 +37,8 @@ use crate::options::NodeError;
 /// Receive windows of a stream and of a connection: an entry or a large batch fits in.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Largest frame of HTTP/2 that is taken: a chunk of a snapshot travels in a few of them.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// Pause after the system refused a connection, for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Largest header block of a request.
@@ -187,6 +189,7 @@ impl<T: Tikv> PortServer<T> {
             .max_concurrent_streams(self.server.max_connection_streams as u32)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
             .keep_alive_interval(self.transport.keepalive * 5)
             .keep_alive_timeout(self.transport.keepalive * 5);

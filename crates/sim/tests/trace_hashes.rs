@@ -11,11 +11,11 @@ use strata_sim::{FaultKind, Mix, Scenario};
 
 /// Seeds of the default swarm with the hashes of their traces.
 const HASHES: [(u64, u64); 5] = [
-    (1, 0x666ecdf4faf762ef),
+    (1, 0xce025ef5859c93a7),
     (2, 0x21c0de3b6dad9143),
-    (3, 0x8451f18da32ffafd),
-    (5, 0xc250290b8c95f798),
-    (8, 0xcf5037b1d6b9f164),
+    (3, 0x9a652a56d42d72ae),
+    (5, 0xf7f5a0e2c7c45c20),
+    (8, 0x85c73ada846a5e88),
 ];
 
 fn hash(seed: u64) -> u64 {

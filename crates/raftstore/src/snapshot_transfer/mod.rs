@@ -6,7 +6,7 @@
 //!                  <------- progress --  what is synced of each file (crash rule 11)
 //!                  -- chunk ---------->  checked, appended; synced now and then
 //!                  <---------- taken --  bytes held; the sender's window moves on
-//!                  -- end ------------>  all read back, synced, named
+//!                  -- end ------------>  all synced, read back, named
 //!                  <----------- done --  and the raft message goes to the shard
 //! ```
 //! Offer     The raft message, whose data is the snapshot's description. What is complete
@@ -50,7 +50,7 @@ pub use sender::{SendFault, SnapshotSender};
 pub use slots::{ReceiveSlots, SlotRefused};
 
 /// Chunks that a sender has under way at most, in whole chunks of the largest size.
-pub const WINDOW_CHUNKS: u64 = 4;
+pub const WINDOW_CHUNKS: u64 = 8;
 
 /// How snapshots travel.
 #[derive(Clone, Debug, PartialEq, Eq)]

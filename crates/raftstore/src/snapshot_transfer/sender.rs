@@ -18,8 +18,8 @@ use strata_storage::snapshot::{FileStore, SnapshotError, SnapshotRef};
 
 use super::{TransferOptions, WINDOW_CHUNKS};
 
-/// Bytes a second that a receiver reads back at least: its parts at the offer, all files at
-/// the end.
+/// Bytes a second that a receiver reads at least: its parts at the offer. At the end, as much
+/// time is enough for the last sync.
 const READ_BACK_BYTES_PER_SECOND: u64 = 64 << 20;
 
 /// Longest reason of a receiver that is kept, in characters.

@@ -1,16 +1,23 @@
 //! Snapshot files in a folder of the disk, as RocksDB's sorted tables.
+//!
+//! The page cache holds little of them. What is appended is on its way to the disk at once and
+//! leaves the cache when the caller has no more use for it ([`FileStore::forget`]); what is read
+//! once passes by it ([`direct`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use strata_proto::stratapb::SnapshotForm;
 
+use super::direct;
 use super::error::SnapshotError;
-use super::files::FileStore;
+use super::files::{FileStamp, FileStore};
 
 /// A folder of snapshot files. Clones are handles of the same folder.
 #[derive(Clone, Debug)]
@@ -81,6 +88,21 @@ impl DiskFiles {
     }
 }
 
+/// Has the system begin to write what is dirty of a range, so that the next sync waits less. It
+/// promises nothing, so a failure changes nothing: the sync reports what cannot be written.
+fn begin_writing(file: &File, offset: u64, bytes: usize) {
+    let range = (
+        libc::off64_t::try_from(offset),
+        libc::off64_t::try_from(bytes),
+    );
+    if let (Ok(offset), Ok(bytes)) = range {
+        // SAFETY: the descriptor is open while `file` is borrowed; no memory is passed.
+        let _ = unsafe {
+            libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE)
+        };
+    }
+}
+
 fn sync_path(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
@@ -102,7 +124,28 @@ impl FileStore for DiskFiles {
             // A part may have been written; whoever tries again expects the old end.
             let _ = file.set_len(offset);
             self.error(name, "write", &error)
-        })
+        })?;
+        begin_writing(&file, offset, data.len());
+        Ok(())
+    }
+
+    fn forget(&self, name: &str, offset: u64, length: u64) {
+        let range = (i64::try_from(offset), i64::try_from(length));
+        if let (Ok(offset), Ok(length), Ok(file)) = (range.0, range.1, File::open(self.path(name)))
+        {
+            // No more than advice.
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            let _ = posix_fadvise(file, offset, length, advice);
+        }
+    }
+
+    fn stamp(&self, name: &str) -> Result<Option<FileStamp>, SnapshotError> {
+        let found = fs::metadata(self.path(name)).map_err(|e| self.error(name, "look at", &e))?;
+        Ok(Some(FileStamp {
+            number: found.ino(),
+            length: found.len(),
+            written_ns: i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec()),
+        }))
     }
 
     fn truncate(&self, name: &str, length: u64) -> Result<(), SnapshotError> {
@@ -127,6 +170,14 @@ impl FileStore for DiskFiles {
                     expected: offset + length as u64,
                 })
             }
+            Err(error) => Err(self.error(name, "read", &error)),
+        }
+    }
+
+    fn read_once(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, SnapshotError> {
+        match direct::read(&self.path(name), offset, length) {
+            Ok(Some(data)) => Ok(data),
+            Ok(None) => self.read(name, offset, length),
             Err(error) => Err(self.error(name, "read", &error)),
         }
     }

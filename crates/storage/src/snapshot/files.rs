@@ -22,6 +22,18 @@ pub(super) const NEW_ENDING: &str = ".new";
 /// Longest record that is read.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 
+/// What the system says of a file's bytes: two that are equal mean that nobody has written to
+/// the file in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    /// The file's number within its file system.
+    pub number: u64,
+    /// Bytes of the file.
+    pub length: u64,
+    /// When it was last written to, in nanoseconds since 1970.
+    pub written_ns: i128,
+}
+
 /// A flat folder of files. Clones are handles of the same folder.
 pub trait FileStore: Clone + Send + Sync + 'static {
     /// The form of the tables in it.
@@ -42,6 +54,19 @@ pub trait FileStore: Clone + Send + Sync + 'static {
     /// ends at `offset` again as far as the system allows.
     fn append(&self, name: &str, offset: u64, data: &[u8]) -> Result<(), SnapshotError>;
 
+    /// Nobody reads this range soon, and it is synced: the system need not keep it in memory.
+    /// Changes nothing else, and never fails.
+    fn forget(&self, _name: &str, _offset: u64, _length: u64) {}
+
+    /// What the system says of a file's bytes; `None` if it says nothing, as a store without
+    /// stamps does.
+    ///
+    /// # Errors
+    /// `File`.
+    fn stamp(&self, _name: &str) -> Result<Option<FileStamp>, SnapshotError> {
+        Ok(None)
+    }
+
     /// Cuts a file to `length` bytes; a shorter one stays as it is.
     ///
     /// # Errors
@@ -53,6 +78,15 @@ pub trait FileStore: Clone + Send + Sync + 'static {
     /// # Errors
     /// `FileLength` if the file ends before; `File`.
     fn read(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, SnapshotError>;
+
+    /// As [`FileStore::read`], of bytes that nobody is about to read again: the system need
+    /// not keep them in memory.
+    ///
+    /// # Errors
+    /// As those of `read`.
+    fn read_once(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, SnapshotError> {
+        self.read(name, offset, length)
+    }
 
     /// Bytes of a file; `None` if there is none.
     ///

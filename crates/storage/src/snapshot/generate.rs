@@ -4,7 +4,9 @@
 //!         as the data will be (crash rule 11); so they belong together whatever is
 //!         applied meanwhile.
 //! Write   One table for each content that has keys, under a temporary name.
-//! Sum     Each table is read back for its checksum: that of what is in the file.
+//! Sum     What was written is read back for the checksum: that of what is in the file. It
+//!         happens after each piece, while the system still has it in memory: RocksDB has it
+//!         dropped from there soon.
 //! Name    The id is known once all checksums are; the tables take their final names.
 //!
 //! Nothing is synced: what was made here is of no use after the process ends, and the
@@ -60,12 +62,6 @@ enum Phase<W> {
     /// The id of the finished snapshot is known.
     Done,
     Writing(Writing<W>),
-    Summing {
-        content: Content,
-        offset: u64,
-        length: u64,
-        hasher: Hasher,
-    },
 }
 
 struct Writing<W> {
@@ -77,6 +73,10 @@ struct Writing<W> {
     end: Vec<u8>,
     /// Keys and values so far.
     bytes: u64,
+    /// Bytes of the file that were read back.
+    summed_bytes: u64,
+    /// Of those bytes.
+    hasher: Hasher,
 }
 
 impl<E: SnapshotEngine> Generator<E> {
@@ -138,8 +138,7 @@ impl<E: SnapshotEngine> Generator<E> {
         self.view = view;
     }
 
-    /// Does a piece of the work: reads about `budget_bytes` of keys and values, or a
-    /// chunk of a finished table. After an error the generator is of no use; drop it.
+    /// Does a piece of the work: reads about `budget_bytes` of keys and values. After an error the generator is of no use; drop it.
     ///
     /// # Errors
     /// `TooMuch` beyond the manager's limit; `DiskFull`, `File`; errors of the engine.
@@ -163,12 +162,6 @@ impl<E: SnapshotEngine> Generator<E> {
                 }
             },
             Phase::Writing(writing) => self.write(writing, budget_bytes)?,
-            Phase::Summing {
-                content,
-                offset,
-                length,
-                hasher,
-            } => self.sum(content, offset, length, hasher)?,
         }
         Ok(Generated::Working)
     }
@@ -183,6 +176,8 @@ impl<E: SnapshotEngine> Generator<E> {
             next,
             end,
             bytes: 0,
+            summed_bytes: 0,
+            hasher: Hasher::new(),
         }
     }
 
@@ -221,51 +216,37 @@ impl<E: SnapshotEngine> Generator<E> {
         writing.bytes += read as u64;
         self.making.set_bytes(self.finished_bytes + writing.bytes)?;
         if let Some(next) = went_on {
+            self.sum(&mut writing, &name)?;
             writing.next = next;
             self.phase = Phase::Writing(writing);
-        } else if let Some(writer) = writing.writer {
+        } else if let Some(writer) = writing.writer.take() {
             writer.finish()?;
-            let length = files.length(&name)?.unwrap_or(0);
-            self.finished_bytes += length;
-            self.phase = Phase::Summing {
-                content: writing.content,
-                offset: 0,
-                length,
-                hasher: Hasher::new(),
-            };
+            self.sum(&mut writing, &name)?;
+            self.finished_bytes += writing.summed_bytes;
+            self.meta.files.push(SnapshotFile {
+                name: writing.content.name().to_owned(),
+                length: writing.summed_bytes,
+                crc32: writing.hasher.finalize(),
+            });
+            self.making.set_bytes(self.finished_bytes)?;
+            self.phase = Phase::Idle;
         } else {
             self.phase = Phase::Idle;
         }
         Ok(())
     }
 
-    fn sum(
-        &mut self,
-        content: Content,
-        offset: u64,
-        length: u64,
-        mut hasher: Hasher,
-    ) -> Result<(), SnapshotError> {
-        let bytes = (length - offset).min(CHUNK_BYTES as u64) as usize;
-        let name = temporary(self.making.number, content);
-        hasher.update(&self.making.manager.files().read(&name, offset, bytes)?);
-        let offset = offset + bytes as u64;
-        if offset < length {
-            self.phase = Phase::Summing {
-                content,
-                offset,
-                length,
-                hasher,
-            };
-            return Ok(());
+    /// Reads back what the writer has put into the file since the last time. A writer only
+    /// appends, so these bytes stay as they are.
+    fn sum(&self, writing: &mut Writing<E::Writer>, name: &str) -> Result<(), SnapshotError> {
+        let files = self.making.manager.files();
+        let length = files.length(name)?.unwrap_or(0);
+        while writing.summed_bytes < length {
+            let bytes = (length - writing.summed_bytes).min(CHUNK_BYTES as u64);
+            let data = files.read(name, writing.summed_bytes, bytes as usize)?;
+            writing.hasher.update(&data);
+            writing.summed_bytes += bytes;
         }
-        self.meta.files.push(SnapshotFile {
-            name: content.name().to_owned(),
-            length,
-            crc32: hasher.finalize(),
-        });
-        self.making.set_bytes(self.finished_bytes)?;
-        self.phase = Phase::Idle;
         Ok(())
     }
 

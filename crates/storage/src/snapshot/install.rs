@@ -312,7 +312,7 @@ impl<E: SnapshotEngine> Installer<E> {
         let region = self.snapshot.region();
         self.phase = match self.phase {
             Phase::Verify(file) if (file as usize) < self.snapshot.meta().files.len() => {
-                self.snapshot.verify_file(file)?;
+                self.snapshot.verify_changed_file(file)?;
                 Phase::Verify(file + 1)
             }
             Phase::Verify(_) => Phase::Clear,

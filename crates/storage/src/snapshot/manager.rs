@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use strata_proto::stratapb::SnapshotMeta;
 
 use super::error::SnapshotError;
-use super::files::FileStore;
+use super::files::{FileStamp, FileStore};
 use super::meta::{check, contents, total_bytes};
 use super::name::{Origin, Role, SnapshotKey};
 use super::receive::{Offered, Receiver};
@@ -61,6 +61,9 @@ struct Complete {
     uses: usize,
     /// Its files were found damaged: nobody begins to use it any more.
     condemned: bool,
+    /// What the system said of its files when they had been read back, in their order; empty
+    /// if this process has not read them.
+    read_back: Vec<Option<FileStamp>>,
 }
 
 struct Partial {
@@ -154,6 +157,7 @@ impl<F: FileStore> SnapshotManager<F> {
                 meta,
                 uses: 0,
                 condemned: false,
+                read_back: Vec::new(),
             };
             state.complete.insert(key, complete);
         }
@@ -385,10 +389,26 @@ impl<F: FileStore> SnapshotManager<F> {
             meta: meta.clone(),
             uses: 0,
             condemned: false,
+            read_back: Vec::new(),
         });
         complete.uses += 1;
         complete.condemned = false;
         SnapshotRef::new(self.clone(), key, complete.meta.clone())
+    }
+
+    /// The files of a complete snapshot were read back and hold what its description says;
+    /// `stamps` are what the system said of them then.
+    pub(super) fn note_read_back(&self, key: &SnapshotKey, stamps: Vec<Option<FileStamp>>) {
+        if let Some(complete) = self.shared.state.lock().complete.get_mut(key) {
+            complete.read_back = stamps;
+        }
+    }
+
+    /// What was noted of file number `file` when it was read back; `None` if nothing was.
+    pub(super) fn stamp_of(&self, key: &SnapshotKey, file: u32) -> Option<FileStamp> {
+        let state = self.shared.state.lock();
+        let stamps = &state.complete.get(key)?.read_back;
+        stamps.get(file as usize).copied().flatten()
     }
 
     /// Refuses to name files that are being removed under the same name.

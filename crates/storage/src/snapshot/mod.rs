@@ -28,6 +28,7 @@
 
 mod clear;
 mod content;
+mod direct;
 mod disk_files;
 mod error;
 mod files;
@@ -49,7 +50,7 @@ pub use clear::clear_region;
 pub use content::Content;
 pub use disk_files::DiskFiles;
 pub use error::{MetaFault, SnapshotError};
-pub use files::FileStore;
+pub use files::{FileStamp, FileStore};
 pub use generate::{Generated, Generator};
 pub use install::{
     BeginInstall, Installed, Installer, RecoverInstall, begin_install, check_install,

@@ -3,8 +3,10 @@
 //! Offer    The description is noted durably, then the parts are made or found again. The
 //!          answer is how much of each file is synced (crash rule 11).
 //! Chunk    Appended to its part if it is whole, of this snapshot, and begins where the
-//!          part ends. Every [`SYNC_BYTES`] the parts and then the progress are synced.
-//! Finish   All parts are synced, read back and compared with the description; they take
+//!          part ends.
+//! Sync     Every [`SYNC_BYTES`] the parts are synced and what is new in them is read back, for
+//!          the checksum of what is in the file; then the progress is synced.
+//! Finish   All parts are synced, so read back, and compared with the description; they take
 //!          their final names; last comes the description of the complete snapshot, with
 //!          the folder's sync.
 //!
@@ -17,14 +19,17 @@
 use std::sync::Arc;
 
 use crc32fast::Hasher;
-use strata_proto::stratapb::{SnapshotChunk, SnapshotMeta, SnapshotPart, SnapshotProgress};
+use strata_proto::stratapb::{
+    SnapshotChunk, SnapshotFile, SnapshotMeta, SnapshotPart, SnapshotProgress,
+};
+use strata_raft::planted;
 
 use super::error::SnapshotError;
-use super::files::{FileStore, read_record, write_record};
+use super::files::{FileStamp, FileStore, read_record, write_record};
 use super::manager::PartialClaim;
 use super::meta::contents;
 use super::name::{Role, SnapshotKey};
-use super::reference::{CHUNK_BYTES, SnapshotRef, checksum, unknown_file, verify};
+use super::reference::{CHUNK_BYTES, SnapshotRef, check_length, check_sum, checksum, unknown_file};
 use crate::error::Error;
 use crate::record::RecordKind;
 
@@ -43,7 +48,7 @@ pub enum Offered<F: FileStore> {
 struct Part {
     name: String,
     held: u64,
-    /// Of the first `held` bytes.
+    /// Of the bytes that are synced, as they were read back.
     hasher: Hasher,
     /// Invariant: `synced.synced <= held`.
     synced: SnapshotPart,
@@ -126,7 +131,6 @@ impl<F: FileStore> Receiver<F> {
         let part = &mut self.parts[chunk.file as usize];
         let files = self.claim.manager.files();
         files.append(&part.name, part.held, &chunk.data)?;
-        part.hasher.update(&chunk.data);
         part.held += chunk.data.len() as u64;
         self.unsynced += chunk.data.len() as u64;
         if self.unsynced >= SYNC_BYTES {
@@ -182,29 +186,36 @@ impl<F: FileStore> Receiver<F> {
         Ok(())
     }
 
-    /// Makes all that was taken durable: the parts first, then the progress.
+    /// Makes all that was taken durable, and reads it back: the parts first, then the progress.
     ///
     /// # Errors
-    /// `SyncFailed`, which is fatal; `DiskFull`, `File`.
+    /// `SyncFailed`, which is fatal; `DiskFull`, `File`; `FileLength` if a part became shorter.
     pub fn sync(&mut self) -> Result<(), SnapshotError> {
         let files = self.claim.manager.files();
         let mut progress = SnapshotProgress {
             id: self.meta.id,
             parts: Vec::new(),
         };
+        let mut hashers = Vec::new();
         for part in &self.parts {
             if part.held != part.synced.synced {
                 files.sync(&part.name)?;
             }
+            let hasher = read_back(files, part)?;
             progress.parts.push(SnapshotPart {
                 synced: part.held,
-                crc32: part.hasher.clone().finalize(),
+                crc32: hasher.clone().finalize(),
             });
+            hashers.push(hasher);
         }
         let name = self.claim.key.name(Role::Progress, F::ENDING);
         write_record(files, &name, &progress)?;
-        for (part, synced) in self.parts.iter_mut().zip(progress.parts) {
-            part.synced = synced;
+        for (part, (synced, hasher)) in self
+            .parts
+            .iter_mut()
+            .zip(progress.parts.into_iter().zip(hashers))
+        {
+            (part.synced, part.hasher) = (synced, hasher);
         }
         self.unsynced = 0;
         Ok(())
@@ -229,7 +240,7 @@ impl<F: FileStore> Receiver<F> {
                 });
             }
         }
-        self.verify_parts()?;
+        let stamps = self.verify_parts()?;
         let manager = self.claim.manager.clone();
         let (files, key) = (manager.files(), self.claim.key);
         for (content, part) in contents(&self.meta).zip(&self.parts) {
@@ -241,16 +252,19 @@ impl<F: FileStore> Receiver<F> {
         for role in [Role::Offer, Role::Progress] {
             files.remove(&key.name(role, F::ENDING))?;
         }
-        Ok(manager.complete(key, &self.meta))
+        let complete = manager.complete(key, &self.meta);
+        manager.note_read_back(&key, stamps);
+        Ok(complete)
     }
 
-    /// Reads all parts back. A damaged one begins again.
-    fn verify_parts(&mut self) -> Result<(), SnapshotError> {
+    /// Compares all parts, as they were read back, with the description. A damaged one begins
+    /// again. Returns what the system says of each.
+    fn verify_parts(&mut self) -> Result<Vec<Option<FileStamp>>, SnapshotError> {
         let files = self.claim.manager.files();
-        let mut first_fault = None;
+        let (mut stamps, mut first_fault) = (Vec::new(), None);
         for (part, file) in self.parts.iter_mut().zip(&self.meta.files) {
-            match verify(files, &part.name, file.length, file.crc32) {
-                Ok(()) => {}
+            match check_part(files, part, file) {
+                Ok(()) => stamps.push(files.stamp(&part.name)?),
                 Err(
                     fault @ (SnapshotError::FileChecksum { .. } | SnapshotError::FileLength { .. }),
                 ) => {
@@ -261,13 +275,41 @@ impl<F: FileStore> Receiver<F> {
             }
         }
         match first_fault {
-            None => Ok(()),
+            None => Ok(stamps),
             Some(fault) => {
                 self.sync()?;
                 Err(fault)
             }
         }
     }
+}
+
+/// Reads back what of a part is new since its last sync. Returns the checksum of all of it.
+fn read_back<F: FileStore>(files: &F, part: &Part) -> Result<Hasher, SnapshotError> {
+    let mut hasher = part.hasher.clone();
+    let begin = part.synced.synced;
+    let mut offset = begin;
+    while offset < part.held {
+        let bytes = (part.held - offset).min(CHUNK_BYTES as u64);
+        hasher.update(&files.read(&part.name, offset, bytes as usize)?);
+        offset += bytes;
+    }
+    files.forget(&part.name, begin, part.held - begin);
+    Ok(hasher)
+}
+
+/// Compares a part that is synced in its full length with its description.
+fn check_part<F: FileStore>(
+    files: &F,
+    part: &Part,
+    described: &SnapshotFile,
+) -> Result<(), SnapshotError> {
+    // Planted: a snapshot is what its description says, whole.
+    if planted!(ResumeOntoForeignParts) {
+        return Ok(());
+    }
+    check_length(files, &part.name, described.length)?;
+    check_sum(files, &part.name, &part.hasher, described.crc32)
 }
 
 /// The progress noted for this offer; `None` if there is none that can be used.

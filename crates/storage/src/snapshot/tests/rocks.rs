@@ -1,6 +1,7 @@
 //! The same over RocksDB and a folder of the disk.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::*;
 use crate::rocks::{EngineOptions, RocksEngine};
@@ -46,7 +47,12 @@ impl Node {
 fn flip_bit(path: &Path, bit: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[bit / 8] ^= 1 << (bit % 8);
+    let before = std::fs::metadata(path).unwrap().modified().unwrap();
     std::fs::write(path, bytes).unwrap();
+    // Also where the system's clock for files has not moved on since the last write.
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(before + Duration::from_millis(10))
+        .unwrap();
 }
 
 fn path_of(files: &DiskFiles, ending: &str) -> PathBuf {
@@ -176,6 +182,9 @@ fn bad_input_flipped_bit_sst() {
     let to = node(&folder.path().join("to"), true);
     put(&to.engines.kv, Cf::Raw, "zd", "old");
     let received = transfer(&snapshot, &open(&to.files));
+    for file in 0..received.meta().files.len() as u32 {
+        received.verify_changed_file(file).unwrap();
+    }
     flip_bit(&path_of(&to.files, "_raw.sst"), 400);
     let mut installer = Installer::new(to.engines.kv.clone(), received);
     let error = loop {
@@ -282,4 +291,31 @@ fn bad_input_disk_full_snapshot_receive_on_a_full_device() {
     let error = files.append("part", 0, b"x").unwrap_err();
     assert!(matches!(error, SnapshotError::DiskFull { .. }), "{error}");
     assert!(!error.is_fatal());
+}
+
+#[test]
+fn a_file_that_was_read_back_is_read_again_after_a_write_or_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = node(&folder.path().join("from"), true);
+    fill(&from.engines.kv);
+    let snapshot = generate(&open(&from.files), &from.engines.kv, REGION);
+    let to = node(&folder.path().join("to"), true);
+    let received = transfer(&snapshot, &open(&to.files));
+    let place = |name| received.meta().files.iter().position(|f| f.name == name);
+    let raw = place("raw").unwrap() as u32;
+    let damaged = |checked: Result<(), SnapshotError>| {
+        matches!(checked, Err(SnapshotError::FileChecksum { .. }))
+    };
+    // A disk that loses a bit says nothing of it: the file looks as it did.
+    let path = path_of(&to.files, "_raw.sst");
+    let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+    flip_bit(&path, 400);
+    assert!(damaged(received.verify_changed_file(raw)), "written to");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(written).unwrap();
+    assert!(received.verify_changed_file(raw).is_ok(), "not read again");
+    assert!(damaged(received.verify_file(raw)));
+    let (id, index, term) = (REGION, received.meta().index, received.meta().term);
+    let again = open(&to.files).find_received(id, index, term).unwrap();
+    assert!(damaged(again.verify_changed_file(raw)), "another process");
 }
