@@ -11,11 +11,11 @@ use strata_sim::{FaultKind, Mix, Scenario};
 
 /// Seeds of the default swarm with the hashes of their traces.
 const HASHES: [(u64, u64); 5] = [
-    (1, 0xce025ef5859c93a7),
-    (2, 0x21c0de3b6dad9143),
-    (3, 0x9a652a56d42d72ae),
-    (5, 0xf7f5a0e2c7c45c20),
-    (8, 0x85c73ada846a5e88),
+    (1, 0x4585b1686b00d2c2),
+    (2, 0x81401e479e3e4367),
+    (3, 0x5421d9f01cc9d075),
+    (5, 0x7189f610367d9c4b),
+    (8, 0x187dc2375a48d8c2),
 ];
 
 fn hash(seed: u64) -> u64 {

@@ -246,8 +246,11 @@ fn backlog_of_apply_is_bounded() {
     for at in 0..30 {
         written(cluster.put(&format!("a{at}"), &value));
     }
+    // The follower learns of the last ones with a heartbeat.
+    cluster.run(Duration::from_millis(200));
     let held: usize = cluster.nodes[&slow].held.iter().map(held_bytes).sum();
-    assert!((2000..4000).contains(&held), "{held} bytes are held");
+    // A part may wait for a credit of the apply shard.
+    assert!((1000..4000).contains(&held), "{held} bytes are held");
     cluster.release_apply(slow);
     cluster.run(Duration::from_millis(500));
     assert_eq!(cluster.stored(slow, "a29"), Some(value.clone()));
