@@ -47,10 +47,6 @@ use crate::write_stages::BatchTimes;
 
 /// Everything that can happen to a store.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "events are handed in one by one, not kept"
-)]
 pub enum StoreEvent {
     /// A raft message from another store.
     Message(RaftMessage),
