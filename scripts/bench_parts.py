@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import bench_profile
 import bench_stages
 from bench_clusters import (
     KEYS, NODES, STRATA, STRATA_PORT, TARGET, VALUE_BYTES, Etcd, Strata, cpu_seconds,
@@ -42,6 +43,10 @@ SNAPSHOT_WAIT = 600
 SNAPSHOT_CLIENTS = 64
 # Numbers of regions that are compared; none: all keys in one region of a default cluster.
 LAYOUTS = (None, 8, 64, 512)
+# Loads that are profiled: kind, clients, regions of the cluster if not the default's.
+PROFILES = (("put", 1, None), ("put", 64, None), ("put", 256, None), ("put", 256, 512),
+            ("get", 64, None), ("get", 256, None), ("scan", MANY_CLIENTS, None),
+            ("idle", 0, 2000))
 # Regions of the nodes that idle or restart, and data before a restart: 2 GiB of values.
 MANY_REGIONS = 2000
 RESTART_KEYS = 1 << 19
@@ -406,6 +411,28 @@ def raft(run):
     return {"command": without_folders(words), "rows": rows}
 
 
+def profile(run):
+    """What the nodes' processors are busy with, under the loads whose bounds are near or not
+    held. Nothing where there is no `perf`."""
+    if not bench_profile.available():
+        say("  no perf: nothing is sampled")
+        return {"rows": []}
+    seconds = run.pick(5, 2)
+    rows = []
+    for kind, clients, regions in PROFILES:
+        with run.strata(**({} if regions is None else {"regions": regions})) as cluster:
+            load = None
+            if kind != "idle":
+                load = start_bench(cluster.bench_words(kind, clients, seconds + 6, keys=KEYS // 5))
+            # Keys are written before gets and scans, and an idle cluster comes to rest.
+            time.sleep(4 if load else run.pick(15, 5))
+            found = bench_profile.sample(run.folder, cluster.pids(), seconds)
+            if load:
+                end_bench(load)
+        rows.append({"kind": kind, "clients": clients, "regions": regions} | found)
+    return {"rows": rows}
+
+
 PARTS = {
     "startup": startup,
     "throughput": throughput,
@@ -418,4 +445,5 @@ PARTS = {
     "kills": leader_kills,
     "snapshot": snapshot,
     "raft": raft,
+    "profile": profile,
 }

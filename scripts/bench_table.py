@@ -11,6 +11,7 @@ import statistics
 import sys
 
 import bench_plots
+import bench_profile
 import bench_stages
 from bench_bounds import (
     MIB, aims, bounds, gaps, layouts, raft_ratios, snapshot_seconds)
@@ -213,6 +214,29 @@ def raft_table(part):
                     "allocations per entry", "per batch", "times the published"], lines)]
 
 
+def profile_table(part):
+    """Shares of the nodes' samples; empty where nothing was sampled."""
+    if not part["rows"]:
+        return []
+
+    def name(row):
+        if row["kind"] == "idle":
+            return f"idle, {row['regions']:,} regions"
+        clients = f"{row['clients']} client{'s' if row['clients'] > 1 else ''}"
+        regions = f", {row['regions']} regions" if row["regions"] else ""
+        return f"{row['kind']}, {clients}{regions}"
+
+    def lines(figure, names):
+        found = [(one, [row[figure].get(one, 0) for row in part["rows"]]) for one in names]
+        return [[one, *(f"{share:.0%}" for share in cells)] for one, cells in found
+                if max(cells) >= 0.005]
+    threads = [*bench_profile.THREADS.values(), "other threads"]
+    columns = [name(row) for row in part["rows"]]
+    return [f"Where the processors' time of the nodes goes, sampled under load {measured(part)}:",
+            "", *table(["area", *columns], lines("areas", bench_profile.AREAS)),
+            "", *table(["threads", *columns], lines("threads", threads))]
+
+
 def startup_table(part):
     return [f"A cluster of six regions on an empty folder {measured(part)}:", "", *table(
         ["what", "figure"],
@@ -234,6 +258,7 @@ TABLES = {
     "snapshot": snapshot_table,
     "raft": raft_table,
     "startup": startup_table,
+    "profile": profile_table,
 }
 
 

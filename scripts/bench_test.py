@@ -16,6 +16,7 @@ import bench_bounds
 import bench_clusters
 import bench_parts
 import bench_plots
+import bench_profile
 import bench_stages
 import bench_table
 
@@ -75,6 +76,8 @@ def good():
         "raft": {"rows": [{"crate": crate, "batch": 1, "in_flight": 1, "payload_bytes": 256,
                            "entries_per_second": 100, "allocations_per_entry": 1.0,
                            "allocations_per_batch": 1.0} for crate in ("strata-raft", "raft 0.7")]},
+        "profile": {"rows": [{"kind": "get", "clients": 64, "regions": None,
+                              "areas": {"StrataKV": 1.0}, "threads": {"network": 1.0}}]},
         "startup": {"ready_ms": 100, "idle_resident_bytes": 1 << 20, "idle_cpu_cores": 0.01},
     }
     return {"parts": {name: STAMP | part for name, part in parts.items()}}
@@ -259,6 +262,50 @@ class Stages(unittest.TestCase):
         found = {one["clients"]: one["stages"] for one in rows if "stages" in one}
         self.assertEqual(found, {1: (0, 1), 64: (2, 3), 256: (4, 5)})
         self.assertFalse([one for one in rows if "stages" in one and one["kind"] != "put"])
+
+
+PERF = """# Overhead\tCommand\tShared Object\tSymbol
+    30.00%\ttokio-rt-worker\tstrata             \t[.] h2::proto::connection::poll
+    12.50%\tlog-0\t[kernel.kallsyms]\t[k] ext4_sync_file
+    10.00%\tlog-0\t[kernel.kallsyms]\t[k] finish_task_switch.isra.0
+     5.00%\ttokio-rt-worker\t[kernel.kallsyms]\t[k] tcp_sendmsg_locked
+     2.50%\tlog-0\t[kernel.kallsyms]\t[k] do_syscall_64
+    20.00%\tapply-0\tstrata\t[.] rocksdb::InlineSkipList<strata>::Insert<false>
+     8.00%\traft-0\tstrata\t[.] strata_raftstore::shard::Shard<E>::handle
+     7.00%\traft-0\tlibc.so.6\t[.] __memmove_avx512_unaligned_erms
+     3.00%\traft-0\tstrata\t[.] _rjem_malloc
+     2.00%\tstore\tlibm.so.6\t[.] __ieee754_pow_fma
+
+"""
+
+
+class Profile(unittest.TestCase):
+    def test_every_sample_is_in_one_area_and_one_thread(self):
+        found = bench_profile.shares(PERF)
+        self.assertEqual({name: round(share, 3) for name, share in found["areas"].items()}, {
+            "HTTP/2, gRPC, tokio": 0.3, "kernel: files and disk": 0.125,
+            "kernel: switching threads": 0.1, "kernel: sockets": 0.05, "kernel: other": 0.025,
+            "RocksDB": 0.2, "StrataKV": 0.08, "copying, comparing": 0.07, "allocating": 0.03,
+            "other": 0.02})
+        self.assertEqual({name: round(share, 3) for name, share in found["threads"].items()}, {
+            "network": 0.35, "log writers": 0.25, "apply": 0.2, "raft shards": 0.18,
+            "other threads": 0.02})
+        self.assertLessEqual(set(found["areas"]), set(bench_profile.AREAS))
+
+    def test_lines_that_are_no_samples_are_left_out(self):
+        self.assertEqual(bench_profile.shares("# 10%\ta\tb\tc\n\nnothing\n"),
+                         {"areas": {}, "threads": {}})
+
+    def test_the_table_has_a_column_for_each_load_and_no_row_of_nothing(self):
+        rows = [{"kind": "put", "clients": 1, "regions": 512} | bench_profile.shares(PERF),
+                {"kind": "idle", "clients": 0, "regions": 2000, "areas": {"StrataKV": 1.0},
+                 "threads": {"raft shards": 1.0}}]
+        text = "\n".join(bench_table.profile_table(STAMP | {"rows": rows}))
+        self.assertIn("| area | put, 1 client, 512 regions | idle, 2,000 regions |", text)
+        self.assertIn("| StrataKV | 8% | 100% |", text)
+        self.assertIn("| log writers | 25% | 0% |", text)
+        self.assertNotIn("readers", text)
+        self.assertEqual(bench_table.profile_table(STAMP | {"rows": []}), [])
 
 
 class Page(unittest.TestCase):
