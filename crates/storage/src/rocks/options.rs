@@ -66,7 +66,7 @@ impl Default for EngineOptions {
             kv_wal: true,
             kv_atomic_flush: false,
             block_cache_bytes: 64 * MIB,
-            kv_memtable_bytes: 32 * MIB,
+            kv_memtable_bytes: 24 * MIB,
             kv_memtables_bytes_max: 128 * MIB,
             raft_memtable_bytes: 16 * MIB,
             open_files_max: 1024,
