@@ -49,7 +49,7 @@ pub struct Config {
     /// The commit index travels with the next append or heartbeat and has no message of its
     /// own, so that followers apply up to `heartbeat_ticks` later. It still leaves at once
     /// while a membership change or a transfer of leadership is under way, and to a follower
-    /// whose read waits for it. Default false.
+    /// whose read waits for it, where its log is known to match. Default false.
     pub lazy_commit: bool,
     /// Neither vote nor campaign for one `election_timeout` after the start: what was
     /// promised to a leader before a crash is forgotten, so it is taken to be promised at

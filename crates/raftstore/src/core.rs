@@ -7,7 +7,7 @@
 //! | effect | what the driver does | answer |
 //! |---|---|---|
 //! | `Send` | takes the messages to a store, or loses them | none |
-//! | `WriteLog` | writes to the raft engine, in order per shard | `LogPersisted` |
+//! | `WriteLog` | writes to the raft engine, in order per shard, then sends what the batch says is to be sent after its sync | `LogPersisted` |
 //! | `Apply` | nothing yet; in order per shard and apply shard | `Apply` with the same work |
 //! | `WriteData` | writes to the kv engine, in order per apply shard | `DataWritten`; after it `WriteData` of the rest, where it has one, before other work |
 //! | `Read` | nothing yet | `Serve` with the same task |
@@ -106,7 +106,8 @@ pub enum StoreEffect {
         /// The messages, in order.
         messages: Vec<RaftMessage>,
     },
-    /// Write a batch to the raft engine.
+    /// Write a batch to the raft engine; when that is synced, send its
+    /// [`LogBatch::after_sync`].
     WriteLog {
         /// The raft shard that asks.
         shard: usize,

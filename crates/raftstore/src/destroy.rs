@@ -3,8 +3,10 @@
 //! Doomed     Apply has removed the peer and written its tombstone; or another member says
 //!            that a later membership is without it ([`Peer::on_tombstone`]); or a message is for
 //!            a newer peer of this store.
-//! 1 Silence  What the peer owes the others leaves with the flush. Then the shard lets go of
-//!            it: readers find another data epoch, requests are answered RegionNotFound.
+//! 1 Silence  What the peer owes the others leaves with the flush; what waits for a log batch
+//!            leaves when that is synced, and says no more than what is on the disk then. The
+//!            shard lets go of the peer: readers find another data epoch, requests are answered
+//!            RegionNotFound.
 //! 2 Tombstone  Synced in the kv engine, in order behind the region's entries; the apply
 //!            shard forgets the region. Apply state and sessions stay.
 //! 3 Log      Log and RaftLocalState are deleted, synced by the log writer.

@@ -6,7 +6,7 @@
 //!
 //! Generate  From an engine snapshot taken when the job begins.
 //! Check     Whether a snapshot that was made can still be sent.
-//! Install   Files are verified, the range is cleared, tables are taken in, Normal is synced.
+//! Install   Files are verified, unless nobody has written to them since they arrived; the range is cleared, tables are taken in, Normal is synced.
 //! Clear     What a destroyed peer has left, cut when the job runs to what no live region
 //!           covers. The apply state goes last and synced: while it is there a start knows
 //!           that the destroy was cut off.

@@ -102,7 +102,7 @@ fn a_follower_whose_read_waits_learns_of_the_commit_at_once() {
 }
 
 #[test]
-fn membership_changes_and_transfers_are_not_lazy() {
+fn membership_changes_are_not_lazy() {
     let mut net = lazy();
     let at = net
         .node(1)
@@ -111,8 +111,18 @@ fn membership_changes_and_transfers_are_not_lazy() {
     net.settle();
     assert_eq!((net.commit(1), net.commit(2)), (at, at));
     assert_eq!(net.nodes[&3].voters(), [1, 2], "the one that goes knows");
+}
+
+#[test]
+fn who_takes_over_commits_what_it_was_not_told_of() {
+    let mut net = lazy();
     let last = net.propose(1, "before the transfer");
+    assert!(net.commit(2) < last && net.commit(3) < last);
     net.transfer(1, 2);
     assert_eq!(net.nodes[&2].leader(), Some(2));
-    assert!(net.commit(2) > last, "the new leader has committed its own");
+    assert!(
+        net.commit(2) > last,
+        "its own first entry, and all before it"
+    );
+    assert_eq!(net.nodes[&2].applied_data(), ["before the transfer"]);
 }

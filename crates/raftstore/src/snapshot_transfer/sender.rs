@@ -2,7 +2,7 @@
 //!
 //! Offered   The offer is out; its answer says how much of each file is synced there.
 //! Sending   Files in order, each from there on, at most a window ahead of what was taken.
-//! Ended     All is sent; the receiver reads everything back.
+//! Ended     All is sent; the receiver syncs, reads back and compares what is left.
 //! Done      It said that the snapshot is complete.
 //!
 //! A sender lives as long as its stream. The next stream has a new one.

@@ -296,7 +296,7 @@ settings! {
         /// Cache of data blocks that both engines share.
         block_cache_size: Size = "storage.block-cache-size", "64MiB", "1MiB" ..= "1024GiB";
         /// Memory for unflushed writes of one column family of the data engine.
-        write_buffer_size: Size = "storage.write-buffer-size", "32MiB", "64KiB" ..= "4GiB";
+        write_buffer_size: Size = "storage.write-buffer-size", "24MiB", "64KiB" ..= "4GiB";
         /// Memory for unflushed writes of the data engine altogether.
         write_buffers_size_max: Size = "storage.write-buffers-size-max", "128MiB", "1MiB" ..= "64GiB";
         /// Memory for unflushed writes of the log engine.

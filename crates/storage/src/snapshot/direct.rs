@@ -82,6 +82,7 @@ mod tests {
         let path = folder.path().join("file");
         let all = pattern(5 * BLOCK_BYTES + 77);
         std::fs::write(&path, &all).unwrap();
+        let passes_by = open(OpenOptions::new().read(true), &path).is_ok();
         let places = [
             0,
             1,
@@ -98,6 +99,8 @@ mod tests {
                     assert_eq!(found, None, "{offset} + {length}: behind the end");
                 } else if let Some(found) = found {
                     assert!(found == all[offset..end], "{offset} + {length}");
+                } else {
+                    assert!(!passes_by, "{offset} + {length} was not read");
                 }
             }
         }

@@ -23,7 +23,7 @@ pub(super) const NEW_ENDING: &str = ".new";
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 
 /// What the system says of a file's bytes: two that are equal mean that nobody has written to
-/// the file in between.
+/// the file between the two moments at which they were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     /// The file's number within its file system.

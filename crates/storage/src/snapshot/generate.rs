@@ -138,7 +138,8 @@ impl<E: SnapshotEngine> Generator<E> {
         self.view = view;
     }
 
-    /// Does a piece of the work: reads about `budget_bytes` of keys and values. After an error the generator is of no use; drop it.
+    /// Does a piece of the work: reads about `budget_bytes` of keys and values. After an error
+    /// the generator is of no use; drop it.
     ///
     /// # Errors
     /// `TooMuch` beyond the manager's limit; `DiskFull`, `File`; errors of the engine.

@@ -294,7 +294,9 @@ fn read_back<F: FileStore>(files: &F, part: &Part) -> Result<Hasher, SnapshotErr
         hasher.update(&files.read(&part.name, offset, bytes as usize)?);
         offset += bytes;
     }
-    files.forget(&part.name, begin, part.held - begin);
+    if part.held > begin {
+        files.forget(&part.name, begin, part.held - begin);
+    }
     Ok(hasher)
 }
 
