@@ -1,4 +1,7 @@
-//! Regions that have nothing to do.
+//! Regions that have nothing to do, of which a store may have thousands.
+//!
+//! All stores of a cluster are ticked; what the peers send each other, heartbeats and answers, is
+//! delivered until nothing is on its way. The number of messages tells whether they did.
 
 use anyhow::ensure;
 use strata_raftstore::StoreOptions;

@@ -311,3 +311,34 @@ fn a_sync_of_what_was_not_written_is_a_broken_invariant() {
     write(&mut node, &storage);
     node.on_persist_ready(2);
 }
+
+fn heartbeat(term: Term) -> Message {
+    from(2, MessageType::MsgHeartbeat, term)
+}
+
+#[test]
+fn messages_leave_without_a_ready_only_where_nothing_else_is_to_be_done() {
+    let (mut node, storage) = node(&[1, 2, 3], &[]);
+    assert_eq!(node.take_lone_messages(), None, "nothing was sent");
+    // A new term goes to disk, and the answer, which gives a lease in it, after that.
+    node.step(NOW, heartbeat(3)).unwrap();
+    assert_eq!(node.take_lone_messages(), None, "the term is new");
+    let ready = write(&mut node, &storage);
+    assert!(ready.must_sync && ready.messages.is_empty());
+    node.step(NOW, heartbeat(3)).unwrap();
+    assert_eq!(node.take_lone_messages(), None, "the term is not synced");
+    assert!(node.has_ready());
+    let held = write(&mut node, &storage);
+    assert!(held.messages.is_empty(), "{:?}", held.messages);
+    node.on_persist_ready(held.number);
+
+    node.step(NOW, heartbeat(3)).unwrap();
+    let lone = node.take_lone_messages().expect("an answer alone");
+    assert_eq!(types(&lone), [MessageType::MsgHeartbeatResponse]);
+    assert!(!node.has_ready() && node.take_lone_messages().is_none());
+
+    // An entry is to be written, and its answer waits for that.
+    node.step(NOW, heartbeat(3)).unwrap();
+    node.step(NOW, append(3, 0, 0, &[3], 0)).unwrap();
+    assert_eq!(node.take_lone_messages(), None, "an entry came along");
+}

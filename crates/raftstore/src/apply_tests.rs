@@ -11,6 +11,7 @@ use strata_storage::{EngineKind, MemEngine, ReadView, raw_value};
 
 use super::*;
 use crate::system::{SystemView, SystemViewError, SystemWrites};
+use crate::write_stages::WriteTimes;
 
 struct Refusing;
 

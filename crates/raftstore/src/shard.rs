@@ -14,7 +14,7 @@
 //! * What promises something about this store's disk leaves after the batch is synced.
 //! * A view is published before any message of the same flush leaves.
 //!
-//! Elsewhere: what a peer does with an event (`peer`, `replicate`, `propose`, `read_index`,
+//! Elsewhere: what gathers until a flush (`outbox`), what a peer does with an event (`peer`, `replicate`, `propose`, `read_index`,
 //! `transfer`, `heartbeat`), the threads (`runtime`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_raft::planted;
 use strata_storage::snapshot::SnapshotError;
-use strata_storage::{Engine, Engines, WriteBatch};
+use strata_storage::{Engine, Engines};
 
 use crate::apply::{Applied, ApplyTask, RegionChange};
 use crate::destroy::Destroying;
@@ -34,6 +34,8 @@ use crate::error::Error;
 use crate::job::{JobDone, RegionJob};
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
+pub use crate::outbox::LogBatch;
+pub(crate) use crate::outbox::{Outbox, StepContext};
 use crate::peer::Peer;
 use crate::request::{Answer, Reply};
 use crate::store_request::StoreRequest;
@@ -158,70 +160,6 @@ pub enum ShardAction {
     },
     /// Ask the store FSM, requests in order. Answer: as each request says.
     Store(StoreRequest),
-}
-
-/// What several peers append to the raft engine in one step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogBatch {
-    /// Number of the batch within its shard, counted from 1.
-    pub number: u64,
-    /// The changes.
-    pub batch: WriteBatch,
-    /// True: the batch must be synced before it is answered. False: it holds nothing but
-    /// commit indices, which may be lost.
-    pub sync: bool,
-    /// Messages by store that promise what is in the batch, as votes and answers to appends
-    /// do. They leave when it is synced, without another step of the shard; they may be lost.
-    pub after_sync: BTreeMap<u64, Vec<RaftMessage>>,
-}
-
-/// What a step of a peer may touch beside the peer.
-pub(crate) struct StepContext<'a> {
-    pub now: Now,
-    pub store_id: u64,
-    pub shard: usize,
-    /// Writes that need room are refused.
-    pub disk_nearly_full: bool,
-    pub options: &'a StoreOptions,
-    pub metrics: &'a StoreMetrics,
-    pub out: &'a mut Outbox,
-}
-
-/// Effects that gather until the next flush.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    pub messages: BTreeMap<u64, Vec<RaftMessage>>,
-    /// Most messages to one store in the last flush: there will be about as many again.
-    pub messages_expected: usize,
-    pub replies: Vec<(Reply, Result<Answer, Error>)>,
-    pub reads: Vec<ReadTask>,
-    pub reports: Vec<RegionHeartbeatRequest>,
-    pub log: WriteBatch,
-    pub log_sync: bool,
-    /// Messages by store that leave when `log` is synced.
-    pub after_sync: BTreeMap<u64, Vec<RaftMessage>>,
-    /// Readys whose entries or votes are in `log`: region and number.
-    pub logged: Vec<(u64, u64)>,
-    pub apply: Vec<ApplyTask>,
-    pub jobs: Vec<RegionJob>,
-    /// Snapshots to be sent, with the store of each.
-    pub snapshots: Vec<(u64, Box<RaftMessage>)>,
-    pub store: Vec<StoreRequest>,
-    /// Regions whose peers are to be destroyed, in the order of their sentence.
-    pub doomed: Vec<u64>,
-}
-
-impl Outbox {
-    /// Puts a message to a store in, if there is one.
-    pub fn send_to(&mut self, store_id: u64, message: Option<RaftMessage>) {
-        if let Some(message) = message {
-            let room = self.messages_expected;
-            let messages = self.messages.entry(store_id);
-            messages
-                .or_insert_with(|| Vec::with_capacity(room))
-                .push(message);
-        }
-    }
 }
 
 /// Log batches on their way to the disk.

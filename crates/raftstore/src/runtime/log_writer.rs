@@ -1,5 +1,11 @@
-//! The log writer of a shard: one synced write for all that waits, in order. What promises
-//! that it is synced leaves from here, before the shard hears of it.
+//! The log writer of a shard: a thread of its own, so that no tick waits for the disk.
+//!
+//! Gather   Takes the batches that have come while it was busy, in order, up to a size.
+//! Write    One write to the raft engine for all of them, synced if one asks for it. A write
+//!          that fails ends the process: nothing of it may be promised.
+//! Send     Votes and answers to appends that were in these batches leave: what they promise is
+//!          on the disk now.
+//! Tell     The shard hears of it; it may have heard of an answer's consequences before.
 
 use std::time::Duration;
 

@@ -23,8 +23,9 @@ const BLOOM_BITS: f64 = 10.0;
 
 /// How RocksDB finds the place of a new key in the memtables with records of regions: for each
 /// first 11 bytes, which for most is a region and a kind of record (`keys`), it remembers where
-/// the last one went. RocksDB uses it for single keys only, not for ranges that are deleted. Entries of a log follow each other, and states replace each other, so most inserts
-/// of many regions then begin where they end, and not at the top of the skip list.
+/// the last one went. RocksDB uses it for single keys only, not for ranges that are deleted.
+/// Entries of a log follow each other, and states replace each other, so most inserts of many
+/// regions then begin where they end, and not at the top of the skip list.
 const REGION_RECORD_HINTS: &str =
     "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.11";
 
