@@ -3,11 +3,10 @@
 use crate::channels;
 use crate::scheduler::{first_line, is_final, timed};
 use crate::timestamps::leader_address;
-use crate::{Error, Result, Scheduler};
+use crate::{Connection, Error, Result, Scheduler};
 use std::time::Duration;
 use strata_proto::stratapb;
 use strata_proto::stratapb::strata_client::StrataClient;
-use tonic::transport::Channel;
 
 /// A handle on StrataKV's own service; clones share connections.
 #[derive(Clone)]
@@ -26,7 +25,7 @@ impl Admin {
         &self.scheduler
     }
 
-    fn client(&self, address: &str) -> Result<StrataClient<Channel>> {
+    fn client(&self, address: &str) -> Result<StrataClient<Connection>> {
         let channel = self.scheduler.channels().to(address)?;
         Ok(StrataClient::new(channel).max_decoding_message_size(channels::MESSAGE_BYTES_MAX))
     }

@@ -13,13 +13,12 @@ use crate::budget::Budget;
 use crate::cache::{Cache, Route, contains, reaches_up_to};
 use crate::scheduler::{RegionInfo, first_line, is_final};
 use crate::verdict::{self, Verdict};
-use crate::{Error, Result, Scheduler, channels};
+use crate::{Connection, Error, Result, Scheduler, channels};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_proto::tikvpb::tikv_client::TikvClient;
 use strata_proto::{errorpb, kvrpcpb, metapb, stratapb};
-use tonic::transport::Channel;
 
 /// How much longer than its `grpc-timeout` a request is waited for, so that the store's
 /// own answer to a missed deadline arrives.
@@ -98,18 +97,35 @@ pub(crate) struct Core {
 /// Where and how one request goes.
 pub(crate) struct Call {
     /// The store's service.
-    pub(crate) client: TikvClient<Channel>,
+    pub(crate) client: TikvClient<Connection>,
     /// The connection under it, for services of our own.
-    pub(crate) channel: Channel,
+    pub(crate) channel: Connection,
     /// Region, epoch and peer.
     pub(crate) context: kvrpcpb::Context,
     /// Time limit, to be sent along.
     pub(crate) time: Duration,
 }
 
+/// What came in the place of an answer.
+enum Failed {
+    /// The store's word on the region.
+    Region(errorpb::Error),
+    /// An error of the call.
+    Status(tonic::Status),
+    /// Nothing, in this time and some more.
+    Silence(Duration),
+}
+
 impl Core {
     /// The route of the region that holds `key`; waits for one with a leader.
     pub(crate) async fn route(&self, key: &[u8], budget: &mut Budget) -> Result<Arc<Route>> {
+        match self.cache.route(key) {
+            Some(route) => Ok(route),
+            None => Box::pin(self.find_route(key, budget)).await,
+        }
+    }
+
+    async fn find_route(&self, key: &[u8], budget: &mut Budget) -> Result<Arc<Route>> {
         loop {
             if let Some(route) = self.cache.route(key) {
                 return Ok(route);
@@ -191,13 +207,29 @@ impl Core {
         Some(route)
     }
 
-    async fn address(&self, store_id: u64, budget: &mut Budget) -> Result<Arc<str>> {
-        if let Some(address) = self.cache.address(store_id) {
-            return Ok(address);
+    /// The address of the route's leader. `None`, and a pause: the scheduler knows of no such
+    /// store.
+    async fn find_address(
+        &self,
+        route: &Arc<Route>,
+        budget: &mut Budget,
+    ) -> Result<Option<Arc<str>>> {
+        let store_id = route.leader.store_id;
+        let found = self.scheduler.store_within(store_id, budget).await;
+        match found.and_then(|store| channels::normalize(&store.address)) {
+            Ok(address) => Ok(Some(self.cache.set_address(store_id, &address))),
+            // Whoever named this leader was wrong, or knew of it before the scheduler did.
+            Err(
+                error @ (Error::NotFound(_) | Error::Scheduler { .. } | Error::BadEndpoint { .. }),
+            ) => {
+                self.cache.forget(route);
+                budget.note(format!("region {}: {error}", route.region.id));
+                budget.next_attempt(Duration::ZERO)?;
+                budget.pause(Duration::ZERO).await;
+                Ok(None)
+            }
+            Err(error) => Err(budget.close_with(error)),
         }
-        let store = self.scheduler.store_within(store_id, budget).await?;
-        let address = channels::normalize(&store.address)?;
-        Ok(self.cache.set_address(store_id, &address))
     }
 
     /// Sends one request to the route's leader. `None`: it was not executed (or may be
@@ -214,18 +246,12 @@ impl Core {
         F: FnOnce(Call) -> Fut,
         Fut: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
-        let address = match self.address(route.leader.store_id, budget).await {
-            // Whoever named this leader was wrong, or knew of it before the scheduler did.
-            Err(
-                error @ (Error::NotFound(_) | Error::Scheduler { .. } | Error::BadEndpoint { .. }),
-            ) => {
-                self.cache.forget(route);
-                budget.note(format!("region {}: {error}", route.region.id));
-                budget.next_attempt(Duration::ZERO)?;
-                budget.pause(Duration::ZERO).await;
-                return Ok(None);
-            }
-            address => address.map_err(|error| budget.close_with(error))?,
+        let address = match self.cache.address(route.leader.store_id) {
+            Some(address) => address,
+            None => match Box::pin(self.find_address(route, budget)).await? {
+                Some(address) => address,
+                None => return Ok(None),
+            },
         };
         let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
         let channel = self.scheduler.channels().to(&address);
@@ -239,33 +265,47 @@ impl Core {
             context: context(route),
             time,
         };
-        // Said of failures only: it would cost each call an allocation.
-        let what = || format!("region {} on {address}", route.region.id);
         // In a box: the future of a call is large, and would be moved with each that holds it.
-        match tokio::time::timeout(time + GRACE, Box::pin(send(call))).await {
+        let answer = tokio::time::timeout(time + GRACE, Box::pin(send(call))).await;
+        let failure = match answer {
             Ok(Ok(answer)) => {
                 let mut answer = answer.into_inner();
-                if let Some(error) = answer.take_region_error() {
-                    self.on_region_error(route, kind, budget, &what(), &error)
-                        .await?;
-                    return Ok(None);
+                match answer.take_region_error() {
+                    None if answer.refusal().is_empty() => return Ok(Some(answer)),
+                    None => {
+                        return Err(budget.close_with(Error::Refused {
+                            message: first_line(answer.refusal()),
+                        }));
+                    }
+                    Some(error) => Failed::Region(error),
                 }
-                if !answer.refusal().is_empty() {
-                    return Err(budget.close_with(Error::Refused {
-                        message: first_line(answer.refusal()),
-                    }));
-                }
-                Ok(Some(answer))
             }
-            Ok(Err(status)) => {
-                self.on_status(route, kind, budget, &what(), &status)
-                    .await?;
-                Ok(None)
+            Ok(Err(status)) => Failed::Status(status),
+            Err(_) => Failed::Silence(time),
+        };
+        // In a box, too: few calls fail.
+        let what = format!("region {} on {address}", route.region.id);
+        Box::pin(self.on_failure(route, kind, budget, &what, failure)).await?;
+        Ok(None)
+    }
+
+    async fn on_failure(
+        &self,
+        route: &Arc<Route>,
+        kind: Kind,
+        budget: &mut Budget,
+        what: &str,
+        failure: Failed,
+    ) -> Result<()> {
+        match failure {
+            Failed::Region(error) => {
+                self.on_region_error(route, kind, budget, what, &error)
+                    .await
             }
-            Err(_) => {
+            Failed::Status(status) => self.on_status(route, kind, budget, what, &status).await,
+            Failed::Silence(time) => {
                 self.cache.forget(route);
-                on_lost(kind, budget, format!("{}: no answer in {time:?}", what()))?;
-                Ok(None)
+                on_lost(kind, budget, format!("{what}: no answer in {time:?}"))
             }
         }
     }

@@ -11,6 +11,7 @@
 use crate::{Error, Options, Result};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::borrow::Cow;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -23,16 +24,17 @@ pub(crate) struct Budget {
     pause_max: Duration,
     attempts: u32,
     free_steps: u32,
-    last: String,
+    last: Cow<'static, str>,
     unknown: Option<String>,
-    jitter: ChaCha8Rng,
+    seed: u64,
+    stream: u64,
+    /// Made with the first pause: most operations have none.
+    jitter: Option<Box<ChaCha8Rng>>,
 }
 
 impl Budget {
     /// A budget that starts now. `stream` tells apart the operations of one client.
     pub(crate) fn start(options: &Options, stream: u64) -> Self {
-        let mut jitter = ChaCha8Rng::seed_from_u64(options.seed);
-        jitter.set_stream(stream);
         let started = Instant::now();
         Self {
             started,
@@ -43,7 +45,9 @@ impl Budget {
             free_steps: 0,
             last: "nothing was tried".into(),
             unknown: None,
-            jitter,
+            seed: options.seed,
+            stream,
+            jitter: None,
         }
     }
 
@@ -59,13 +63,13 @@ impl Budget {
 
     /// Notes what an attempt met that was certainly not executed.
     pub(crate) fn note(&mut self, what: String) {
-        self.last = what;
+        self.last = what.into();
     }
 
     /// Notes what an attempt met that may have been executed.
     pub(crate) fn note_unknown(&mut self, what: String) {
         self.unknown = Some(what.clone());
-        self.last = what;
+        self.last = what.into();
     }
 
     /// True once an attempt may have been executed.
@@ -90,8 +94,6 @@ impl Budget {
 
     /// A budget for a part of the operation, with the same deadline.
     pub(crate) fn part(&self, stream: u64) -> Self {
-        let mut jitter = self.jitter.clone();
-        jitter.set_stream(stream);
         Self {
             started: self.started,
             deadline: self.deadline,
@@ -101,14 +103,21 @@ impl Budget {
             free_steps: 0,
             last: self.last.clone(),
             unknown: None,
-            jitter,
+            seed: self.seed,
+            stream,
+            jitter: None,
         }
     }
 
     /// The length of the next pause.
     fn next_pause(&mut self, at_least: Duration) -> Duration {
         let half = self.pause / 2;
-        let jittered = half + self.jitter.random_range(Duration::ZERO..=half);
+        let jitter = self.jitter.get_or_insert_with(|| {
+            let mut jitter = ChaCha8Rng::seed_from_u64(self.seed);
+            jitter.set_stream(self.stream);
+            Box::new(jitter)
+        });
+        let jittered = half + jitter.random_range(Duration::ZERO..=half);
         self.pause = (self.pause * 2).min(self.pause_max);
         jittered.max(at_least.min(self.pause_max))
     }
@@ -127,7 +136,7 @@ impl Budget {
             None => Error::Exhausted {
                 attempts: self.attempts,
                 waited: self.started.elapsed(),
-                last: self.last.clone(),
+                last: self.last.clone().into_owned(),
             },
         }
     }

@@ -1,22 +1,22 @@
 //! Connections to nodes, by address.
 //!
-//! A channel connects when it is first used and again after it broke, so an entry never
-//! has to be replaced; several channels for one address are used in turn.
+//! A [`Connection`] opens when it is first used and again after it broke, so an entry never
+//! has to be replaced; several for one address are used in turn.
 
 use crate::scheduler::first_line;
-use crate::{Error, Options, Result};
+use crate::{Connection, Error, Options, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::codegen::http::Uri;
 
 /// Requests and answers may hold a whole batch; the stores' own limits are far below.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// All channels of one client.
+/// All connections of one client.
 pub(crate) struct Channels {
-    by_address: Mutex<BTreeMap<String, Vec<Channel>>>,
+    by_address: Mutex<BTreeMap<String, Vec<Connection>>>,
     turn: AtomicUsize,
     per_address: usize,
     connect_timeout: Duration,
@@ -32,27 +32,22 @@ impl Channels {
         }
     }
 
-    /// A channel to `address`, which is `HOST:PORT`.
-    pub(crate) fn to(&self, address: &str) -> Result<Channel> {
+    /// A connection to `address`, which is `HOST:PORT`.
+    pub(crate) fn to(&self, address: &str) -> Result<Connection> {
         let mut by_address = self.by_address.lock();
         if !by_address.contains_key(address) {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(|error| Error::BadEndpoint {
-                    endpoint: address.into(),
-                    reason: error.to_string(),
-                })?
-                .connect_timeout(self.connect_timeout)
-                .tcp_nodelay(true)
-                .initial_stream_window_size(4 << 20)
-                .initial_connection_window_size(16 << 20);
-            let channels = (0..self.per_address)
-                .map(|_| endpoint.connect_lazy())
-                .collect();
-            by_address.insert(address.into(), channels);
+            let connections = (0..self.per_address)
+                .map(|_| Connection::new(address, self.connect_timeout))
+                .collect::<std::result::Result<_, _>>();
+            let connections = connections.map_err(|error| Error::BadEndpoint {
+                endpoint: address.into(),
+                reason: error.to_string(),
+            })?;
+            by_address.insert(address.into(), connections);
         }
-        let channels = &by_address[address];
+        let connections = &by_address[address];
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        Ok(channels[turn % channels.len()].clone())
+        Ok(connections[turn % connections.len()].clone())
     }
 }
 

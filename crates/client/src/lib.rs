@@ -23,6 +23,7 @@ mod budget;
 mod cache;
 mod channels;
 pub mod clerk;
+mod connection;
 mod error;
 mod options;
 mod ranges;
@@ -34,6 +35,7 @@ mod verdict;
 
 pub use admin::Admin;
 pub use cache::Route;
+pub use connection::{AnswerBody, Connection};
 pub use error::{Error, Result};
 pub use options::Options;
 pub use ranges::{Checksum, Scan};

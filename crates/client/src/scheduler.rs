@@ -10,7 +10,7 @@
 
 use crate::budget::Budget;
 use crate::channels::{self, Channels};
-use crate::{Error, Options, Result};
+use crate::{Connection, Error, Options, Result};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::future::Future;
@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use strata_proto::pdpb::pd_client::PdClient;
 use strata_proto::{metapb, pdpb};
-use tonic::transport::Channel;
 
 /// Nodes forward for at most half a second; a little more covers the way.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -386,7 +385,7 @@ impl Scheduler {
     async fn unary<T, F, Fut>(&self, budget: &mut Budget, call: F) -> Result<T>
     where
         T: Answer,
-        F: Fn(PdClient<Channel>, pdpb::RequestHeader, Duration) -> Fut,
+        F: Fn(PdClient<Connection>, pdpb::RequestHeader, Duration) -> Fut,
         Fut: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
         let mut failures = 0;

@@ -6,6 +6,8 @@
 //! What does not speak HTTP is closed and counted, and so is a connection that says nothing
 //! for `transport.handshake-time`: it would hold its place for ever. When the node stops,
 //! connections get some time to finish what they have begun.
+//!
+//! Answers of one connection that are ready together are written together ([`Gathered`]).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,6 +25,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug, o, warn};
 use strata_proto::tikvpb::tikv_server::{Tikv, TikvServer};
+use strata_socket::Gathered;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -203,13 +206,14 @@ impl<T: Tikv> PortServer<T> {
                 metrics.connections_failed.inc();
                 return;
             }
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let socket = Gathered::new(stream);
+            let connection = builder.serve_connection(TokioIo::new(socket.clone()), service);
             tokio::pin!(connection);
             let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
+                ended = socket.drive(connection.as_mut()) => ended,
                 _ = stopping.changed() => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    socket.drive(connection).await
                 }
             };
             if let Err(error) = ended {

@@ -17,7 +17,7 @@ use crate::attempt::{Call, Kind};
 use crate::budget::Budget;
 use crate::cache::Route;
 use crate::scheduler::timed;
-use crate::{Error, RawClient, Result, Swapped, channels};
+use crate::{Connection, Error, RawClient, Result, Swapped, channels};
 use bytes::Bytes;
 use course::{Course, Met, Sessions, Step};
 use std::sync::Arc;
@@ -27,7 +27,6 @@ use strata_proto::stratapb::{
     OpenSessionRequest, RawSpace, SessionAnswer, SessionOperation, WriteCommand,
     clerk_client::ClerkClient, data_command::Body, execute_response, session_answer,
 };
-use tonic::transport::Channel;
 
 /// Writes raw keys exactly once. It does one operation at a time; take several clerks for
 /// several at once, they share connections and region cache with their [`RawClient`].
@@ -277,7 +276,7 @@ impl Clerk {
     }
 }
 
-fn client(channel: Channel) -> ClerkClient<Channel> {
+fn client(channel: Connection) -> ClerkClient<Connection> {
     ClerkClient::new(channel)
         .max_decoding_message_size(channels::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(channels::MESSAGE_BYTES_MAX)

@@ -4,8 +4,8 @@
 //! `rpc.proto`, and what is left out is skipped when it is read. A get is linearizable,
 //! as Range is unless `serializable` is set.
 //!
-//! Requests go to all endpoints in turn, as etcd's own client balances them. Pauses and
-//! time limits are those of StrataKV's client: an attempt that failed is repeated, at
+//! Requests go to all endpoints in turn, as etcd's own client balances them. Connections, pauses
+//! and time limits are those of StrataKV's client: an attempt that failed is repeated, at
 //! another endpoint, until the operation's time is over. A put writes the same value
 //! however often it is sent, so it is repeated as StrataKV's client repeats it.
 
@@ -14,10 +14,9 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use strata_client::Options;
+use strata_client::{Connection, Options};
 use tonic::Status;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
@@ -62,7 +61,7 @@ struct KeyValue {
 /// A client of an etcd cluster; clones share connections.
 #[derive(Clone)]
 pub struct EtcdClient {
-    channels: Arc<[Channel]>,
+    connections: Arc<[Connection]>,
     turn: Arc<AtomicUsize>,
     options: Options,
 }
@@ -73,24 +72,17 @@ impl EtcdClient {
     /// # Errors
     /// A wrong command line for an endpoint that is none.
     pub fn new(endpoints: &[String], options: Options) -> Result<Self, Failure> {
-        let mut channels = Vec::new();
+        let mut connections = Vec::new();
         for _ in 0..options.connections_per_store {
             for endpoint in endpoints {
-                let uri = format!("http://{endpoint}");
-                let built = Endpoint::from_shared(uri).map_err(|error| {
+                let connection = Connection::new(endpoint, options.connect_timeout);
+                connections.push(connection.map_err(|error| {
                     Failure::CommandLine(format!("endpoint {endpoint:?} is not HOST:PORT: {error}"))
-                })?;
-                // As StrataKV's client has it.
-                let built = built
-                    .connect_timeout(options.connect_timeout)
-                    .tcp_nodelay(true)
-                    .initial_stream_window_size(4 << 20)
-                    .initial_connection_window_size(16 << 20);
-                channels.push(built.connect_lazy());
+                })?);
             }
         }
         Ok(Self {
-            channels: channels.into(),
+            connections: connections.into(),
             turn: Arc::new(AtomicUsize::new(0)),
             options,
         })
@@ -129,8 +121,8 @@ impl EtcdClient {
         let mut pause = self.options.pause_min;
         loop {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let channel = self.channels[turn % self.channels.len()].clone();
-            let attempt = once(channel, path, request.clone());
+            let connection = self.connections[turn % self.connections.len()].clone();
+            let attempt = once(connection, path, request.clone());
             let last = match tokio::time::timeout(self.options.attempt_timeout, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => status.message().to_string(),
@@ -145,12 +137,12 @@ impl EtcdClient {
     }
 }
 
-async fn once<Q, A>(channel: Channel, path: &'static str, request: Q) -> Result<A, Status>
+async fn once<Q, A>(connection: Connection, path: &'static str, request: Q) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
 {
-    let mut client = tonic::client::Grpc::new(channel);
+    let mut client = tonic::client::Grpc::new(connection);
     let ready = client.ready().await;
     ready.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::from_static(path);

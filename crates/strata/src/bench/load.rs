@@ -178,8 +178,7 @@ impl Worker {
         while let Some(begun) = self.schedule.turn().await {
             self.kind
                 .choose(&self.plan, &mut self.random, &mut self.chosen);
-            let call = self.kind.call(&self.server, &self.plan, &self.chosen);
-            match call.await {
+            match self.kind.call(&self.server, &self.plan, &self.chosen).await {
                 Ok(right) => self.on_answer(right, begun, started),
                 Err(error) => {
                     self.seen.errors += 1;
