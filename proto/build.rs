@@ -32,6 +32,8 @@ fn main() {
         // all the time, would carry the room for them along.
         .boxed("eraftpb.Message.snapshot")
         .boxed("raft_serverpb.RaftMessage.merge_target")
+        // The same for the pairs of a scan, of which there are thousands in an answer.
+        .boxed("kvrpcpb.KvPair.error")
         .compile_fds(descriptors)
         .expect("the messages generate Rust code");
 }

@@ -16,6 +16,7 @@ use crate::verdict::{self, Verdict};
 use crate::{Connection, Error, Result, Scheduler, channels};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use strata_proto::tikvpb::tikv_client::TikvClient;
 use strata_proto::{errorpb, kvrpcpb, metapb, stratapb};
@@ -92,6 +93,9 @@ store_answers_without_refusal!(RawBatchGetResponse, RawScanResponse);
 pub(crate) struct Core {
     pub(crate) scheduler: Scheduler,
     pub(crate) cache: Cache,
+    /// Bytes of a row in the last scan and in the last one of keys alone, and one more; 0:
+    /// there was none.
+    row_bytes: [AtomicUsize; 2],
 }
 
 /// Where and how one request goes.
@@ -109,7 +113,7 @@ pub(crate) struct Call {
 /// What came in the place of an answer.
 enum Failed {
     /// The store's word on the region.
-    Region(errorpb::Error),
+    Region(Box<errorpb::Error>),
     /// An error of the call.
     Status(tonic::Status),
     /// Nothing, in this time and some more.
@@ -117,6 +121,25 @@ enum Failed {
 }
 
 impl Core {
+    pub(crate) fn new(scheduler: Scheduler) -> Self {
+        Self {
+            scheduler,
+            cache: Cache::default(),
+            row_bytes: Default::default(),
+        }
+    }
+
+    /// Bytes of a row in the last scan of this client, of keys alone or with values.
+    pub(crate) fn row_bytes(&self, keys_only: bool) -> Option<usize> {
+        self.row_bytes[usize::from(keys_only)]
+            .load(Ordering::Relaxed)
+            .checked_sub(1)
+    }
+
+    pub(crate) fn remember_row_bytes(&self, keys_only: bool, bytes: usize) {
+        self.row_bytes[usize::from(keys_only)].store(bytes.saturating_add(1), Ordering::Relaxed);
+    }
+
     /// The route of the region that holds `key`; waits for one with a leader.
     pub(crate) async fn route(&self, key: &[u8], budget: &mut Budget) -> Result<Arc<Route>> {
         match self.cache.route(key) {
@@ -277,7 +300,7 @@ impl Core {
                             message: first_line(answer.refusal()),
                         }));
                     }
-                    Some(error) => Failed::Region(error),
+                    Some(error) => Failed::Region(Box::new(error)),
                 }
             }
             Ok(Err(status)) => Failed::Status(status),

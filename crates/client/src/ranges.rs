@@ -15,8 +15,10 @@ use bytes::Bytes;
 use std::sync::Arc;
 use strata_proto::kvrpcpb;
 
-/// Rows in the first page of a scan.
+/// Rows in the first page of a client's first scan.
 const PAGE_ROWS_FIRST: usize = 64;
+/// Most rows in the first page of its later scans, which go by the rows of the one before.
+const PAGE_ROWS_BY_MEMORY: usize = 1024;
 /// Most rows in a page.
 const PAGE_ROWS_MAX: usize = 4096;
 /// Bytes that a page aims at.
@@ -67,13 +69,15 @@ fn check_range(start: &Bytes, end: &Bytes) -> Result<()> {
     Ok(())
 }
 
-/// Rows of the next page, from what the rows so far weighed.
-fn page_rows(rows: usize, bytes: usize) -> usize {
-    if rows == 0 {
-        return PAGE_ROWS_FIRST;
+/// Rows of the next page, from what the rows so far weighed; for the first page from what a row
+/// of an earlier scan weighed, where there was one.
+fn page_rows(rows: usize, bytes: usize, remembered: Option<usize>) -> usize {
+    let fitting = |row_bytes: usize| PAGE_BYTES / row_bytes.max(1);
+    match (rows, remembered) {
+        (0, None) => PAGE_ROWS_FIRST,
+        (0, Some(row_bytes)) => fitting(row_bytes).clamp(1, PAGE_ROWS_BY_MEMORY),
+        _ => fitting(bytes / rows).clamp(1, PAGE_ROWS_MAX),
     }
-    let row_bytes = (bytes / rows).max(1);
-    (PAGE_BYTES / row_bytes).clamp(1, PAGE_ROWS_MAX)
 }
 
 impl RawClient {
@@ -103,10 +107,11 @@ impl RawClient {
         let mut left = scan.limit.unwrap_or(usize::MAX);
         let (mut start, mut end) = (scan.start, scan.end);
         let (mut rows, mut bytes) = (0, 0);
+        let remembered = self.core.row_bytes(scan.keys_only);
         let mut rows_max = PAGE_ROWS_MAX;
         while left > 0 && (end.is_empty() || start < end) {
             let mut budget = self.scheduler().budget();
-            let mut limit = page_rows(rows, bytes).min(rows_max).min(left);
+            let mut limit = page_rows(rows, bytes, remembered).min(rows_max).min(left);
             let (route, page) = loop {
                 let route = if scan.reverse {
                     self.core.route_below(&end, &mut budget).await?
@@ -137,6 +142,9 @@ impl RawClient {
                 left -= 1;
                 bytes += pair.key.len() + pair.value.len();
                 visit(pair.key, pair.value);
+            }
+            if let Some(row_bytes) = bytes.checked_div(rows) {
+                self.core.remember_row_bytes(scan.keys_only, row_bytes);
             }
             match (scan.reverse, full, edge) {
                 (false, true, Some(last)) => start = successor(&last),
@@ -339,10 +347,19 @@ mod tests {
 
     #[test]
     fn pages_grow_with_small_rows_and_shrink_with_large_ones() {
-        assert_eq!(page_rows(0, 0), PAGE_ROWS_FIRST);
-        assert_eq!(page_rows(64, 64 * 16), PAGE_ROWS_MAX);
-        assert_eq!(page_rows(64, 64 << 20), 1);
-        assert_eq!(page_rows(10, 10 << 10), 1024);
+        assert_eq!(page_rows(0, 0, None), PAGE_ROWS_FIRST);
+        for remembered in [None, Some(1)] {
+            assert_eq!(page_rows(64, 64 * 16, remembered), PAGE_ROWS_MAX);
+            assert_eq!(page_rows(64, 64 << 20, remembered), 1);
+            assert_eq!(page_rows(10, 10 << 10, remembered), 1024);
+        }
+    }
+
+    #[test]
+    fn the_first_page_goes_by_the_scan_before() {
+        assert_eq!(page_rows(0, 0, Some(0)), PAGE_ROWS_BY_MEMORY);
+        assert_eq!(page_rows(0, 0, Some(4 << 10)), 256);
+        assert_eq!(page_rows(0, 0, Some(64 << 20)), 1);
     }
 
     #[test]

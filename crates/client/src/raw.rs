@@ -6,7 +6,6 @@
 
 use crate::attempt::{Call, Core, Kind, StoreAnswer};
 use crate::budget::Budget;
-use crate::cache::Cache;
 use crate::scheduler::timed;
 use crate::{Admin, Error, Options, Result, Scheduler};
 use bytes::Bytes;
@@ -61,10 +60,7 @@ impl RawClient {
     /// A client over an open connection, with a region cache of its own.
     pub fn new(scheduler: Scheduler) -> Self {
         Self {
-            core: Arc::new(Core {
-                scheduler,
-                cache: Cache::default(),
-            }),
+            core: Arc::new(Core::new(scheduler)),
         }
     }
 

@@ -11,17 +11,24 @@
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use crc::{CRC_64_XZ, Crc, Digest};
 use strata_proto::metapb::Region;
 use strata_proto::stratapb::{RaftApplyState, RawSpace};
-use strata_storage::{Cf, Direction, Engine, ReadView, RecordKind, keys, raw_value, record};
+use strata_storage::{
+    Cf, Direction, Engine, ReadView, RecordKind, Visitor, keys, raw_value, record,
+};
 
 use crate::request::{Answer, ReadCommand};
 use crate::system::SnapshotSystemView;
 use crate::task::{Expiry, ReadBody};
 
 static CRC64: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
+
+/// Bytes of the first piece of memory that copies share, and most of a later one, unless a single
+/// copy needs more. Each piece is twice the one before.
+const COPIES_BYTES_MIN: usize = 512;
+const COPIES_BYTES_MAX: usize = 64 << 10;
 
 /// What became of a read.
 #[derive(Debug)]
@@ -120,9 +127,34 @@ struct Reader<'a, V> {
     bytes_max: usize,
 }
 
+/// Copies of keys and values of one answer. Many share a piece of memory: they go together, and
+/// an allocation for each would cost as much as finding it.
+#[derive(Default)]
+struct Copies {
+    room: BytesMut,
+    /// Bytes of the last piece.
+    piece: usize,
+}
+
+impl Copies {
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() {
+            return Bytes::new();
+        }
+        // What was split off is no more in `room`, nor in its capacity.
+        if self.room.capacity() < bytes.len() {
+            self.piece = (self.piece * 2).clamp(COPIES_BYTES_MIN, COPIES_BYTES_MAX);
+            self.room = BytesMut::with_capacity(self.piece.max(bytes.len()));
+        }
+        self.room.extend_from_slice(bytes);
+        self.room.split().freeze()
+    }
+}
+
 /// Pairs of an answer, as long as they are within its limit.
 #[derive(Default)]
 struct Pairs {
+    copies: Copies,
     found: Vec<(Bytes, Bytes)>,
     bytes: usize,
     /// A pair did not fit: there is no answer.
@@ -253,10 +285,11 @@ impl<V: ReadView> Reader<'_, V> {
             return Ok(());
         }
         self.visit(scan.space, &lower, &upper, direction, &mut |key, value| {
+            let key = pairs.copies.copy(key);
             let value = if scan.key_only {
                 Bytes::new()
             } else {
-                Bytes::copy_from_slice(value)
+                pairs.copies.copy(value)
             };
             left -= 1;
             let room = pairs.push(key, value, self.bytes_max);
@@ -281,7 +314,7 @@ impl<V: ReadView> Reader<'_, V> {
                 Direction::Forward,
                 &mut |key, value| {
                     let mut digest: Digest<'_, u64> = CRC64.digest();
-                    digest.update(&key);
+                    digest.update(key);
                     digest.update(value);
                     crc64 ^= digest.finalize();
                     pairs += 1;
@@ -304,7 +337,7 @@ impl<V: ReadView> Reader<'_, V> {
         lower: &[u8],
         upper: &[u8],
         direction: Direction,
-        visit: &mut dyn FnMut(Bytes, &[u8]) -> ControlFlow<()>,
+        visit: Visitor<'_>,
     ) -> Result<(), ReadFault> {
         let cf = keys::raw_cf(space);
         let mut fault = None;
@@ -317,7 +350,7 @@ impl<V: ReadView> Reader<'_, V> {
                     .map_err(|broken| self.damaged(broken))
                     .and_then(|decoded| self.see(decoded));
                 match seen {
-                    Ok(Sight::Visible { value, .. }) => visit(Bytes::copy_from_slice(&key), value),
+                    Ok(Sight::Visible { value, .. }) => visit(&key, value),
                     Ok(Sight::Gone) if self.behind.get() => ControlFlow::Break(()),
                     Ok(Sight::Gone) => ControlFlow::Continue(()),
                     Err(broken) => {
@@ -406,4 +439,25 @@ pub(crate) fn clip(
         last.min(keys::raw_key(space, upper))
     };
     (lower < upper).then_some((lower, upper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_share_memory_and_stay_what_they_were() {
+        let mut copies = Copies::default();
+        let originals: Vec<Vec<u8>> = (0..2000usize)
+            .map(|number| vec![number as u8; (number * 37) % 1500])
+            .chain([vec![7; COPIES_BYTES_MAX * 3]])
+            .collect();
+        let made: Vec<Bytes> = originals.iter().map(|bytes| copies.copy(bytes)).collect();
+        assert_eq!(made, originals);
+        let next_to_each_other = made
+            .windows(2)
+            .filter(|pair| !pair[0].is_empty() && pair[0].as_ptr_range().end == pair[1].as_ptr())
+            .count();
+        assert!(next_to_each_other > 1800, "{next_to_each_other} of 2000");
+    }
 }

@@ -118,7 +118,11 @@ async fn values_are_written_and_read_over_all_endpoints() {
     let fake = Fake::default();
     let endpoints = [serve(fake.clone()).await, serve(fake.clone()).await];
     let client = EtcdClient::new(&endpoints, options(10_000)).unwrap();
-    assert_eq!(client.channels.len(), 4, "two connections to each endpoint");
+    assert_eq!(
+        client.connections.len(),
+        4,
+        "two connections to each endpoint"
+    );
     let key = |number: u8| Bytes::from(vec![b'k', number]);
     for number in 0..8 {
         client.put(&key(number), vec![number].into()).await.unwrap();

@@ -15,6 +15,7 @@ use crate::spread;
 use bytes::Bytes;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::ops::Range;
 use strata_client::RegionInfo;
 
 /// Bytes of the pool beyond one value.
@@ -139,12 +140,28 @@ impl Plan {
 
     /// What a key must hold.
     pub fn value(&self, index: u64) -> Bytes {
+        self.pool.slice(self.piece(index))
+    }
+
+    /// Whether this is what a key must hold. Takes no share in the pool, whose count of shares all
+    /// threads would write to for each value.
+    pub fn is_value(&self, index: u64, value: &[u8]) -> bool {
+        self.pool[self.piece(index)] == *value
+    }
+
+    /// Whether these are a key and what it must hold, as [`Self::is_value`].
+    pub fn is_pair(&self, index: u64, (key, value): &(Bytes, Bytes)) -> bool {
+        self.keys[index as usize] == *key && self.is_value(index, value)
+    }
+
+    /// Where the value lies in the pool.
+    fn piece(&self, index: u64) -> Range<usize> {
         let from = if self.constant {
             0
         } else {
             (index.wrapping_mul(STRIDE) % POOL_BYTES as u64) as usize
         };
-        self.pool.slice(from..from + self.value_size)
+        from..from + self.value_size
     }
 }
 
@@ -185,6 +202,19 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_is_told_from_another_one() {
+        let plan = Plan::of_regions(3, 100, 8);
+        for index in 0..100 {
+            let pair = (plan.key(index), plan.value(index));
+            assert!(plan.is_pair(index, &pair));
+            let mut other = pair.1.to_vec();
+            other[7] ^= 1;
+            assert!(!plan.is_value(index, &other) && !plan.is_value(index, &pair.1[..7]));
+            assert!(!plan.is_pair(index, &(plan.key((index + 1) % 100), pair.1)));
+        }
+    }
 
     #[test]
     fn the_places_share_all_keys() {
