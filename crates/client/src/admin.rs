@@ -55,7 +55,7 @@ impl Admin {
                 let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
                 let mut client = self.client(&address)?;
                 let request = timed(stratapb::StatusRequest {}, time);
-                // The request's own time ends with the head of the answer.
+                // The node may hang without closing its connection.
                 match tokio::time::timeout(time, client.status(request)).await {
                     Ok(Ok(answer)) => return Ok(answer.into_inner()),
                     Ok(Err(status)) => {

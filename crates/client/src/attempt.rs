@@ -289,7 +289,8 @@ impl Core {
             time,
         };
         // In a box: the future of a call is large, and would be moved with each that holds it.
-        let answer = tokio::time::timeout(time + GRACE, Box::pin(send(call))).await;
+        let wait = (time + GRACE).min(budget.left());
+        let answer = tokio::time::timeout(wait, Box::pin(send(call))).await;
         let failure = match answer {
             Ok(Ok(answer)) => {
                 let mut answer = answer.into_inner();

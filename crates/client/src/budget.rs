@@ -53,12 +53,17 @@ impl Budget {
 
     /// Time for one more attempt, at most `longest`; the closing error when none is left.
     pub(crate) fn next_attempt(&mut self, longest: Duration) -> Result<Duration> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.left();
         if left.is_zero() {
             return Err(self.closing_error());
         }
         self.attempts += 1;
         Ok(left.min(longest))
+    }
+
+    /// Time until the deadline.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Notes what an attempt met that was certainly not executed.

@@ -101,8 +101,9 @@ pub(crate) fn describe(status: &tonic::Status) -> String {
     if status.code() == tonic::Code::Unknown || status.code() == tonic::Code::Unavailable {
         let mut cause = std::error::Error::source(status);
         while let Some(error) = cause {
-            if error.source().is_none() {
-                text = format!("{text}: {error}");
+            let words = error.to_string();
+            if error.source().is_none() && !text.contains(&words) {
+                text = format!("{text}: {words}");
             }
             cause = error.source();
         }

@@ -1,7 +1,8 @@
 //! One HTTP/2 connection to a node, opened when it is needed and again after it broke.
 //!
 //! ```text
-//! call -> open? no: connect, all waiting calls share the attempt and what became of it
+//! call -> open? no: a task connects, all waiting calls share what becomes of it
+//!      -> one sender for all calls, which waits while the node has as many as it takes
 //!      -> stream: head and first piece of the body, in the caller's task
 //!         the rest of a streamed body -> a task that goes at the pace of the node
 //!      -> answer, whose pieces give their room back as they are taken
@@ -14,12 +15,13 @@
 //! `make bench`, that is time that the node gets.
 //!
 //! Invariants
-//! * [`tonic::ConnectError`] means that nothing of the call was sent.
+//! * [`tonic::ConnectError`] means that the node has done nothing for the call: it was not sent, or
+//!   the node refused the stream.
 //! * A connection that failed is never used for a new call, and calls that were under way on it
 //!   fail, each for itself.
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http_body::Frame;
 use parking_lot::Mutex;
@@ -27,11 +29,11 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use strata_socket::Gathered;
 use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
 use tonic::ConnectError;
 use tonic::body::Body;
 use tonic::codegen::http::header::USER_AGENT;
@@ -43,6 +45,9 @@ use tonic::codegen::{Body as HttpBody, Service, StdError};
 const STREAM_WINDOW: u32 = 4 << 20;
 /// Bytes that a node may send on all streams together ahead of their readers.
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Calls that are sent before the node has said how many it takes at a time. A node refuses those
+/// beyond its limit.
+const STREAMS_BEFORE_SETTINGS: usize = 100;
 /// Attempts to find a connection that takes the call: one that may turn out to have failed, and
 /// a new one.
 const ATTEMPTS: usize = 2;
@@ -62,19 +67,27 @@ pub struct Connection {
 struct Shared {
     authority: Authority,
     connect_timeout: Duration,
-    open: Mutex<Option<Open>>,
-    /// Attempts to connect that have ended.
-    ended: AtomicU64,
-    /// Held by the call that connects; why the last attempt failed.
-    connecting: tokio::sync::Mutex<Option<Arc<io::Error>>>,
+    state: Mutex<State>,
 }
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Closed,
+    /// A task of its own connects: no call is waited for, nor ends the attempt when it gives up.
+    Connecting(watch::Receiver<Option<Attempt>>),
+    Open(Open),
+}
+
+/// What became of an attempt to connect.
+type Attempt = Result<Open, Arc<io::Error>>;
 
 /// A connection that was open when it was last looked at.
 #[derive(Clone)]
 struct Open {
-    /// The attempt that opened it.
-    number: u64,
-    streams: SendRequest<Bytes>,
+    /// One sender for all calls: it holds back what is beyond the node's limit, and those that
+    /// wait have sent nothing.
+    streams: Arc<tokio::sync::Mutex<SendRequest<Bytes>>>,
 }
 
 impl Connection {
@@ -88,9 +101,7 @@ impl Connection {
             shared: Arc::new(Shared {
                 authority: address.parse()?,
                 connect_timeout,
-                open: Mutex::default(),
-                ended: AtomicU64::new(0),
-                connecting: tokio::sync::Mutex::default(),
+                state: Mutex::default(),
             }),
         })
     }
@@ -112,18 +123,23 @@ impl Service<Request<Body>> for Connection {
 }
 
 impl Shared {
-    async fn send(&self, request: Request<Body>) -> Result<Response<AnswerBody>, StdError> {
+    async fn send(
+        self: Arc<Self>,
+        request: Request<Body>,
+    ) -> Result<Response<AnswerBody>, StdError> {
         let (head, body) = request.into_parts();
         let outgoing = Outgoing::begin(body).await?;
         let head = self.complete(head)?;
-        let mut open = self.ready().await?;
-        let sent = open.streams.send_request(head, outgoing.is_empty());
-        let (answer, stream) = sent.map_err(|error| {
-            self.forget(&open);
-            never_sent(error)
-        })?;
-        outgoing.send(stream)?;
-        Ok(answer.await?.map(AnswerBody::new))
+        let (answer, stream) = self.begin(head, outgoing.is_empty()).await?;
+        let cancel = outgoing.send(stream)?;
+        match answer.await {
+            Ok(answer) => Ok(answer.map(|stream| AnswerBody::new(stream, cancel))),
+            // RFC 9113, section 8.7: the node has done nothing for it.
+            Err(error) if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) => {
+                Err(never_sent(error).into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The head as HTTP/2 wants it: tonic leaves out where the call goes.
@@ -136,98 +152,125 @@ impl Shared {
         Ok(Request::from_parts(head, ()))
     }
 
-    /// A connection that takes a call now.
-    async fn ready(&self) -> Result<Open, ConnectError> {
+    /// Puts the head of a call on a connection, as soon as the node takes one more.
+    async fn begin(
+        self: &Arc<Self>,
+        mut head: Request<()>,
+        ends: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), ConnectError> {
         let mut attempt = 1;
         loop {
-            let mut open = self.open().await?;
-            match poll_fn(|context| open.streams.poll_ready(context)).await {
-                Ok(()) => return Ok(open),
-                Err(error) => {
-                    self.forget(&open);
-                    if attempt == ATTEMPTS {
-                        return Err(never_sent(error));
+            let open = self.open().await?;
+            let mut streams = open.streams.lock().await;
+            let error = match poll_fn(|context| streams.poll_ready(context)).await {
+                Ok(()) => {
+                    let sent = streams.send_request(std::mem::take(&mut head), ends);
+                    attempt = ATTEMPTS;
+                    match sent {
+                        Ok(sent) => return Ok(sent),
+                        Err(error) => error,
                     }
-                    attempt += 1;
                 }
+                Err(error) => error,
+            };
+            drop(streams);
+            self.forget(&open);
+            if attempt == ATTEMPTS {
+                return Err(never_sent(error));
             }
+            attempt += 1;
         }
     }
 
     /// The connection, opened if there is none.
-    async fn open(&self) -> Result<Open, ConnectError> {
-        if let Some(open) = self.current() {
-            return Ok(open);
-        }
-        let before = self.ended.load(Ordering::Acquire);
-        let mut failure = self.connecting.lock().await;
-        if let Some(open) = self.current() {
-            return Ok(open);
-        }
-        // One attempt answers all that waited for it: they would wait once more each otherwise.
-        if self.ended.load(Ordering::Acquire) != before
-            && let Some(failure) = &*failure
-        {
-            return Err(ConnectError(Box::new(failure.clone())));
-        }
-        let connected = self.connect().await;
-        let number = self.ended.fetch_add(1, Ordering::AcqRel);
-        match connected {
-            Ok(streams) => {
-                *failure = None;
-                let open = Open { number, streams };
-                *self.open.lock() = Some(open.clone());
-                Ok(open)
+    async fn open(self: &Arc<Self>) -> Result<Open, ConnectError> {
+        let mut attempt = {
+            let mut state = self.state.lock();
+            match &*state {
+                State::Open(open) => return Ok(open.clone()),
+                State::Connecting(attempt) => attempt.clone(),
+                State::Closed => {
+                    let (ended, attempt) = watch::channel(None);
+                    *state = State::Connecting(attempt.clone());
+                    tokio::spawn(self.clone().connect(ended));
+                    attempt
+                }
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                *failure = Some(error.clone());
-                Err(ConnectError(Box::new(error)))
-            }
+        };
+        let ended = attempt.wait_for(Option::is_some).await;
+        let attempt = ended.ok().and_then(|ended| ended.clone());
+        match attempt {
+            Some(Ok(open)) => Ok(open),
+            Some(Err(error)) => Err(ConnectError(Box::new(error))),
+            // The runtime ends.
+            None => Err(ConnectError("the attempt to connect was given up".into())),
         }
     }
 
-    async fn connect(&self) -> io::Result<SendRequest<Bytes>> {
-        let connecting = async {
-            let socket = TcpStream::connect(self.authority.as_str()).await?;
-            socket.set_nodelay(true)?;
-            let socket = Gathered::new(socket);
-            let handshake = h2::client::Builder::new()
-                .initial_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .enable_push(false)
-                .handshake(socket.clone());
-            let (streams, connection) = handshake.await.map_err(io::Error::other)?;
-            Ok::<_, io::Error>((streams, connection, socket))
+    /// Connects, and says what became of it to all that wait for it.
+    async fn connect(self: Arc<Self>, ended: watch::Sender<Option<Attempt>>) {
+        let waited = self.connect_timeout;
+        let attempt = tokio::time::timeout(waited, self.handshake()).await;
+        let attempt = attempt.unwrap_or_else(|_| {
+            let text = format!("no connection in {waited:?}");
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        });
+        let attempt = attempt.map_err(Arc::new);
+        *self.state.lock() = match &attempt {
+            Ok(open) => State::Open(open.clone()),
+            Err(_) => State::Closed,
         };
-        let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
-        let (streams, connection, socket) = connected.map_err(|_| {
-            let waited = self.connect_timeout;
-            io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no connection in {waited:?}"),
-            )
-        })??;
+        ended.send_replace(Some(attempt));
+    }
+
+    async fn handshake(&self) -> io::Result<Open> {
+        let socket = self.reach().await?;
+        socket.set_nodelay(true)?;
+        let socket = Gathered::new(socket);
+        let handshake = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+            .enable_push(false)
+            .handshake(socket.clone());
+        let (streams, connection) = handshake.await.map_err(io::Error::other)?;
         // Ends when all streams and their senders are gone, or with an error that every call on
         // it is told.
         tokio::spawn(async move {
             let _ = socket.drive(pin!(connection)).await;
         });
-        Ok(streams)
+        Ok(Open {
+            streams: Arc::new(tokio::sync::Mutex::new(streams)),
+        })
     }
 
-    fn current(&self) -> Option<Open> {
-        self.open.lock().clone()
+    /// Tries the addresses of the node's name in turn; each has its share of the time.
+    async fn reach(&self) -> io::Result<TcpStream> {
+        let addresses: Vec<_> = tokio::net::lookup_host(self.authority.as_str())
+            .await?
+            .collect();
+        let share = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(socket)) => return Ok(socket),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {
+                    let text = format!("no connection in {share:?}");
+                    failure = io::Error::new(io::ErrorKind::TimedOut, text);
+                }
+            }
+        }
+        Err(failure)
     }
 
     /// Has the next call open a new connection, unless one did so already.
     fn forget(&self, failed: &Open) {
-        let mut open = self.open.lock();
-        if open
-            .as_ref()
-            .is_some_and(|open| open.number == failed.number)
+        let mut state = self.state.lock();
+        if let State::Open(open) = &*state
+            && Arc::ptr_eq(&open.streams, &failed.streams)
         {
-            *open = None;
+            *state = State::Closed;
         }
     }
 }
@@ -269,18 +312,24 @@ impl Outgoing {
     }
 
     /// Sends the pieces, the last with the end of the stream if nothing comes later; else a task
-    /// sends what does.
-    fn send(self, mut stream: SendStream<Bytes>) -> Result<(), h2::Error> {
+    /// sends what does, until the returned end is dropped.
+    fn send(self, mut stream: SendStream<Bytes>) -> Result<Option<oneshot::Sender<()>>, h2::Error> {
         let Self { pieces, rest } = self;
         let mut pieces = pieces.into_iter().flatten().peekable();
         while let Some(piece) = pieces.next() {
             let ends = rest.is_none() && pieces.peek().is_none();
             stream.send_data(piece, ends)?;
         }
-        if let Some(rest) = rest {
-            tokio::spawn(send_rest(stream, rest));
-        }
-        Ok(())
+        Ok(rest.map(|rest| {
+            let (cancel, cancelled) = oneshot::channel();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = send_rest(&mut stream, rest) => {}
+                    _ = cancelled => stream.send_reset(Reason::CANCEL),
+                }
+            });
+            cancel
+        }))
     }
 }
 
@@ -303,7 +352,7 @@ fn poll_piece(
 }
 
 /// Sends a body piece by piece, each when the node has room for it, until either side ends.
-async fn send_rest(mut stream: SendStream<Bytes>, mut body: Body) {
+async fn send_rest(stream: &mut SendStream<Bytes>, mut body: Body) {
     loop {
         let next = poll_fn(|context| match stream.poll_reset(context) {
             Poll::Ready(_) => Poll::Ready(None),
@@ -312,7 +361,7 @@ async fn send_rest(mut stream: SendStream<Bytes>, mut body: Body) {
         let sent = match next.await {
             // The node wants no more, or the connection failed.
             None => return,
-            Some(Some(Ok(piece))) => send_piece(&mut stream, piece).await,
+            Some(Some(Ok(piece))) => send_piece(stream, piece).await,
             Some(Some(Err(_))) => {
                 stream.send_reset(Reason::CANCEL);
                 return;
@@ -348,14 +397,17 @@ async fn send_piece(stream: &mut SendStream<Bytes>, mut piece: Bytes) -> Result<
 /// The body of an answer. Room for what was read goes back to the node at once.
 pub struct AnswerBody {
     stream: RecvStream,
+    /// Ends what is still sent of the request when nobody reads the answer any more.
+    _cancel: Option<oneshot::Sender<()>>,
     /// All data was read; trailers are next.
     data_ended: bool,
 }
 
 impl AnswerBody {
-    fn new(stream: RecvStream) -> Self {
+    fn new(stream: RecvStream, cancel: Option<oneshot::Sender<()>>) -> Self {
         Self {
             stream,
+            _cancel: cancel,
             data_ended: false,
         }
     }

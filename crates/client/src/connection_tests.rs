@@ -154,8 +154,8 @@ async fn calls_that_wait_share_one_attempt_to_connect() {
         let error = answer.unwrap_err();
         assert!(is_never_sent(&error), "{error:?}");
     }
-    let attempts = connection.shared.ended.load(Ordering::Relaxed);
-    assert!((1..=2).contains(&attempts), "{attempts} attempts");
+    // Each would have waited for the one before it otherwise, and tried for itself.
+    assert!(matches!(*connection.shared.state.lock(), State::Closed));
 }
 
 #[tokio::test]
@@ -172,12 +172,93 @@ async fn a_connection_that_takes_too_long_is_given_up() {
         assert!(queued.len() < 100, "the queue has no end");
     }
     let connection = Connection::new(&address.to_string(), SHORT).unwrap();
-    let error = ask(&connection, body("late")).await.unwrap_err();
+    let asked = tokio::time::timeout(PATIENCE, ask(&connection, body("late"))).await;
+    let error = asked.expect("a connection was made").unwrap_err();
     assert!(is_never_sent(&error), "{error:?}");
     assert!(
         error.to_string().contains("no connection in 50ms"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_polls_holds_up_no_other() {
+    let (listener, address) = listen().await;
+    let connection = Connection::new(&address, PATIENCE).unwrap();
+    // It has asked for the connection, and is left alone.
+    let mut idle = pin!(ask(&connection, body("idle")));
+    assert!(futures::poll!(idle.as_mut()).is_pending());
+    let (answer, _) = tokio::join!(ask(&connection, body("other")), serve(&listener, 1));
+    assert_eq!(answer.unwrap().0, "other");
+}
+
+#[tokio::test]
+async fn calls_beyond_the_limit_of_the_node_wait() {
+    const LIMIT: u32 = 3;
+    const CALLS: usize = 300;
+    let (listener, address) = listen().await;
+    let connection = Connection::new(&address, PATIENCE).unwrap();
+    let server = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(LIMIT);
+        let mut server = builder.handshake::<_, Bytes>(socket).await.unwrap();
+        while let Some(Ok((asked, answer))) = server.accept().await {
+            tokio::spawn(echo(asked, answer));
+        }
+    });
+    // The node's settings are there when the first is answered.
+    ask(&connection, body("first")).await.unwrap();
+    let calls = (0..CALLS).map(|number| ask(&connection, body(format!("call {number}"))));
+    for (number, answer) in join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(answer.unwrap().0, format!("call {number}"));
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_stream_that_the_node_refuses_was_not_executed() {
+    let (listener, address) = listen().await;
+    let connection = Connection::new(&address, PATIENCE).unwrap();
+    let refuses = async {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut server = h2::server::handshake(socket).await.unwrap();
+        let (_asked, mut answer) = server.accept().await.unwrap().unwrap();
+        answer.send_reset(Reason::REFUSED_STREAM);
+        server.accept().await.is_none()
+    };
+    let error = tokio::select! {
+        error = ask(&connection, body("refused")) => error.unwrap_err(),
+        _ = refuses => panic!("the connection ended"),
+    };
+    assert!(is_never_sent(&error), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_is_reset_at_the_node() {
+    let (listener, address) = listen().await;
+    let connection = Connection::new(&address, PATIENCE).unwrap();
+    // One with a whole body, one whose body never ends.
+    let never = StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, tonic::Status>>());
+    for body in [body("whole"), Body::new(never)] {
+        let asking = tokio::spawn({
+            let connection = connection.clone();
+            async move { ask(&connection, body).await }
+        });
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut server = h2::server::handshake::<_>(socket).await.unwrap();
+        let (_asked, mut answer) = server.accept().await.unwrap().unwrap();
+        asking.abort();
+        let reset = tokio::time::timeout(PATIENCE, async {
+            tokio::select! {
+                reset = poll_fn(|context| answer.poll_reset(context)) => reset.unwrap(),
+                _ = server.accept() => panic!("the connection ended"),
+            }
+        });
+        assert_eq!(reset.await.expect("no reset"), Reason::CANCEL);
+        // The next one is to have a connection of its own.
+        *connection.shared.state.lock() = State::Closed;
+    }
 }
 
 #[tokio::test]

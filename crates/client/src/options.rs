@@ -8,7 +8,7 @@ pub struct Options {
     /// Longest time that one operation may take, all its attempts and pauses together.
     pub operation_timeout: Duration,
     /// Longest time that one request may take. It travels as `grpc-timeout`, so the store
-    /// gives up first.
+    /// gives up first; its word on that is waited for a quarter of a second longer.
     pub attempt_timeout: Duration,
     /// Longest time to open a connection.
     pub connect_timeout: Duration,

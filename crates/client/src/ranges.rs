@@ -127,7 +127,8 @@ impl RawClient {
                     Ok(Some(page)) => break (route, page),
                     Ok(None) => {}
                     Err(Error::AnswerTooLarge { .. }) if limit > 1 => {
-                        limit /= 2;
+                        // What was remembered of other rows is of no use; then step by step.
+                        limit = (limit / 2).min(PAGE_ROWS_FIRST);
                         rows_max = limit;
                     }
                     Err(error) => return Err(error),

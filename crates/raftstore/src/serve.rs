@@ -25,8 +25,8 @@ use crate::task::{Expiry, ReadBody};
 
 static CRC64: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 
-/// Bytes of the first piece of memory that copies share, and most of a later one, unless a single
-/// copy needs more. Each piece is twice the one before.
+/// Bytes of the first piece of memory that copies share, and most of a later one. Each piece is
+/// twice the one before; a copy of more than an eighth of the largest has memory of its own.
 const COPIES_BYTES_MIN: usize = 512;
 const COPIES_BYTES_MAX: usize = 64 << 10;
 
@@ -138,8 +138,9 @@ struct Copies {
 
 impl Copies {
     fn copy(&mut self, bytes: &[u8]) -> Bytes {
-        if bytes.is_empty() {
-            return Bytes::new();
+        // One that takes much of a piece would leave as much of the piece before unused.
+        if bytes.is_empty() || bytes.len() > COPIES_BYTES_MAX / 8 {
+            return Bytes::copy_from_slice(bytes);
         }
         // What was split off is no more in `room`, nor in its capacity.
         if self.room.capacity() < bytes.len() {

@@ -9,7 +9,7 @@
 //!          the queue of its thread, too. Without that the calls of all clients would become one
 //!          batch, and each side would stand still while the other one works on it.
 //! Write    goes into a buffer; a large one goes to the socket, behind what the buffer holds.
-//! Flush    does nothing.
+//! Flush    writes nothing; it says whether the last write failed.
 //! Polled   When the connection has been polled and bytes lie in the buffer, its task goes once to
 //!          the end of the queue of its thread: the tasks before it, which may add answers, run
 //!          first. The next time the buffer is written.
@@ -77,8 +77,10 @@ impl Gathered {
         }
     }
 
-    /// Polls the connection over this socket until it ends, and writes what it left. An error of
-    /// such a write is what the connection's next write, flush or shutdown returns.
+    /// Polls the connection over this socket until it ends, and writes what it left each time. An
+    /// error of such a write is what the connection's next write, flush or shutdown returns.
+    ///
+    /// A connection that ends without a shutdown loses what the socket has no room for.
     pub async fn drive<C: Future>(&self, mut connection: Pin<&mut C>) -> C::Output {
         poll_fn(|context| {
             self.shared.lock().read = 0;
@@ -96,6 +98,8 @@ impl Shared {
             self.waited = false;
         } else if self.waited || ended {
             if let Poll::Ready(Err(error)) = self.poll_buffer(context) {
+                // What cannot be sent is no reason to poll again; the connection is told once.
+                self.buffer.clear();
                 self.failed = Some(error);
                 context.waker().wake_by_ref();
             }

@@ -5,14 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use super::*;
 
 async fn pair() -> (Gathered, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    const SYSTEM_BUFFER_BYTES: u32 = 64 << 10;
+    let listening = TcpSocket::new_v4().unwrap();
+    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    listening.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
+    let listener = listening.listen(1).unwrap();
+    let near = TcpSocket::new_v4().unwrap();
+    near.set_send_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
+    let near = near.connect(listener.local_addr().unwrap());
+    let (near, far) = tokio::join!(near, listener.accept());
     let near = near.unwrap();
     near.set_nodelay(true).unwrap();
     (Gathered::new(near), far.unwrap().0)
@@ -170,6 +176,41 @@ async fn a_failure_of_the_last_write_is_told_to_the_connection() {
     let error = socket.drive(connection).await;
     let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
     assert!(kinds.contains(&error.kind()), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_failed_write_wakes_the_connection_once() {
+    let (socket, _far) = pair().await;
+    let mut writer = socket.clone();
+    // From here on the socket takes no writes, while it may still be read.
+    poll_fn(|context| Pin::new(&mut socket.shared.lock().socket).poll_shutdown(context))
+        .await
+        .unwrap();
+    let mut polls = 0;
+    let connection = pin!(poll_fn(|context| {
+        polls += 1;
+        let touched = match polls {
+            1 => Pin::new(&mut writer).poll_write(context, b"x").map_ok(drop),
+            4 => Pin::new(&mut writer).poll_flush(context),
+            _ => return Poll::Pending,
+        };
+        match touched {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            _ => Poll::Pending,
+        }
+    }));
+    let mut driven = pin!(socket.drive(connection));
+    let woken = Arc::new(Woken::default());
+    let waker = woken.clone().into();
+    let mut context = Context::from_waker(&waker);
+    for wanted in [1, 2, 2] {
+        assert!(driven.as_mut().poll(&mut context).is_pending());
+        assert_eq!(woken.0.load(Ordering::Relaxed), wanted);
+    }
+    match driven.as_mut().poll(&mut context) {
+        Poll::Ready(error) => assert_eq!(error.kind(), io::ErrorKind::BrokenPipe),
+        Poll::Pending => panic!("the connection was not told"),
+    }
 }
 
 #[tokio::test]
