@@ -103,7 +103,7 @@ pub(crate) struct Call {
     /// The store's service.
     pub(crate) client: TikvClient<Connection>,
     /// The connection under it, for services of our own.
-    pub(crate) channel: Connection,
+    pub(crate) connection: Connection,
     /// Region, epoch and peer.
     pub(crate) context: kvrpcpb::Context,
     /// Time limit, to be sent along.
@@ -277,14 +277,14 @@ impl Core {
             },
         };
         let time = budget.next_attempt(self.scheduler.options().attempt_timeout)?;
-        let channel = self.scheduler.channels().to(&address);
-        let channel = channel.map_err(|error| budget.close_with(error))?;
-        let client = TikvClient::new(channel.clone())
+        let connection = self.scheduler.channels().to(&address);
+        let connection = connection.map_err(|error| budget.close_with(error))?;
+        let client = TikvClient::new(connection.clone())
             .max_decoding_message_size(channels::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(channels::MESSAGE_BYTES_MAX);
         let call = Call {
             client,
-            channel,
+            connection,
             context: context(route),
             time,
         };

@@ -83,11 +83,67 @@ enum State {
 type Attempt = Result<Open, Arc<io::Error>>;
 
 /// A connection that was open when it was last looked at.
-#[derive(Clone)]
-struct Open {
-    /// One sender for all calls: it holds back what is beyond the node's limit, and those that
-    /// wait have sent nothing.
-    streams: Arc<tokio::sync::Mutex<SendRequest<Bytes>>>,
+type Open = Arc<Streams>;
+
+/// Where calls begin. One sender for all of them: it holds back what is beyond the node's limit,
+/// and those that wait have sent nothing.
+struct Streams {
+    sender: Mutex<Sender>,
+    /// Held by the call that waits for room; the others queue behind it. A call that finds room
+    /// never takes it: a lock that is handed to the next in line stands still with a caller that
+    /// does not poll its call.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct Sender {
+    streams: SendRequest<Bytes>,
+    /// There was no room for the last call that asked. The sender wakes only the last one.
+    full: bool,
+}
+
+impl Sender {
+    /// Begins a call, which is taken out of `head`, if the node takes one more.
+    fn poll_begin(
+        &mut self,
+        head: &mut Request<()>,
+        ends: bool,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Begun, h2::Error>> {
+        let ready = self.streams.poll_ready(context);
+        self.full = ready.is_pending();
+        ready!(ready)?;
+        Poll::Ready(self.streams.send_request(std::mem::take(head), ends))
+    }
+}
+
+/// A call whose head was sent.
+type Begun = (ResponseFuture, SendStream<Bytes>);
+
+impl Streams {
+    fn new(streams: SendRequest<Bytes>) -> Self {
+        Self {
+            sender: Mutex::new(Sender {
+                streams,
+                full: false,
+            }),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    async fn begin(&self, head: &mut Request<()>, ends: bool) -> Result<Begun, h2::Error> {
+        let begun = poll_fn(|context| {
+            let mut sender = self.sender.lock();
+            Poll::Ready(match sender.full {
+                true => Poll::Pending,
+                false => sender.poll_begin(head, ends, context),
+            })
+        });
+        if let Poll::Ready(begun) = begun.await {
+            return begun;
+        }
+        let _turn = self.turn.lock().await;
+        poll_fn(|context| self.sender.lock().poll_begin(head, ends, context)).await
+    }
 }
 
 impl Connection {
@@ -157,25 +213,17 @@ impl Shared {
         self: &Arc<Self>,
         mut head: Request<()>,
         ends: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), ConnectError> {
+    ) -> Result<Begun, ConnectError> {
         let mut attempt = 1;
         loop {
             let open = self.open().await?;
-            let mut streams = open.streams.lock().await;
-            let error = match poll_fn(|context| streams.poll_ready(context)).await {
-                Ok(()) => {
-                    let sent = streams.send_request(std::mem::take(&mut head), ends);
-                    attempt = ATTEMPTS;
-                    match sent {
-                        Ok(sent) => return Ok(sent),
-                        Err(error) => error,
-                    }
-                }
+            let error = match open.begin(&mut head, ends).await {
+                Ok(begun) => return Ok(begun),
                 Err(error) => error,
             };
-            drop(streams);
             self.forget(&open);
-            if attempt == ATTEMPTS {
+            // A head without its address was taken: the error came with it.
+            if attempt == ATTEMPTS || head.uri().authority().is_none() {
                 return Err(never_sent(error));
             }
             attempt += 1;
@@ -202,8 +250,14 @@ impl Shared {
         match attempt {
             Some(Ok(open)) => Ok(open),
             Some(Err(error)) => Err(ConnectError(Box::new(error))),
-            // The runtime ends.
-            None => Err(ConnectError("the attempt to connect was given up".into())),
+            // The runtime of the call that began it has ended; the next call begins anew.
+            None => {
+                let mut state = self.state.lock();
+                if matches!(&*state, State::Connecting(attempt) if attempt.has_changed().is_err()) {
+                    *state = State::Closed;
+                }
+                Err(ConnectError("the attempt to connect was given up".into()))
+            }
         }
     }
 
@@ -239,9 +293,7 @@ impl Shared {
         tokio::spawn(async move {
             let _ = socket.drive(pin!(connection)).await;
         });
-        Ok(Open {
-            streams: Arc::new(tokio::sync::Mutex::new(streams)),
-        })
+        Ok(Arc::new(Streams::new(streams)))
     }
 
     /// Tries the addresses of the node's name in turn; each has its share of the time.
@@ -268,7 +320,7 @@ impl Shared {
     fn forget(&self, failed: &Open) {
         let mut state = self.state.lock();
         if let State::Open(open) = &*state
-            && Arc::ptr_eq(&open.streams, &failed.streams)
+            && Arc::ptr_eq(open, failed)
         {
             *state = State::Closed;
         }

@@ -33,6 +33,14 @@ fn body(bytes: impl Into<Bytes>) -> Body {
     Body::new(http_body_util::Full::new(bytes.into()))
 }
 
+/// A body whose pieces come from the sender.
+fn pieces() -> (mpsc::UnboundedSender<Bytes>, Body) {
+    let (pieces, stream) = mpsc::unbounded_channel();
+    let frames = UnboundedReceiverStream::new(stream)
+        .map(|piece| Ok::<_, tonic::Status>(Frame::data(piece)));
+    (pieces, Body::new(StreamBody::new(frames)))
+}
+
 async fn whole(mut stream: RecvStream) -> Bytes {
     let mut all = BytesMut::new();
     while let Some(piece) = stream.data().await {
@@ -145,7 +153,7 @@ async fn a_call_that_was_under_way_fails_and_may_have_been_executed() {
 }
 
 #[tokio::test]
-async fn calls_that_wait_share_one_attempt_to_connect() {
+async fn calls_to_a_node_that_is_not_there_were_not_sent() {
     let (listener, address) = listen().await;
     drop(listener);
     let connection = Connection::new(&address, PATIENCE).unwrap();
@@ -154,8 +162,10 @@ async fn calls_that_wait_share_one_attempt_to_connect() {
         let error = answer.unwrap_err();
         assert!(is_never_sent(&error), "{error:?}");
     }
-    // Each would have waited for the one before it otherwise, and tried for itself.
-    assert!(matches!(*connection.shared.state.lock(), State::Closed));
+    // A node that comes later is found.
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let (answer, _) = tokio::join!(ask(&connection, body("there")), serve(&listener, 1));
+    assert_eq!(answer.unwrap().0, "there");
 }
 
 #[tokio::test]
@@ -190,6 +200,44 @@ async fn a_call_that_nobody_polls_holds_up_no_other() {
     assert!(futures::poll!(idle.as_mut()).is_pending());
     let (answer, _) = tokio::join!(ask(&connection, body("other")), serve(&listener, 1));
     assert_eq!(answer.unwrap().0, "other");
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_room_holds_up_none_that_has_it() {
+    let (listener, address) = listen().await;
+    let connection = Connection::new(&address, PATIENCE).unwrap();
+    let calls = async {
+        ask(&connection, body("first")).await.unwrap();
+        let open = connection.shared.open().await.unwrap();
+        // As one that waited when there was no room, and is not polled.
+        let _turn = open.turn.lock().await;
+        ask(&connection, body("second")).await
+    };
+    let (second, _) = tokio::join!(calls, serve(&listener, 2));
+    assert_eq!(second.unwrap().0, "second");
+}
+
+#[test]
+fn an_attempt_whose_runtime_ended_is_made_again() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let second = runtime();
+    let (listener, address) = second.block_on(listen());
+    let connection = Connection::new(&address, PATIENCE).unwrap();
+    let first = runtime();
+    first.block_on(async {
+        let mut asked = pin!(ask(&connection, body("cut off")));
+        assert!(futures::poll!(asked.as_mut()).is_pending());
+    });
+    drop(first);
+    second.block_on(async {
+        let error = ask(&connection, body("too early")).await.unwrap_err();
+        assert!(is_never_sent(&error), "{error:?}");
+        let (answer, _) = tokio::join!(ask(&connection, body("anew")), serve(&listener, 1));
+        assert_eq!(answer.unwrap().0, "anew");
+    });
 }
 
 #[tokio::test]
@@ -267,10 +315,8 @@ async fn a_body_in_pieces_is_sent_as_it_comes_and_as_there_is_room() {
     const PIECE: usize = 100_000;
     let (listener, address) = listen().await;
     let connection = Connection::new(&address, PATIENCE).unwrap();
-    let (pieces, stream) = mpsc::unbounded_channel();
-    let frames = UnboundedReceiverStream::new(stream)
-        .map(|piece: Bytes| Ok::<_, tonic::Status>(Frame::data(piece)));
-    let asking = pin!(ask(&connection, Body::new(StreamBody::new(frames))));
+    let (pieces, streamed) = pieces();
+    let asking = pin!(ask(&connection, streamed));
     let sending = async {
         for number in 0..10u8 {
             pieces.send(vec![number; PIECE].into()).unwrap();
@@ -293,9 +339,7 @@ async fn a_body_in_pieces_is_sent_as_it_comes_and_as_there_is_room() {
 async fn an_answer_begins_before_the_request_ends() {
     let (listener, address) = listen().await;
     let connection = Connection::new(&address, PATIENCE).unwrap();
-    let (pieces, stream) = mpsc::unbounded_channel();
-    let frames = UnboundedReceiverStream::new(stream)
-        .map(|piece: Bytes| Ok::<_, tonic::Status>(Frame::data(piece)));
+    let (pieces, streamed) = pieces();
     let server = tokio::spawn(async move {
         let (socket, _) = listener.accept().await.unwrap();
         let mut server = h2::server::handshake(socket).await.unwrap();
@@ -308,7 +352,7 @@ async fn an_answer_begins_before_the_request_ends() {
         }
         out.send_data(Bytes::new(), true).unwrap();
     });
-    let asked = request(Body::new(StreamBody::new(frames)));
+    let asked = request(streamed);
     let answer = connection.clone().call(asked).await.unwrap();
     let mut answers = answer.into_body();
     for piece in ["one", "two"] {

@@ -190,7 +190,7 @@ impl Clerk {
                 context: Some(call.context),
             };
             async move {
-                let mut client = client(call.channel);
+                let mut client = client(call.connection);
                 client.open_session(timed(request, call.time)).await
             }
         };
@@ -215,7 +215,7 @@ impl Clerk {
                 command: Some(command),
             };
             async move {
-                client(call.channel)
+                client(call.connection)
                     .execute(timed(request, call.time))
                     .await
             }
