@@ -551,3 +551,18 @@ pub fn written(result: Outcome) -> Vec<CommandOutcome> {
         other => panic!("not written: {other:?}"),
     }
 }
+
+/// A cluster of so many stores whose regions have leaders.
+pub fn elected(stores: u64) -> Cluster {
+    let mut cluster = Cluster::new(stores, StoreOptions::default());
+    cluster.elect_all();
+    cluster
+}
+
+/// The error of a request that must not be served.
+pub fn refused(result: Outcome) -> Error {
+    match result {
+        Err(error) => error,
+        Ok(answer) => panic!("served: {answer:?}"),
+    }
+}
