@@ -25,10 +25,12 @@ command -v gcc >/dev/null || missing+=(gcc)
 command -v g++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 command -v git >/dev/null || missing+=(git)
-ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 ||
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-    compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
-    missing+=(libclang-dev)
+# Not libclang-cpp.so, the C++ interface, which other packages bring along without libclang.
+found_libclang() {
+    compgen -G '/usr/lib/llvm-*/lib/libclang.so*' || compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*' ||
+        compgen -G '/usr/lib/*/libclang.so*' || compgen -G '/usr/lib/*/libclang-[0-9]*.so*'
+}
+found_libclang >/dev/null || missing+=(libclang-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 ls /usr/include/openssl/ssl.h >/dev/null 2>&1 || missing+=(libssl-dev)
 # Without iproute2 the same tests cut connections with proxies, without the others no
