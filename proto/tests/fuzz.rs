@@ -175,7 +175,7 @@ fuzz_messages! {
     fuzz_raft_messages:
         raft_serverpb::{RaftMessage},
         eraftpb::{Message, Entry, Snapshot, HardState, ConfState, ConfChange, ConfChangeV2},
-        stratapb::{StoreFrame, StoreHello, StoreReply};
+        stratapb::{StoreHello, StoreReply};
     fuzz_snapshot_messages:
         stratapb::{SnapshotFrame, SnapshotReply, SnapshotMeta, SnapshotChunk, SnapshotProgress};
     fuzz_entry_messages:

@@ -9,7 +9,7 @@ use strata_fuzz::{Mutator, run};
 use strata_proto::kvrpcpb::{Context, KeyRange, KvPair, RawCompareAndSwapRequest};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_proto::stratapb::{RawSpace, StoreFrame, StoreHello, data_command::Body};
+use strata_proto::stratapb::{RawSpace, data_command::Body};
 use tonic::metadata::MetadataMap;
 
 use crate::config::{Config, ConfigError, KEYS, Setting, Size, environment_variable};
@@ -272,7 +272,8 @@ fn fuzz_raw_calls() {
     });
 }
 
-/// A frame of the stream between stores keeps only messages of the two stores that met.
+/// A frame of raft messages is refused or taken whole, and keeps only messages of the two stores
+/// that met.
 #[test]
 fn fuzz_frames_between_stores() {
     let peer = |id, store_id| Peer {
@@ -280,25 +281,26 @@ fn fuzz_frames_between_stores() {
         store_id,
         ..Peer::default()
     };
-    let frame = StoreFrame {
-        hello: Some(StoreHello {
-            cluster_id: 9,
-            store_id: 2,
-            incarnation: 7,
-            to_store_id: 1,
-            address: "b:1".to_owned(),
-        }),
-        messages: vec![RaftMessage {
-            region_id: 7,
-            from_peer: Some(peer(72, 2)),
-            to_peer: Some(peer(71, 1)),
-            ..RaftMessage::default()
-        }],
+    let message = RaftMessage {
+        region_id: 7,
+        from_peer: Some(peer(72, 2)),
+        to_peer: Some(peer(71, 1)),
+        ..RaftMessage::default()
     };
+    let framed = message.encode_length_delimited_to_vec();
     run("frames", 5_000, |mutator| {
-        let frame = redecode(mutator, &frame);
-        let all = frame.messages.len() as u64;
-        let (fitting, refused) = crate::transport::split_fitting(frame.messages, 2, 1);
+        let mut frame = framed.clone();
+        if mutator.one_in(2) {
+            frame.extend(redecode(mutator, &message).encode_length_delimited_to_vec());
+        } else {
+            frame.extend(mutator.bytes(&framed));
+        }
+        let Ok(messages) = crate::transport::messages_of(frame.into()) else {
+            return;
+        };
+        assert_eq!(messages[0], message);
+        let all = messages.len() as u64;
+        let (fitting, refused) = crate::transport::split_fitting(messages, 2, 1);
         assert_eq!(fitting.len() as u64 + refused, all);
         for message in fitting {
             let stores = (message.from_peer, message.to_peer);

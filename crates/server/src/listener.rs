@@ -1,4 +1,5 @@
-//! The node's one port: HTTP/2 for gRPC and HTTP/1.1 for tooling, side by side.
+//! The node's one port: HTTP/2 for gRPC, HTTP/1.1 for tooling, and other stores' streams of raft
+//! messages, side by side. The first byte tells a stream of raft messages from the others.
 //!
 //! Calls of TiKV's service, which are nearly all there is, go to it at once; the rest is found by
 //! the router, whose matching costs as much as a small call itself.
@@ -36,6 +37,7 @@ use tonic::service::Routes;
 use crate::config::{Config, ServerConfig, TransportConfig};
 use crate::metrics::ServerMetrics;
 use crate::options::NodeError;
+use crate::transport::{ExchangeServer, PREFACE};
 
 /// Receive windows of a stream and of a connection: an entry or a large batch fits in.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -78,6 +80,7 @@ pub async fn serve_port<T: Tikv>(
         services: PortServices {
             tikv,
             rest: routes.into_axum_router(),
+            exchange: None,
         },
         server: config.server.clone(),
         transport: config.transport.clone(),
@@ -99,6 +102,8 @@ const TIKV_PATH: &str = "/tikvpb.Tikv/";
 pub(crate) struct PortServices<T> {
     pub(crate) tikv: TikvServer<T>,
     pub(crate) rest: Router,
+    /// Takes connections of other stores that carry raft messages, where there are any.
+    pub(crate) exchange: Option<ExchangeServer>,
 }
 
 impl<T> Clone for PortServices<T> {
@@ -106,6 +111,7 @@ impl<T> Clone for PortServices<T> {
         PortServices {
             tikv: self.tikv.clone(),
             rest: self.rest.clone(),
+            exchange: self.exchange.clone(),
         }
     }
 }
@@ -184,7 +190,7 @@ impl<T: Tikv> PortServer<T> {
 
     fn serve(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(self.services.clone());
+        let services = self.services.clone();
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http2()
@@ -202,10 +208,18 @@ impl<T: Tikv> PortServer<T> {
         let mut stopping = self.stopping.clone();
         let patience = self.transport.handshake_time;
         tokio::spawn(async move {
-            if !speaks(&stream, patience).await {
+            let Some(first) = first_byte(&stream, patience).await else {
                 metrics.connections_failed.inc();
                 return;
+            };
+            if first == PREFACE[0]
+                && let Some(exchange) = services.exchange
+            {
+                exchange.serve(stream).await;
+                drop(place);
+                return;
             }
+            let service = TowerToHyperService::new(services);
             let socket = Gathered::new(stream);
             let connection = builder.serve_connection(TokioIo::new(socket.clone()), service);
             tokio::pin!(connection);
@@ -225,10 +239,13 @@ impl<T: Tikv> PortServer<T> {
     }
 }
 
-/// Waits for the first byte; false if none comes within `patience`.
-async fn speaks(stream: &TcpStream, patience: Duration) -> bool {
+/// Waits for the first byte and leaves it there; `None` if it does not come within `patience`.
+async fn first_byte(stream: &TcpStream, patience: Duration) -> Option<u8> {
     let mut first = [0];
-    matches!(timeout(patience, stream.peek(&mut first)).await, Ok(Ok(read)) if read > 0)
+    match timeout(patience, stream.peek(&mut first)).await {
+        Ok(Ok(read)) if read > 0 => Some(first[0]),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -242,13 +259,14 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut client = TcpStream::connect(address).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        assert!(!speaks(&stream, Duration::from_millis(20)).await);
+        assert_eq!(first_byte(&stream, Duration::from_millis(20)).await, None);
         client.write_all(b"P").await.unwrap();
-        assert!(speaks(&stream, Duration::from_secs(60)).await);
+        let patience = Duration::from_secs(60);
+        assert_eq!(first_byte(&stream, patience).await, Some(b'P'));
         let (closing, _) = {
             drop(TcpStream::connect(address).await.unwrap());
             listener.accept().await.unwrap()
         };
-        assert!(!speaks(&closing, Duration::from_secs(60)).await, "closed");
+        assert_eq!(first_byte(&closing, patience).await, None, "closed");
     }
 }

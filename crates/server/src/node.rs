@@ -288,15 +288,17 @@ impl Node {
             refusals: Arc::default(),
         };
         let handshake_time = self.config.transport.handshake_time;
+        let exchange = ExchangeServer {
+            greeter: greeter.clone(),
+            store: store.clone(),
+            metrics: self.metrics.clone(),
+            logger: self.logger.clone(),
+            handshake_time,
+            keepalive: self.config.transport.keepalive,
+            frame_bytes_max: limit,
+            stopping: self.stop.subscribe(),
+        };
         let transport = TransportService {
-            exchange: ExchangeServer {
-                greeter: greeter.clone(),
-                store: store.clone(),
-                metrics: self.metrics.clone(),
-                logger: self.logger.clone(),
-                handshake_time,
-                stopping: self.stop.subscribe(),
-            },
             snapshots: SnapshotServer {
                 greeter,
                 snapshots: self.snapshots.clone(),
@@ -331,6 +333,7 @@ impl Node {
         PortServices {
             tikv: TikvServer::new(raw).max_decoding_message_size(limit),
             rest,
+            exchange: Some(exchange),
         }
     }
 }

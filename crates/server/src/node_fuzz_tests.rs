@@ -12,7 +12,7 @@ use prost::Message;
 use strata_fuzz::Mutator;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{
-    RegionReports, SnapshotFrame, SnapshotOffer, StoreFrame, StoreHello, TransferLeaderRequest,
+    RegionReports, SnapshotFrame, SnapshotOffer, StoreHello, TransferLeaderRequest,
     snapshot_frame::Frame,
 };
 use tonic::client::Grpc;
@@ -21,6 +21,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Request, Status};
 
 use super::*;
+use crate::transport::PREFACE;
 
 /// Calls of a run; `FUZZ_CASES` gives another number.
 const CALLS: u64 = 800;
@@ -98,10 +99,6 @@ fn services(context: &Context, cluster_id: u64) -> Vec<Service> {
         incarnation: 7,
         to_store_id: 1,
         address: "127.0.0.1:1".to_owned(),
-    };
-    let frame = StoreFrame {
-        hello: Some(hello.clone()),
-        messages: vec![RaftMessage::default()],
     };
     let frames = [
         Frame::Hello(hello),
@@ -201,13 +198,9 @@ fn services(context: &Context, cluster_id: u64) -> Vec<Service> {
         },
         Service {
             name: "stratapb.StoreTransport",
-            streams: &["Exchange", "SendSnapshot"],
+            streams: &["SendSnapshot"],
             calls: &["ReportRegions"],
-            corpus: [
-                vec![frame.encode_to_vec(), reports.encode_to_vec()],
-                frames.to_vec(),
-            ]
-            .concat(),
+            corpus: [vec![reports.encode_to_vec()], frames.to_vec()].concat(),
         },
         Service {
             name: "stratapb.Strata",
@@ -237,6 +230,32 @@ async fn call(channel: Channel, path: String, messages: Vec<Bytes>, streams: boo
         let mut request = Request::new(messages.into_iter().next().unwrap_or_default());
         request.set_timeout(CALL_TIME);
         drop(grpc.unary(request, path, Raw).await);
+    }
+}
+
+impl Served {
+    /// Opens a stream of raft messages with damaged bytes, and reads until the node ends it.
+    async fn greet(&self, mutator: &mut Mutator, hello: &StoreHello) {
+        let mut sent = PREFACE.to_vec();
+        let hello = hello.encode_to_vec();
+        sent.extend((hello.len() as u32).to_le_bytes());
+        sent.extend(hello);
+        sent.extend(mutator.noise(60));
+        if mutator.one_in(4) {
+            sent = mutator.bytes(&sent);
+            // Any other first byte is a matter of HTTP.
+            sent.insert(0, PREFACE[0]);
+        } else {
+            let end = mutator.number() as usize % sent.len();
+            let damaged = mutator.bytes(&sent[end..]);
+            sent.truncate(end.max(1));
+            sent.extend(damaged);
+        }
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        // The node may have ended the stream before all was said.
+        let _ = stream.write_all(&sent).await;
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 }
 
@@ -280,6 +299,17 @@ async fn fuzz_every_call_and_page_of_a_node() {
         assert!(answered.is_ok(), "seed {seed}: {path} was not answered");
         let panics = PANICS.load(Ordering::Relaxed);
         assert_eq!(panics, 0, "seed {seed}: {path}");
+    }
+    let hello = StoreHello {
+        cluster_id: served.cluster_id,
+        store_id: 2,
+        to_store_id: 1,
+        ..StoreHello::default()
+    };
+    for seed in 0..200 {
+        let mutator = &mut Mutator::new(seed);
+        let answered = tokio::time::timeout(ANSWER_TIME, served.greet(mutator, &hello)).await;
+        assert!(answered.is_ok(), "seed {seed}: a stream was not ended");
     }
     for seed in 0..200 {
         let mutator = &mut Mutator::new(seed);

@@ -31,6 +31,8 @@ mod forward;
 mod fuzz;
 #[path = "node_snapshot_fuzz_tests.rs"]
 mod snapshot_fuzz;
+#[path = "node_stream_tests.rs"]
+mod stream;
 
 /// A served node; stops when it is told.
 struct Served {

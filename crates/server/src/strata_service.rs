@@ -22,7 +22,7 @@ use crate::config::ServerConfig;
 use crate::deadline::request_time;
 use crate::pd::{Leadership, Locator, forwarding, is_forwarded};
 use crate::store_call::call;
-use crate::transport::{ExchangeServer, SnapshotReplyStream, SnapshotServer};
+use crate::transport::{SnapshotReplyStream, SnapshotServer};
 
 /// Batches of reports that wait for a slow watcher in its stream.
 const BATCHES_IN_STREAM: usize = 4;
@@ -32,7 +32,6 @@ const REPORTS_IN_MESSAGE: usize = 1000;
 /// Serves `StoreTransport`.
 #[derive(Clone)]
 pub(crate) struct TransportService {
-    pub(crate) exchange: ExchangeServer,
     pub(crate) snapshots: SnapshotServer,
     pub(crate) locator: Arc<Locator>,
 }
@@ -41,15 +40,6 @@ type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
 
 #[tonic::async_trait]
 impl StoreTransport for TransportService {
-    type ExchangeStream = Boxed<StoreReply>;
-
-    async fn exchange(
-        &self,
-        request: Request<Streaming<StoreFrame>>,
-    ) -> Result<Response<Self::ExchangeStream>, Status> {
-        self.exchange.exchange(request).await
-    }
-
     type SendSnapshotStream = SnapshotReplyStream;
 
     async fn send_snapshot(

@@ -146,6 +146,24 @@ async fn bad_input_malformed_protobuf() {
     assert_serves(&cluster).await;
 }
 
+/// Opens a stream of raft messages, says one frame, and returns all that the node answers before it
+/// closes the connection.
+fn speak(address: &str, frame: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+    let said = [&b"\xd7strata\x01"[..], &length, frame].concat();
+    stream.write_all(&said).unwrap();
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // What was not read before the close resets the connection.
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}"),
+        _ => answer,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_stranger_on_the_port() {
     let mut cluster = Cluster::start().await;
@@ -157,6 +175,8 @@ async fn bad_input_stranger_on_the_port() {
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
             b"*1\r\n$4\r\nPING\r\n",
             &[0; 4096],
+            b"\xd7strata\x02 of a later version",
+            b"\xd7tls",
         ] {
             let mut stream = TcpStream::connect(&address).unwrap();
             stream
@@ -168,26 +188,18 @@ async fn bad_input_stranger_on_the_port() {
         }
         assert_eq!(http_get(&address, "/no/such/page").unwrap().status, 404);
         // A store of another cluster.
-        let mut transport = StoreTransportClient::connect(format!("http://{address}"))
-            .await
-            .unwrap();
-        let hello = stratapb::StoreFrame {
-            hello: Some(stratapb::StoreHello {
-                cluster_id: 4711,
-                store_id: 2,
-                incarnation: 1,
-                to_store_id: id,
-                address: "127.0.0.1:1".into(),
-            }),
-            messages: Vec::new(),
+        let hello = stratapb::StoreHello {
+            cluster_id: 4711,
+            store_id: 2,
+            incarnation: 1,
+            to_store_id: id,
+            address: "127.0.0.1:1".into(),
         };
-        let frames = tokio_stream::iter([hello]);
-        let refused = match transport.exchange(frames).await {
-            Err(status) => Some(status),
-            Ok(stream) => stream.into_inner().message().await.err(),
-        };
-        let status = refused.expect("a store of another cluster is refused");
-        assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status:?}");
+        let answer = speak(&address, &hello.encode_to_vec());
+        let reply = stratapb::StoreReply::decode(&answer[4..]).unwrap();
+        assert!(reply.refusal.contains("--cluster-token"), "{reply:?}");
+        // A greeting that claims to be longer than any.
+        assert_eq!(speak(&address, &[0; 5000]), []);
         assert!(cluster.node(id).ended().is_none(), "node {id} ended");
     }
     assert_serves(&cluster).await;

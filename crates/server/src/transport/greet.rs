@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use slog::{Logger, warn};
 use strata_proto::stratapb::{StoreHello, StoreReply};
 use tokio::time::timeout;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use super::{Admission, Incarnations, RaftTransport};
 use crate::cluster::{Cluster, endpoint};
@@ -86,13 +86,6 @@ pub(super) async fn accept_reply(
     .unwrap_or_else(|_| Err(Lost::Broken("the answer could not be checked".to_owned())))
 }
 
-pub(super) fn lost_by(status: &Status) -> Lost {
-    match status.code() {
-        Code::FailedPrecondition => Lost::Rejected(one_line(status.message())),
-        _ => Lost::Broken(one_line(status.message())),
-    }
-}
-
 pub(super) fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
@@ -147,6 +140,7 @@ impl Greeter {
         Ok(StoreReply {
             store_id: self.cluster.store_id,
             incarnation: self.cluster.incarnation,
+            refusal: String::new(),
         })
     }
 

@@ -2,8 +2,10 @@
 //!
 //! Raft messages of a pair of stores and direction share one stream:
 //!
-//! Send      The store hands messages to [`RaftTransport`]; one bounded queue a store,
-//!           one task a queue that gathers them into frames (`sender`).
+//! Send      The store hands messages to [`RaftTransport`]; one bounded queue a store, which
+//!           the thread that pushes writes to the socket (`queue`, `frames`), and one task a
+//!           queue, which keeps the stream and writes what the socket does not take at once
+//!           (`sender`).
 //! Greet     Each stream opens with cluster id, store id and incarnation; the receiver
 //!           syncs the sender's incarnation before it answers (`greet`, `incarnations`).
 //! Admit     A store with a new folder votes nothing until every other initial store has
@@ -16,6 +18,7 @@
 //! raft message.
 
 mod admission;
+mod frames;
 mod greet;
 mod incarnations;
 mod queue;
@@ -38,6 +41,11 @@ use crate::config::TransportConfig;
 use crate::metrics::ServerMetrics;
 
 pub(crate) use admission::Admission;
+pub(crate) use frames::PREFACE;
+#[cfg(test)]
+pub(crate) use frames::{
+    EMPTY_FRAME, FrameError, FrameReader, messages_of, put_frame, put_messages,
+};
 pub(crate) use greet::Greeter;
 pub(crate) use incarnations::Incarnations;
 pub(crate) use receiver::ExchangeServer;
@@ -48,7 +56,7 @@ pub(crate) use snapshot::{
     SnapshotServer, SnapshotStreams, SnapshotTransfer,
 };
 
-use queue::MessageQueue;
+use queue::{MessageQueue, QueueLimits};
 
 /// Told when stores come and go.
 pub(crate) trait Liveness: Send + Sync + 'static {
@@ -141,10 +149,14 @@ impl RaftTransport {
         queues
             .entry(store_id)
             .or_insert_with(|| {
-                Arc::new(MessageQueue::new(
-                    self.config.queue_messages as usize,
-                    self.config.queue_size.bytes(),
-                ))
+                let limits = QueueLimits {
+                    messages: self.config.queue_messages as usize,
+                    bytes: self.config.queue_size.bytes(),
+                    frame_bytes: self.config.frame_size.bytes(),
+                    message_bytes: self.message_bytes_max,
+                };
+                let frames = self.metrics.transport_frames.clone();
+                Arc::new(MessageQueue::new(limits, frames))
             })
             .clone()
     }

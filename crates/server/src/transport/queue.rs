@@ -1,36 +1,116 @@
-//! Messages that wait for one other store.
+//! Messages for one other store, and the socket that they leave by.
+//!
+//! ```text
+//! push -> waiting -> frame -> socket      by the thread that pushes, while the socket takes it
+//!                         \-> the task    writes the rest when the socket takes more
+//! ```
+//!
+//! Whoever holds the [`Writer`] writes, others add to what waits. So a message leaves with no
+//! thread in between: a wake-up of the network's thread costs more than the write. What is large
+//! or goes on for long is left to the store's task, so that a thread that has other things to do
+//! is held up by one small write.
 //!
 //! Bounded by count and by bytes; what finds no room is dropped, the newest first, because
 //! those before it are of use only in order.
 
 use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
 
+use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use prost::Message as _;
 use strata_proto::raft_serverpb::RaftMessage;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
-/// A bounded queue with one reader.
+use super::frames::{EMPTY_FRAME, framed_bytes, put_messages};
+
+/// Frames that a thread writes which pushes messages; the task goes on after them.
+const PUSHED_FRAMES_MAX: usize = 2;
+/// Bytes of waiting messages from which on they are left to the task.
+const PUSHED_BYTES_MAX: usize = 64 << 10;
+/// Frames that the task writes before others run.
+const TASK_FRAMES_MAX: usize = 8;
+/// Room that is kept for the next frame.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
+/// Limits of a queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QueueLimits {
+    /// Messages that wait.
+    pub(super) messages: usize,
+    /// Bytes of messages that wait.
+    pub(super) bytes: usize,
+    /// Bytes from which on no further message joins a frame.
+    pub(super) frame_bytes: usize,
+    /// Bytes of one message; the receiver refuses larger frames.
+    pub(super) message_bytes: usize,
+}
+
+/// A bounded queue with one writer at a time.
 pub(super) struct MessageQueue {
-    messages_max: usize,
-    bytes_max: usize,
-    waiting: Mutex<Waiting>,
+    limits: QueueLimits,
+    state: Mutex<State>,
+    frames: IntCounter,
     ready: Notify,
     poked: Notify,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct State {
     messages: VecDeque<(RaftMessage, usize)>,
     bytes: usize,
+    ping: bool,
+    /// Counts the streams: a writer of an earlier one is not put back.
+    stream: u64,
+    role: Role,
+}
+
+/// Who writes.
+#[derive(Default)]
+enum Role {
+    /// There is no stream.
+    #[default]
+    Nobody,
+    /// Whoever pushes next.
+    Next(Writer),
+    /// Somebody does.
+    Taken,
+    /// The task.
+    Task(Writer),
+    /// The stream has failed.
+    Failed(io::Error),
+}
+
+/// A socket with what of a frame it did not take yet.
+struct Writer {
+    stream: u64,
+    socket: Arc<OwnedWriteHalf>,
+    outgoing: BytesMut,
+}
+
+/// How writing ended.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// All that waited, or somebody else is writing it.
+    All,
+    /// There is more, for which the socket has no room now.
+    Blocked,
+    /// There is more.
+    More,
+    /// The stream has failed.
+    Failed(io::Error),
 }
 
 impl MessageQueue {
-    pub(super) fn new(messages_max: usize, bytes_max: usize) -> Self {
+    /// `frames` counts frames with messages.
+    pub(super) fn new(limits: QueueLimits, frames: IntCounter) -> Self {
         MessageQueue {
-            messages_max,
-            bytes_max,
-            waiting: Mutex::new(Waiting::default()),
+            limits,
+            state: Mutex::default(),
+            frames,
             ready: Notify::new(),
             poked: Notify::new(),
         }
@@ -39,54 +119,110 @@ impl MessageQueue {
     /// Adds messages in order and returns how many found no room. One message always
     /// finds room in an empty queue, so that no entry is too large to be sent.
     pub(super) fn push(&self, messages: Vec<RaftMessage>) -> u64 {
-        let mut dropped = 0;
-        {
-            let mut waiting = self.waiting.lock();
-            for message in messages {
-                let bytes = message.encoded_len();
-                let full = waiting.messages.len() >= self.messages_max
-                    || waiting.bytes + bytes > self.bytes_max;
-                if full && !waiting.messages.is_empty() {
-                    dropped += 1;
-                    continue;
+        let mut state = self.state.lock();
+        let dropped = state.add(messages, &self.limits);
+        match std::mem::replace(&mut state.role, Role::Taken) {
+            Role::Next(writer) if state.bytes <= PUSHED_BYTES_MAX => {
+                drop(state);
+                if !matches!(self.write(writer, PUSHED_FRAMES_MAX), Written::All) {
+                    self.ready.notify_one();
                 }
-                waiting.bytes += bytes;
-                waiting.messages.push_back((message, bytes));
             }
+            Role::Next(writer) => {
+                state.role = Role::Task(writer);
+                drop(state);
+                self.ready.notify_one();
+            }
+            role => state.role = role,
         }
-        self.ready.notify_one();
         dropped
     }
 
-    /// Takes messages up to a size, at least one if there is one.
-    pub(super) fn take(&self, frame_bytes: usize) -> Vec<RaftMessage> {
-        let mut waiting = self.waiting.lock();
-        let mut frame = Vec::new();
-        let mut total = 0;
-        while let Some((_, bytes)) = waiting.messages.front() {
-            if !frame.is_empty() && total + bytes > frame_bytes {
-                break;
+    /// From now on what is pushed leaves by `socket`, until [`MessageQueue::detach`].
+    pub(super) fn attach(&self, socket: Arc<OwnedWriteHalf>) {
+        let mut state = self.state.lock();
+        state.stream += 1;
+        state.ping = false;
+        state.role = Role::Task(Writer {
+            stream: state.stream,
+            socket,
+            outgoing: BytesMut::new(),
+        });
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// The stream is gone: what is pushed waits.
+    pub(super) fn detach(&self) {
+        let mut state = self.state.lock();
+        state.stream += 1;
+        state.role = Role::Nobody;
+    }
+
+    /// Has a ping leave before what waits. The task writes it.
+    pub(super) fn ping(&self) {
+        self.state.lock().ping = true;
+    }
+
+    /// The task's share: writes what nobody else does.
+    pub(super) fn write_on(&self) -> Written {
+        let mut state = self.state.lock();
+        let writer = match std::mem::replace(&mut state.role, Role::Taken) {
+            Role::Next(writer) | Role::Task(writer) => writer,
+            Role::Failed(error) => {
+                state.role = Role::Nobody;
+                return Written::Failed(error);
             }
-            let Some((message, bytes)) = waiting.messages.pop_front() else {
-                break;
-            };
-            total += bytes;
-            waiting.bytes -= bytes;
-            frame.push(message);
+            role => {
+                state.role = role;
+                return Written::All;
+            }
+        };
+        drop(state);
+        self.write(writer, TASK_FRAMES_MAX)
+    }
+
+    /// Writes frames until nothing waits, the socket is full, or there were so many.
+    fn write(&self, mut writer: Writer, frames: usize) -> Written {
+        for _ in 0..frames {
+            if writer.outgoing.is_empty() {
+                let mut state = self.state.lock();
+                let (ping, messages) = state.take_frame(self.limits.frame_bytes);
+                if !ping && messages.is_empty() {
+                    state.put_back(writer, Role::Next);
+                    return Written::All;
+                }
+                drop(state);
+                writer.add(ping, &messages);
+                self.frames.inc_by(u64::from(!messages.is_empty()));
+            }
+            match writer.write() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.state.lock().put_back(writer, Role::Task);
+                    return Written::Blocked;
+                }
+                Err(error) => {
+                    let again = io::Error::new(error.kind(), error.to_string());
+                    self.state.lock().put_back(writer, |_| Role::Failed(again));
+                    return Written::Failed(error);
+                }
+            }
         }
-        frame
+        self.state.lock().put_back(writer, Role::Task);
+        Written::More
     }
 
     /// Drops all that waits and returns how many messages those were.
     pub(super) fn clear(&self) -> u64 {
-        let mut waiting = self.waiting.lock();
-        waiting.bytes = 0;
-        let dropped = waiting.messages.len();
-        waiting.messages.clear();
+        let mut state = self.state.lock();
+        state.bytes = 0;
+        let dropped = state.messages.len();
+        state.messages.clear();
         dropped as u64
     }
 
-    /// Waits until messages may be there.
+    /// Waits until the task has something to write.
     pub(super) async fn ready(&self) {
         self.ready.notified().await;
     }
@@ -102,46 +238,71 @@ impl MessageQueue {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
+impl State {
+    fn add(&mut self, messages: Vec<RaftMessage>, limits: &QueueLimits) -> u64 {
+        let mut dropped = 0;
+        for message in messages {
+            let bytes = message.encoded_len();
+            let full = self.messages.len() >= limits.messages || self.bytes + bytes > limits.bytes;
+            if full && !self.messages.is_empty() || framed_bytes(bytes) > limits.message_bytes {
+                dropped += 1;
+                continue;
+            }
+            self.bytes += bytes;
+            self.messages.push_back((message, bytes));
+        }
+        dropped
+    }
 
-    fn message(region_id: u64, bytes: usize) -> RaftMessage {
-        RaftMessage {
-            region_id,
-            extra_ctx: Bytes::from(vec![0; bytes]),
-            ..Default::default()
+    /// Takes a ping that is due, and messages up to a size, at least one if there is one.
+    fn take_frame(&mut self, frame_bytes: usize) -> (bool, Vec<(RaftMessage, usize)>) {
+        let mut total = 0;
+        let fitting = self.messages.iter().take_while(|(_, bytes)| {
+            total += bytes;
+            total <= frame_bytes
+        });
+        let count = fitting.count().max(1).min(self.messages.len());
+        let frame: Vec<_> = self.messages.drain(..count).collect();
+        self.bytes -= frame.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        (std::mem::take(&mut self.ping), frame)
+    }
+
+    /// Gives the part of the writer to another one, unless its stream is gone.
+    fn put_back(&mut self, writer: Writer, role: impl FnOnce(Writer) -> Role) {
+        if writer.stream == self.stream {
+            self.role = role(writer);
+        }
+    }
+}
+
+impl Writer {
+    fn add(&mut self, ping: bool, messages: &[(RaftMessage, usize)]) {
+        if self.outgoing.capacity() > KEPT_BYTES_MAX {
+            self.outgoing = BytesMut::new();
+        }
+        if ping {
+            self.outgoing.extend_from_slice(&EMPTY_FRAME);
+        }
+        if !messages.is_empty() {
+            put_messages(&mut self.outgoing, messages);
         }
     }
 
-    fn ids(messages: &[RaftMessage]) -> Vec<u64> {
-        messages.iter().map(|message| message.region_id).collect()
-    }
-
-    #[test]
-    fn frames_keep_the_order_and_the_size() {
-        let queue = MessageQueue::new(100, 1 << 20);
-        assert_eq!(queue.push((1..=5).map(|id| message(id, 100)).collect()), 0);
-        assert_eq!(ids(&queue.take(250)), [1, 2]);
-        assert_eq!(ids(&queue.take(1)), [3], "one message always goes");
-        assert_eq!(ids(&queue.take(1 << 20)), [4, 5]);
-        assert!(queue.take(1).is_empty());
-    }
-
-    #[test]
-    fn what_finds_no_room_is_dropped_and_counted() {
-        let queue = MessageQueue::new(3, 1 << 20);
-        assert_eq!(queue.push((1..=5).map(|id| message(id, 1)).collect()), 2);
-        assert_eq!(ids(&queue.take(1 << 20)), [1, 2, 3]);
-        let queue = MessageQueue::new(100, 250);
-        assert_eq!(queue.push((1..=3).map(|id| message(id, 100)).collect()), 1);
-        assert_eq!(queue.clear(), 2);
-        assert_eq!(
-            queue.push(vec![message(9, 1000)]),
-            0,
-            "larger than the queue"
-        );
-        assert_eq!(ids(&queue.take(1)), [9]);
+    /// True if the socket took all, false if it has no more room.
+    fn write(&mut self) -> io::Result<bool> {
+        while !self.outgoing.is_empty() {
+            match self.socket.try_write(&self.outgoing) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.outgoing.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

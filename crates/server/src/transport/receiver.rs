@@ -1,30 +1,33 @@
 //! The receiving side of streams between stores.
 //!
-//! Elsewhere: the check of a greeting (`greet`), what follows it in the stream of a
-//! snapshot (`snapshot`).
+//! Elsewhere: how the port tells such a stream apart (`listener`), the check of a greeting
+//! (`greet`), what follows it in the stream of a snapshot (`snapshot`).
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slog::{Logger, info};
+use bytes::BytesMut;
+use prost::Message as _;
+use slog::{Logger, debug, info};
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_proto::stratapb::{StoreFrame, StoreReply};
+use strata_proto::stratapb::{StoreHello, StoreReply};
 use strata_raftstore::StoreHandle;
-use tokio::sync::{mpsc, watch};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
 
-use super::greet::Greeter;
+use super::frames::{EMPTY_FRAME, FrameError, FrameReader, messages_of, put_frame};
+use super::greet::{Greeter, one_line};
 use crate::metrics::ServerMetrics;
 
-/// Answers of one stream.
-pub(crate) type ReplyStream =
-    Pin<Box<dyn Stream<Item = Result<StoreReply, Status>> + Send + 'static>>;
+/// Largest greeting: ids and an address.
+const HELLO_BYTES_MAX: usize = 4 << 10;
+/// A sender pings each `transport.keepalive`. One that says nothing for so many of them is gone.
+const SILENT_PINGS_MAX: u32 = 5;
 
-/// Serves `Exchange`.
+/// Takes streams of raft messages.
 #[derive(Clone)]
 pub(crate) struct ExchangeServer {
     pub(crate) greeter: Greeter,
@@ -32,50 +35,90 @@ pub(crate) struct ExchangeServer {
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) logger: Logger,
     pub(crate) handshake_time: Duration,
+    pub(crate) keepalive: Duration,
+    /// Largest frame, in bytes.
+    pub(crate) frame_bytes_max: usize,
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
+/// A greeting that was accepted.
+struct Greeted {
+    store_id: u64,
+    frames: FrameReader<OwnedReadHalf>,
+    socket: OwnedWriteHalf,
+}
+
 impl ExchangeServer {
-    /// Takes a stream: checks its greeting, answers it, and delivers what follows.
-    pub(crate) async fn exchange(
-        &self,
-        request: Request<Streaming<StoreFrame>>,
-    ) -> Result<Response<ReplyStream>, Status> {
-        let mut frames = request.into_inner();
-        let first = timeout(self.handshake_time, frames.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("the stream did not greet"))??;
-        let hello = first
-            .and_then(|frame| frame.hello)
-            .ok_or_else(|| Status::invalid_argument("the first frame must be a greeting"))?;
-        let reply = self.greeter.accept(&hello).await?;
-        info!(self.logger, "stream from a store stands"; "peer_store" => hello.store_id);
-        let (replies, stream) = mpsc::channel(1);
-        let _ = replies.send(Ok(reply)).await;
-        let server = self.clone();
-        tokio::spawn(async move { server.receive(hello.store_id, frames, replies).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    /// Takes a connection that begins with the preface: checks its greeting, answers it, and
+    /// delivers what follows until the stream or the node ends.
+    pub(crate) async fn serve(mut self, stream: TcpStream) {
+        let Ok(greeted) = timeout(self.handshake_time, self.greet(stream)).await else {
+            self.metrics.connections_failed.inc();
+            return;
+        };
+        let ended = match greeted {
+            Ok(Some(greeted)) => {
+                info!(self.logger, "stream from a store stands"; "peer_store" => greeted.store_id);
+                self.receive(greeted).await
+            }
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) | Err(FrameError::Closed) => {}
+            Err(error) => {
+                self.metrics.connections_failed.inc();
+                debug!(self.logger, "a stream from a store broke off"; "reason" => %error);
+            }
+        }
     }
 
-    /// Delivers messages until the stream ends; dropping `replies` then ends the answers.
-    async fn receive(
-        self,
-        from_store_id: u64,
-        mut frames: Streaming<StoreFrame>,
-        replies: mpsc::Sender<Result<StoreReply, Status>>,
-    ) {
-        let mut stopping = self.stopping.clone();
+    /// `None`: the sender was refused.
+    async fn greet(&self, stream: TcpStream) -> Result<Option<Greeted>, FrameError> {
+        let (from, mut socket) = stream.into_split();
+        let mut frames = FrameReader::new(from);
+        frames.preface().await?;
+        let hello = StoreHello::decode(frames.next(HELLO_BYTES_MAX).await?)?;
+        let (reply, accepted) = match self.greeter.accept(&hello).await {
+            Ok(reply) => (reply, true),
+            Err(status) => {
+                let refusal = one_line(status.message());
+                let reply = StoreReply {
+                    refusal,
+                    ..StoreReply::default()
+                };
+                (reply, false)
+            }
+        };
+        let mut answer = BytesMut::new();
+        put_frame(&mut answer, &reply);
+        socket.write_all(&answer).await?;
+        Ok(accepted.then_some(Greeted {
+            store_id: hello.store_id,
+            frames,
+            socket,
+        }))
+    }
+
+    /// Delivers messages and answers pings.
+    async fn receive(&mut self, mut greeted: Greeted) -> Result<(), FrameError> {
+        let patience = self.keepalive * SILENT_PINGS_MAX;
+        let to_store_id = self.greeter.cluster.store_id;
         loop {
             let frame = tokio::select! {
-                frame = frames.message() => frame,
-                () = replies.closed() => return,
-                _ = stopping.changed() => return,
+                frame = timeout(patience, greeted.frames.next(self.frame_bytes_max)) => frame,
+                _ = self.stopping.changed() => return Ok(()),
             };
-            let Ok(Some(frame)) = frame else {
-                return;
-            };
-            let (fitting, refused) =
-                split_fitting(frame.messages, from_store_id, self.greeter.cluster.store_id);
+            let frame = frame.map_err(|_| FrameError::Silent(patience))??;
+            if frame.is_empty() {
+                // A sender that does not read its answers is held up by nothing but this.
+                timeout(patience, greeted.socket.write_all(&EMPTY_FRAME))
+                    .await
+                    .map_err(|_| FrameError::Silent(patience))??;
+                continue;
+            }
+            let messages = messages_of(frame)?;
+            let (fitting, refused) = split_fitting(messages, greeted.store_id, to_store_id);
             self.metrics.transport_refused.inc_by(refused);
             if !fitting.is_empty() {
                 self.store.deliver(fitting);

@@ -1,28 +1,33 @@
-//! The task that keeps one stream to one other store and fills it from a queue.
+//! The task that keeps one stream to one other store.
 //!
-//! It connects, greets, and then sends frames as fast as the stream takes them; while the
-//! stream is full, messages gather in the queue and share frames. When the stream breaks,
-//! what waited is dropped, Raft is told, and a new attempt follows after a pause that
-//! doubles. A refusal is logged once, not at each attempt.
+//! Open      It connects, says the preface and a greeting, and checks the answer.
+//! Write     The threads that push messages write them; the task writes what the socket did not
+//!           take at once, and what is large (`queue`).
+//! Ping      One each `transport.keepalive`, which must be answered before the next is due.
+//! Break     What waited is dropped, Raft is told, and a new attempt follows after a pause that
+//!           doubles. A refusal is logged once, not at each attempt.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use prost::Message as _;
 use slog::{info, warn};
-use strata_proto::stratapb::store_transport_client::StoreTransportClient;
-use strata_proto::stratapb::{StoreFrame, StoreReply};
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use strata_proto::stratapb::StoreReply;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::yield_now;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
-use super::greet::{Lost, accept_reply, connect, hello, lost_by};
-use super::queue::MessageQueue;
+use super::frames::{FrameError, FrameReader, PREFACE, put_frame};
+use super::greet::{Lost, accept_reply, hello, one_line};
+use super::queue::{MessageQueue, Written};
 use super::{RaftTransport, Running};
 
-/// Frames that wait in the stream itself; all else waits in the queue, where it shares
-/// frames.
-const FRAMES_IN_STREAM: usize = 2;
+/// Largest answer to a greeting: ids and one line.
+const REPLY_BYTES_MAX: usize = 4 << 10;
 
 /// Runs until the node stops.
 pub(super) async fn run(transport: Arc<RaftTransport>, store_id: u64, queue: Arc<MessageQueue>) {
@@ -82,7 +87,7 @@ fn log_lost(transport: &RaftTransport, store_id: u64, lost: &Lost) {
     }
 }
 
-/// Opens a stream and feeds it until it breaks.
+/// Opens a stream and keeps it until it breaks.
 async fn stream(
     transport: &RaftTransport,
     running: &Running,
@@ -90,42 +95,64 @@ async fn stream(
     queue: &MessageQueue,
     stood: &mut bool,
 ) -> Lost {
-    let (frames, mut replies) = match open(transport, running, store_id).await {
+    let (mut replies, socket) = match open(transport, running, store_id).await {
         Ok(opened) => opened,
         Err(lost) => return lost,
     };
     *stood = true;
     info!(transport.logger, "stream to a store stands"; "peer_store" => store_id);
     running.liveness.connected(store_id);
+    let _attached = Attachment::new(queue, socket.clone());
+    let pause = transport.config.keepalive;
+    let mut pings = interval_at(Instant::now() + pause, pause);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut unanswered = false;
     loop {
-        let messages = queue.take(transport.config.frame_size.bytes());
-        if messages.is_empty() {
-            tokio::select! {
-                () = queue.ready() => continue,
-                end = replies.message() => return ended(end),
+        let written = queue.write_on();
+        let go_on = async {
+            match written {
+                Written::All => queue.ready().await,
+                Written::Blocked => socket.writable().await?,
+                Written::More => yield_now().await,
+                Written::Failed(error) => return Err(error),
             }
-        }
-        let frame = StoreFrame {
-            hello: None,
-            messages,
+            Ok(())
         };
         tokio::select! {
-            sent = frames.send(frame) => {
-                if sent.is_err() {
-                    return Lost::Broken("the stream was closed".to_owned());
+            ready = go_on => if let Err(error) = ready {
+                return Lost::Broken(one_line(&error.to_string()));
+            },
+            reply = replies.next(0) => match reply {
+                Ok(_) => unanswered = false,
+                Err(FrameError::Closed) => {
+                    return Lost::Broken("the store ended the stream".to_owned());
                 }
-                transport.metrics.transport_frames.inc();
+                Err(error) => return Lost::Broken(one_line(&error.to_string())),
+            },
+            _ = pings.tick() => {
+                if unanswered {
+                    return Lost::Broken(format!("no answer to a ping in {pause:?}"));
+                }
+                unanswered = true;
+                queue.ping();
             }
-            end = replies.message() => return ended(end),
         }
     }
 }
 
-/// The receiver says nothing after its answer, so whatever comes ends the stream.
-fn ended(end: Result<Option<StoreReply>, Status>) -> Lost {
-    match end {
-        Ok(_) => Lost::Broken("the store ended the stream".to_owned()),
-        Err(status) => lost_by(&status),
+/// A queue whose messages leave by a stream, as long as this lives.
+struct Attachment<'a>(&'a MessageQueue);
+
+impl<'a> Attachment<'a> {
+    fn new(queue: &'a MessageQueue, socket: Arc<OwnedWriteHalf>) -> Self {
+        queue.attach(socket);
+        Attachment(queue)
+    }
+}
+
+impl Drop for Attachment<'_> {
+    fn drop(&mut self) {
+        self.0.detach();
     }
 }
 
@@ -134,31 +161,34 @@ async fn open(
     transport: &RaftTransport,
     running: &Running,
     store_id: u64,
-) -> Result<(mpsc::Sender<StoreFrame>, Streaming<StoreReply>), Lost> {
-    let config = &transport.config;
-    let channel = connect(&transport.cluster, config, store_id).await?;
-    let (frames, stream) = mpsc::channel(FRAMES_IN_STREAM);
-    let first = StoreFrame {
-        hello: Some(hello(&transport.cluster, store_id)),
-        messages: Vec::new(),
-    };
-    let _ = frames.send(first).await;
-    let mut client =
-        StoreTransportClient::new(channel).max_encoding_message_size(transport.message_bytes_max);
+) -> Result<(FrameReader<OwnedReadHalf>, Arc<OwnedWriteHalf>), Lost> {
+    let patience = transport.config.handshake_time;
+    let address = transport.cluster.address(store_id).unwrap_or_default();
+    let stream = timeout(patience, TcpStream::connect(&address))
+        .await
+        .map_err(|_| Lost::Broken("connecting took too long".to_owned()))?
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => Lost::Refused(one_line(&error.to_string())),
+            _ => Lost::Broken(format!("{address}: {}", one_line(&error.to_string()))),
+        })?;
+    let mut greeting = BytesMut::from(&PREFACE[..]);
+    put_frame(&mut greeting, &hello(&transport.cluster, store_id));
     let greet = async {
-        let mut replies = client
-            .exchange(ReceiverStream::new(stream))
-            .await?
-            .into_inner();
-        let reply = replies.message().await?;
-        Ok::<_, Status>((replies, reply))
+        stream.set_nodelay(true)?;
+        let (from, mut socket) = stream.into_split();
+        socket.write_all(&greeting).await?;
+        let mut replies = FrameReader::new(from);
+        let reply = StoreReply::decode(replies.next(REPLY_BYTES_MAX).await?)?;
+        Ok::<_, FrameError>((reply, replies, socket))
     };
-    let (replies, reply) = timeout(config.handshake_time, greet)
+    let (reply, replies, socket) = timeout(patience, greet)
         .await
         .map_err(|_| Lost::Broken("the greeting was not answered".to_owned()))?
-        .map_err(|status| lost_by(&status))?;
-    let reply = reply.ok_or_else(|| Lost::Broken("the greeting was not answered".to_owned()))?;
+        .map_err(|error| Lost::Broken(format!("greeting: {}", one_line(&error.to_string()))))?;
+    if !reply.refusal.is_empty() {
+        return Err(Lost::Rejected(one_line(&reply.refusal)));
+    }
     let incarnations = running.incarnations.clone();
     accept_reply(incarnations, running.admission.clone(), store_id, reply).await?;
-    Ok((frames, replies))
+    Ok((replies, Arc::new(socket)))
 }

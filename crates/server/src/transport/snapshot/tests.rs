@@ -197,15 +197,7 @@ struct OnlySnapshots(SnapshotServer);
 
 #[tonic::async_trait]
 impl StoreTransport for OnlySnapshots {
-    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<StoreReply, Status>> + Send>>;
     type SendSnapshotStream = SnapshotReplyStream;
-
-    async fn exchange(
-        &self,
-        _: Request<Streaming<StoreFrame>>,
-    ) -> Result<Response<Self::ExchangeStream>, Status> {
-        Err(Status::unimplemented("only snapshots"))
-    }
 
     async fn send_snapshot(
         &self,

@@ -1,0 +1,251 @@
+use super::*;
+use bytes::Bytes;
+use std::time::Duration;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::frames::{FrameReader, messages_of};
+
+const LIMITS: QueueLimits = QueueLimits {
+    messages: 100,
+    bytes: 64 << 20,
+    frame_bytes: 1 << 20,
+    message_bytes: 32 << 20,
+};
+
+fn queue(limits: QueueLimits) -> MessageQueue {
+    MessageQueue::new(limits, IntCounter::new("frames", "frames").unwrap())
+}
+
+fn message(region_id: u64, bytes: usize) -> RaftMessage {
+    RaftMessage {
+        region_id,
+        extra_ctx: Bytes::from(vec![7; bytes]),
+        ..Default::default()
+    }
+}
+
+fn ids<'a>(messages: impl IntoIterator<Item = &'a RaftMessage>) -> Vec<u64> {
+    messages
+        .into_iter()
+        .map(|message| message.region_id)
+        .collect()
+}
+
+/// Both ends of a connection.
+async fn connection() -> (Arc<OwnedWriteHalf>, FrameReader<OwnedReadHalf>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    let (_, write) = near.into_split();
+    let (read, _) = far.into_split();
+    (Arc::new(write), FrameReader::new(read))
+}
+
+async fn next(frames: &mut FrameReader<OwnedReadHalf>) -> Vec<u64> {
+    let frame = tokio::time::timeout(Duration::from_secs(60), frames.next(usize::MAX));
+    ids(&messages_of(frame.await.expect("a frame").unwrap()).unwrap())
+}
+
+/// Writes as the task does, until all is written.
+async fn write_all(queue: &MessageQueue, socket: &OwnedWriteHalf) {
+    loop {
+        match queue.write_on() {
+            Written::All => return,
+            Written::Blocked => socket.writable().await.unwrap(),
+            Written::More => tokio::task::yield_now().await,
+            Written::Failed(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn frames_keep_the_order_and_the_size() {
+    let queue = queue(LIMITS);
+    assert_eq!(queue.push((1..=5).map(|id| message(id, 100)).collect()), 0);
+    let take = |bytes| {
+        let (ping, frame) = queue.state.lock().take_frame(bytes);
+        assert!(!ping);
+        ids(frame.iter().map(|(message, _)| message))
+    };
+    assert_eq!(take(250), [1, 2]);
+    assert_eq!(take(1), [3], "one message always goes");
+    assert_eq!(take(1 << 20), [4, 5]);
+    assert!(take(1).is_empty());
+    assert_eq!(queue.state.lock().bytes, 0);
+}
+
+#[test]
+fn what_finds_no_room_is_dropped_and_counted() {
+    let waiting = |queue: &MessageQueue| ids(queue.state.lock().messages.iter().map(|(m, _)| m));
+    let few = queue(QueueLimits {
+        messages: 3,
+        ..LIMITS
+    });
+    assert_eq!(few.push((1..=5).map(|id| message(id, 1)).collect()), 2);
+    assert_eq!(waiting(&few), [1, 2, 3]);
+    let small = queue(QueueLimits {
+        bytes: 250,
+        message_bytes: 2000,
+        ..LIMITS
+    });
+    assert_eq!(small.push((1..=3).map(|id| message(id, 100)).collect()), 1);
+    assert_eq!(small.clear(), 2);
+    let large = message(9, 1000);
+    assert_eq!(small.push(vec![large]), 0, "larger than the queue");
+    assert_eq!(waiting(&small), [9]);
+    assert_eq!(small.clear(), 1);
+    let refused = message(9, 2000);
+    assert_eq!(small.push(vec![refused]), 1, "larger than a receiver takes");
+}
+
+#[tokio::test]
+async fn who_pushes_writes() {
+    let queue = queue(LIMITS);
+    assert_eq!(queue.push(vec![message(1, 10), message(2, 10)]), 0);
+    let (socket, mut frames) = connection().await;
+    queue.attach(socket.clone());
+    queue.push(vec![message(3, 10)]);
+    write_all(&queue, &socket).await;
+    assert_eq!(
+        next(&mut frames).await,
+        [1, 2, 3],
+        "what waited for the stream"
+    );
+    // From here on no task has a part in it.
+    queue.push(vec![message(4, 10)]);
+    assert_eq!(next(&mut frames).await, [4]);
+    queue.push(vec![message(5, 10), message(6, 10)]);
+    assert_eq!(next(&mut frames).await, [5, 6]);
+    assert_eq!(queue.frames.get(), 3);
+}
+
+#[tokio::test]
+async fn large_messages_are_left_to_the_task() {
+    let queue = queue(LIMITS);
+    let (socket, mut frames) = connection().await;
+    queue.attach(socket.clone());
+    write_all(&queue, &socket).await;
+    queue.push(vec![message(1, 10 << 20)]);
+    queue.push(vec![message(2, 10)]);
+    assert_eq!(queue.frames.get(), 0, "nothing is written by who pushes");
+    queue.ready().await;
+    let write = write_all(&queue, &socket);
+    let read = async {
+        assert_eq!(next(&mut frames).await, [1]);
+        assert_eq!(next(&mut frames).await, [2]);
+    };
+    tokio::join!(write, read);
+}
+
+#[tokio::test]
+async fn a_socket_without_room_is_the_tasks() {
+    let queue = queue(LIMITS);
+    let (socket, mut frames) = connection().await;
+    queue.attach(socket.clone());
+    write_all(&queue, &socket).await;
+    let mut pushed = 0;
+    while matches!(queue.state.lock().role, Role::Next(_)) {
+        pushed += 1;
+        queue.push(vec![message(pushed, 60_000)]);
+        assert!(pushed < 10_000, "a socket that nobody reads has an end");
+    }
+    queue.ready().await;
+    queue.push(vec![message(pushed + 1, 10)]);
+    let read = async {
+        for id in 1..=pushed + 1 {
+            assert_eq!(next(&mut frames).await, [id]);
+        }
+    };
+    tokio::join!(write_all(&queue, &socket), read);
+    queue.push(vec![message(7, 10)]);
+    assert_eq!(next(&mut frames).await, [7], "the part went back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_threads_push_in_order() {
+    const THREADS: u64 = 4;
+    const MESSAGES: u64 = 2_000;
+    let queue = Arc::new(queue(QueueLimits {
+        messages: 100_000,
+        ..LIMITS
+    }));
+    let (socket, mut frames) = connection().await;
+    queue.attach(socket.clone());
+    let task = tokio::spawn({
+        let (queue, socket) = (queue.clone(), socket.clone());
+        async move {
+            loop {
+                write_all(&queue, &socket).await;
+                queue.ready().await;
+            }
+        }
+    });
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let queue = queue.clone();
+            std::thread::spawn(move || {
+                for count in 0..MESSAGES {
+                    let id = thread * MESSAGES + count;
+                    // Some are the task's.
+                    let bytes = if count % 100 == 0 { 100_000 } else { 10 };
+                    assert_eq!(queue.push(vec![message(id, bytes)]), 0);
+                }
+            })
+        })
+        .collect();
+    let mut expected: Vec<u64> = (0..THREADS).map(|thread| thread * MESSAGES).collect();
+    let mut seen = 0;
+    while seen < THREADS * MESSAGES {
+        for id in next(&mut frames).await {
+            let place = &mut expected[(id / MESSAGES) as usize];
+            assert_eq!(id, *place, "messages of one thread keep their order");
+            *place += 1;
+            seen += 1;
+        }
+    }
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    task.abort();
+}
+
+#[tokio::test]
+async fn pings_leave_first_and_a_failure_is_told_to_the_task() {
+    let queue = queue(LIMITS);
+    let (socket, mut frames) = connection().await;
+    queue.attach(socket.clone());
+    write_all(&queue, &socket).await;
+    queue.ping();
+    queue.push(vec![message(1, 10)]);
+    assert!(next(&mut frames).await.is_empty());
+    assert_eq!(next(&mut frames).await, [1]);
+    queue.ping();
+    write_all(&queue, &socket).await;
+    assert!(next(&mut frames).await.is_empty());
+    assert_eq!(queue.frames.get(), 1, "pings are not counted");
+    drop(frames);
+    let failed = async {
+        loop {
+            queue.push(vec![message(2, 10)]);
+            if matches!(queue.state.lock().role, Role::Failed(_)) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), failed).await;
+    assert!(waited.is_ok(), "the other end is gone");
+    queue.ready().await;
+    assert!(matches!(queue.write_on(), Written::Failed(_)));
+    // Without a stream messages wait; one that comes later has its own.
+    queue.detach();
+    queue.clear();
+    queue.push(vec![message(3, 10)]);
+    let (socket, mut frames) = connection().await;
+    queue.attach(socket.clone());
+    write_all(&queue, &socket).await;
+    assert_eq!(next(&mut frames).await, [3]);
+}
