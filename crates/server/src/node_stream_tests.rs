@@ -1,6 +1,5 @@
 //! The stream of raft messages of a node whose other store is this test.
 
-use bytes::BytesMut;
 use prost::Message as _;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::{StoreHello, StoreReply};
@@ -64,7 +63,7 @@ async fn accept(listener: &TcpListener, refusal: &str) -> End {
         .unwrap();
     let hello = StoreHello::decode(end.next().await.unwrap()).unwrap();
     assert_eq!((hello.store_id, hello.to_store_id), (1, 2));
-    let mut reply = BytesMut::new();
+    let mut reply = Vec::new();
     put_frame(
         &mut reply,
         &StoreReply {
@@ -117,7 +116,7 @@ async fn bad_input_a_store_that_says_what_no_store_says() {
     };
     let greet = async || {
         let mut end = End::new(TcpStream::connect(&served.address).await.unwrap());
-        let mut greeting = BytesMut::from(&PREFACE[..]);
+        let mut greeting = PREFACE.to_vec();
         put_frame(&mut greeting, &hello);
         end.say(&greeting).await;
         let reply = StoreReply::decode(end.next().await.unwrap()).unwrap();
@@ -129,7 +128,7 @@ async fn bad_input_a_store_that_says_what_no_store_says() {
     // A message that is not for this store is dropped; the stream stays.
     let stray = RaftMessage::default();
     let bytes = stray.encoded_len();
-    let mut said = BytesMut::new();
+    let mut said = Vec::new();
     put_messages(&mut said, &[(stray, bytes)]);
     said.extend_from_slice(&EMPTY_FRAME);
     end.say(&said).await;

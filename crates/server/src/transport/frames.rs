@@ -17,7 +17,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use strata_proto::raft_serverpb::RaftMessage;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -51,7 +51,7 @@ pub(crate) enum FrameError {
 }
 
 /// Appends a frame with one message, for greetings and their answers.
-pub(crate) fn put_frame(into: &mut BytesMut, message: &impl Message) {
+pub(crate) fn put_frame(into: &mut Vec<u8>, message: &impl Message) {
     let bytes = message.encoded_len();
     put_length(into, bytes);
     into.reserve(bytes);
@@ -61,7 +61,7 @@ pub(crate) fn put_frame(into: &mut BytesMut, message: &impl Message) {
 }
 
 /// Appends a frame with raft messages, each with its encoded length.
-pub(crate) fn put_messages(into: &mut BytesMut, messages: &[(RaftMessage, usize)]) {
+pub(crate) fn put_messages(into: &mut Vec<u8>, messages: &[(RaftMessage, usize)]) {
     let bytes = messages.iter().map(|(_, bytes)| framed_bytes(*bytes)).sum();
     put_length(into, bytes);
     into.reserve(bytes);
@@ -92,9 +92,9 @@ pub(super) fn framed_bytes(bytes: usize) -> usize {
     prost::length_delimiter_len(bytes) + bytes
 }
 
-fn put_length(into: &mut BytesMut, bytes: usize) {
+fn put_length(into: &mut Vec<u8>, bytes: usize) {
     let length = u32::try_from(bytes).expect("a frame is bounded far below 4 GiB");
-    into.put_u32_le(length);
+    into.extend_from_slice(&length.to_le_bytes());
 }
 
 /// Takes frames out of a connection. Every call may be given up and made again.

@@ -46,7 +46,7 @@ async fn frames_come_out_as_they_went_in() {
     };
     let small = [message(1, 0), message(2, 300)];
     let large = [message(3, 100_000), message(4, 5)];
-    let mut bytes = BytesMut::from(&PREFACE[..]);
+    let mut bytes = PREFACE.to_vec();
     put_frame(&mut bytes, &hello);
     put_messages(&mut bytes, &small);
     bytes.extend_from_slice(&EMPTY_FRAME);
@@ -71,7 +71,7 @@ async fn frames_come_out_as_they_went_in() {
 
 #[tokio::test]
 async fn small_frames_share_no_memory_with_what_came_beside_them() {
-    let mut bytes = BytesMut::new();
+    let mut bytes = Vec::new();
     put_messages(&mut bytes, &[message(1, 300)]);
     put_messages(&mut bytes, &[message(2, 50_000)]);
     let mut reader = reader(&bytes, bytes.len());
@@ -101,7 +101,7 @@ async fn bad_input_lengths_and_prefaces() {
 
 #[test]
 fn fuzz_damaged_streams_end_and_do_not_panic() {
-    let mut good = BytesMut::new();
+    let mut good = Vec::new();
     put_messages(&mut good, &[message(1, 10), message(2, 200)]);
     good.extend_from_slice(&EMPTY_FRAME);
     put_messages(&mut good, &[message(3, 40)]);

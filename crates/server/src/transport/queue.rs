@@ -17,7 +17,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use prost::Message as _;
@@ -88,7 +87,9 @@ enum Role {
 struct Writer {
     stream: u64,
     socket: Arc<OwnedWriteHalf>,
-    outgoing: BytesMut,
+    outgoing: Vec<u8>,
+    /// Bytes of it that the socket has taken.
+    taken: usize,
 }
 
 /// How writing ended.
@@ -146,7 +147,8 @@ impl MessageQueue {
         state.role = Role::Task(Writer {
             stream: state.stream,
             socket,
-            outgoing: BytesMut::new(),
+            outgoing: Vec::new(),
+            taken: 0,
         });
         drop(state);
         self.ready.notify_one();
@@ -278,7 +280,7 @@ impl State {
 impl Writer {
     fn add(&mut self, ping: bool, messages: &[(RaftMessage, usize)]) {
         if self.outgoing.capacity() > KEPT_BYTES_MAX {
-            self.outgoing = BytesMut::new();
+            self.outgoing = Vec::new();
         }
         if ping {
             self.outgoing.extend_from_slice(&EMPTY_FRAME);
@@ -290,15 +292,17 @@ impl Writer {
 
     /// True if the socket took all, false if it has no more room.
     fn write(&mut self) -> io::Result<bool> {
-        while !self.outgoing.is_empty() {
-            match self.socket.try_write(&self.outgoing) {
+        while self.taken < self.outgoing.len() {
+            match self.socket.try_write(&self.outgoing[self.taken..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => self.outgoing.advance(written),
+                Ok(written) => self.taken += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        self.outgoing.clear();
+        self.taken = 0;
         Ok(true)
     }
 }

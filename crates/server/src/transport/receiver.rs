@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use prost::Message as _;
 use slog::{Logger, debug, info};
 use strata_proto::raft_serverpb::RaftMessage;
@@ -90,7 +89,7 @@ impl ExchangeServer {
                 (reply, false)
             }
         };
-        let mut answer = BytesMut::new();
+        let mut answer = Vec::new();
         put_frame(&mut answer, &reply);
         socket.write_all(&answer).await?;
         Ok(accepted.then_some(Greeted {

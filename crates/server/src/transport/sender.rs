@@ -11,7 +11,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use prost::Message as _;
 use slog::{info, warn};
 use strata_proto::stratapb::StoreReply;
@@ -171,7 +170,7 @@ async fn open(
             io::ErrorKind::ConnectionRefused => Lost::Refused(one_line(&error.to_string())),
             _ => Lost::Broken(format!("{address}: {}", one_line(&error.to_string()))),
         })?;
-    let mut greeting = BytesMut::from(&PREFACE[..]);
+    let mut greeting = PREFACE.to_vec();
     put_frame(&mut greeting, &hello(&transport.cluster, store_id));
     let greet = async {
         stream.set_nodelay(true)?;
