@@ -69,6 +69,25 @@ impl<S: Storage> RawNode<S> {
         self.has_ready()
     }
 
+    /// How many of the coming ticks would do nothing but count, as long as nothing but ticks
+    /// happens.
+    pub fn quiet_ticks(&self) -> usize {
+        self.replica.quiet_ticks()
+    }
+
+    /// Lets ticks pass that do nothing but count: what `tick` would have done so many times.
+    ///
+    /// # Panics
+    /// If they are more than [`RawNode::quiet_ticks`].
+    pub fn pass_ticks(&mut self, ticks: usize) {
+        let quiet = self.replica.quiet_ticks();
+        assert!(
+            ticks <= quiet,
+            "{ticks} ticks were passed over, {quiet} would have done nothing"
+        );
+        self.replica.pass_ticks(ticks);
+    }
+
     /// Starts an election now. No effect on a leader.
     ///
     /// # Errors

@@ -63,6 +63,16 @@ impl LogGc {
         }
     }
 
+    /// When a leader asks the policy next; `None`: with the next tick.
+    pub(crate) fn next_at(&self) -> Option<Duration> {
+        self.next_at
+    }
+
+    /// Whether it holds what only a leader needs.
+    pub(crate) fn has_led(&self) -> bool {
+        !self.heard.is_empty() || self.next_at.is_some()
+    }
+
     /// A message of another peer has come.
     pub(crate) fn heard_from(&mut self, peer_id: u64, now: Duration) {
         self.heard.insert(peer_id, now);
@@ -142,7 +152,7 @@ impl<E: Engine> Peer<E> {
     pub(crate) fn maybe_compact_log(&mut self, context: &mut StepContext<'_>) {
         let now = context.now.monotonic;
         if !self.leads() {
-            if !self.log_gc.heard.is_empty() || self.log_gc.next_at.is_some() {
+            if self.log_gc.has_led() {
                 self.log_gc.next_at = None;
                 self.log_gc.heard.clear();
             }

@@ -46,6 +46,7 @@ mod read_index;
 mod region_worker;
 mod replicate;
 mod request;
+mod rest;
 mod runtime;
 mod serve;
 mod session_table;

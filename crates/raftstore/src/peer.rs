@@ -36,6 +36,7 @@ use crate::propose::FreshProposal;
 use crate::read_index::Reads;
 use crate::replicate::UnsyncedReady;
 use crate::request::{Request, RequestBody};
+use crate::rest::Rest;
 use crate::shard::StepContext;
 use crate::snapshot_install::Install;
 use crate::snapshot_send::SnapshotSends;
@@ -53,6 +54,8 @@ pub(crate) const MAX_COMMITTED_BYTES_PER_READY: u64 = 1 << 20;
 
 /// A replica of a region.
 pub struct Peer<E: Engine> {
+    /// Ticks that need not come here.
+    pub(crate) rest: Rest,
     pub(crate) region: Arc<Region>,
     pub(crate) peer: metapb::Peer,
     pub(crate) raft: RawNode<PeerStorage<E>>,
@@ -143,6 +146,7 @@ impl<E: Engine> Peer<E> {
         let nonce =
             u128::from(options.seed) << 64 | now.monotonic.as_nanos() & u128::from(u64::MAX);
         let this = Peer {
+            rest: Rest::awake(0),
             peer,
             raft,
             view,
@@ -204,6 +208,11 @@ impl<E: Engine> Peer<E> {
     /// True if this peer leads, as of the last Ready.
     pub fn leads(&self) -> bool {
         self.leader == self.peer.id
+    }
+
+    /// True until the first tick of the first peer of a region that was never led.
+    pub(crate) fn campaigns_first(&self) -> bool {
+        self.campaign_first
     }
 
     /// The leader as of the last Ready.

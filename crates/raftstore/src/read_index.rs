@@ -62,7 +62,7 @@ impl Reads {
     }
 
     /// Whether no read waits.
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.asking.is_empty() && self.rounds.is_empty() && self.confirmed.is_empty()
     }
 

@@ -38,6 +38,7 @@ pub use crate::outbox::LogBatch;
 pub(crate) use crate::outbox::{Outbox, StepContext};
 use crate::peer::Peer;
 use crate::request::{Answer, Reply};
+use crate::rest::Rest;
 use crate::store_request::StoreRequest;
 use crate::task::{PendingRequest, ReadTask};
 use crate::time::Now;
@@ -193,6 +194,8 @@ pub struct Shard<E: Engine> {
     pub(crate) unknown_out: usize,
     /// Peers that an event has touched since the last flush.
     pub(crate) dirty: BTreeSet<u64>,
+    /// Ticks so far.
+    ticks: u64,
     pub(crate) out: Outbox,
     log: LogLane,
     apply: Vec<ApplyLane>,
@@ -223,6 +226,7 @@ impl<E: Engine> Shard<E> {
             destroying: BTreeMap::new(),
             unknown_out: 0,
             dirty: BTreeSet::new(),
+            ticks: 0,
             out: Outbox::default(),
             log: LogLane::default(),
             apply,
@@ -230,10 +234,11 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Takes a peer over. An install that a crash cut off goes on at once.
-    pub fn add_peer(&mut self, peer: Peer<E>) {
+    pub fn add_peer(&mut self, mut peer: Peer<E>) {
         let job = peer.install.as_ref().map(|i| i.job(peer.region_id()));
         self.out.jobs.extend(job);
         self.dirty.insert(peer.region_id());
+        peer.rest = Rest::awake(self.ticks);
         self.peers.insert(peer.region_id(), peer);
     }
 
@@ -258,7 +263,11 @@ impl<E: Engine> Shard<E> {
                 self.on_applied(now, apply_shard, batches, regions);
             }
             ShardEvent::Unreachable { store_id } => self.on_unreachable(now, store_id),
-            ShardEvent::Admitted(admitted) => self.admitted = admitted,
+            ShardEvent::Admitted(admitted) => {
+                // Without admission no tick is Raft's.
+                self.peers.values_mut().for_each(|p| p.wake(self.ticks));
+                self.admitted = admitted;
+            }
             ShardEvent::DiskNearlyFull(full) => self.disk_nearly_full = full,
             ShardEvent::ReportAll => self.on_report_all(now),
             ShardEvent::UnknownSettled => self.on_unknown_settled(),
@@ -294,8 +303,14 @@ impl<E: Engine> Shard<E> {
 
     /// Returns what is to be done since the last flush.
     pub fn flush(&mut self, now: Now) -> Vec<ShardAction> {
+        let (ticks, admitted) = (self.ticks, self.admitted);
         for region_id in std::mem::take(&mut self.dirty) {
-            self.step(now, region_id, |peer, context| peer.collect(context));
+            self.step(now, region_id, |peer, context| {
+                peer.collect(context);
+                if admitted {
+                    peer.settle(context.options, ticks);
+                }
+            });
             // Stepping marks the peer as touched; it has just been collected.
             self.dirty.remove(&region_id);
         }
@@ -332,6 +347,7 @@ impl<E: Engine> Shard<E> {
         let Some(peer) = self.peers.get_mut(&region_id) else {
             return false;
         };
+        peer.wake(self.ticks);
         let mut context = StepContext {
             now,
             store_id: self.store_id,
@@ -390,6 +406,7 @@ impl<E: Engine> Shard<E> {
     }
 
     fn on_tick(&mut self, now: Now) {
+        self.ticks += 1;
         let mut context = StepContext {
             now,
             store_id: self.store_id,
@@ -400,8 +417,17 @@ impl<E: Engine> Shard<E> {
             out: &mut self.out,
         };
         for (region_id, peer) in &mut self.peers {
-            if peer.on_tick(&mut context, self.admitted) {
+            if peer.rest.covers(self.ticks, now.monotonic) {
+                continue;
+            }
+            // Its own tick is not one of those that it has missed.
+            peer.wake(self.ticks - 1);
+            let due = peer.on_tick(&mut context, self.admitted);
+            peer.rest = Rest::awake(self.ticks);
+            if due {
                 self.dirty.insert(*region_id);
+            } else if self.admitted {
+                peer.settle(context.options, self.ticks);
             }
         }
         // Commit indices that no synced batch has taken along go to disk with the tick.

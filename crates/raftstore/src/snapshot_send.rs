@@ -59,6 +59,13 @@ pub(crate) struct SnapshotSends {
     not_before: Duration,
 }
 
+impl SnapshotSends {
+    /// Whether something of it ends by the clock.
+    pub(crate) fn are_timed(&self) -> bool {
+        !self.sending.is_empty() || self.made_at.is_some()
+    }
+}
+
 impl<E: Engine> Peer<E> {
     /// A job of this region has ended.
     pub(crate) fn on_job_done(&mut self, context: &mut StepContext<'_>, done: JobDone) {
@@ -186,7 +193,7 @@ impl<E: Engine> Peer<E> {
     /// Gives up sendings that are not answered in time, and snapshots that are too old.
     pub(crate) fn expire_snapshots(&mut self, context: &mut StepContext<'_>) {
         let now = context.now.monotonic;
-        if self.snapshots.sending.is_empty() && self.snapshots.made_at.is_none() {
+        if !self.snapshots.are_timed() {
             return;
         }
         if !self.leads() {

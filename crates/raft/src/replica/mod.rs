@@ -196,6 +196,28 @@ impl<S: Storage> Replica<S> {
         }
     }
 
+    /// How many of the coming ticks would only count.
+    pub fn quiet_ticks(&self) -> usize {
+        let before = |due: usize, elapsed: usize| due.saturating_sub(elapsed.saturating_add(1));
+        match self.role {
+            Role::Leader if self.transferee.is_some() => 0,
+            Role::Leader => before(self.config.heartbeat_ticks, self.heartbeat_elapsed)
+                .min(before(self.config.election_ticks, self.election_elapsed)),
+            Role::Follower | Role::PreCandidate | Role::Candidate => {
+                before(self.election_timeout, self.election_elapsed)
+            }
+        }
+    }
+
+    /// Counts ticks that do nothing else.
+    pub fn pass_ticks(&mut self, ticks: usize) {
+        self.election_elapsed += ticks;
+        if self.is_leader() {
+            self.heartbeat_elapsed += ticks;
+            self.transfer_elapsed = self.transfer_elapsed.saturating_add(ticks);
+        }
+    }
+
     fn draw_election_timeout(&mut self) {
         let range = self.config.election_ticks..self.config.election_ticks_max;
         self.election_timeout = self.random.random_range(range);

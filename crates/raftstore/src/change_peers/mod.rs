@@ -50,7 +50,8 @@ use crate::shard::StepContext;
 use crate::store_request::StoreRequest;
 use crate::task::PendingRequest;
 
-use region::{change_region, is_joint};
+use region::change_region;
+pub(crate) use region::is_joint;
 
 pub(crate) use region::check_changes;
 
