@@ -11,8 +11,11 @@
 //! nothing anywhere. Many peers do not fit into the processor's caches, so that looking costs more
 //! than what there is to do.
 //!
-//! Invariant: a tick that is passed over would have had no effect, on the peer or on the world,
-//! but the count of Raft's ticks.
+//! Invariant: a tick that is passed over would have had no effect on the world, and none on the
+//! peer but the count of Raft's ticks. (A leader also notes at each tick that it has heard of a
+//! leader; that may be older by the ticks between two heartbeats, where hours are compared.)
+//!
+//! What is looked at here must be what [`Peer::on_tick`] looks at.
 
 use std::time::Duration;
 

@@ -417,7 +417,7 @@ impl<E: Engine> Shard<E> {
             out: &mut self.out,
         };
         for (region_id, peer) in &mut self.peers {
-            if peer.rest.covers(self.ticks, now.monotonic) {
+            if self.options.rest && peer.rest.covers(self.ticks, now.monotonic) {
                 continue;
             }
             // Its own tick is not one of those that it has missed.

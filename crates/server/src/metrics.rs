@@ -36,7 +36,7 @@ pub(crate) struct ServerMetrics {
     pub(crate) snapshots_received: IntCounter,
     /// Streams of snapshots that this node ended with a refusal.
     pub(crate) snapshots_refused: IntCounter,
-    /// Connections that broke off or spoke no HTTP.
+    /// Connections that broke off, or spoke neither HTTP nor as a store does.
     pub(crate) connections_failed: IntCounter,
     /// Connections closed because too many were open.
     pub(crate) connections_refused: IntCounter,
@@ -110,7 +110,7 @@ impl ServerMetrics {
             ),
             connections_failed: counter(
                 "strata_connections_failed_total",
-                "Connections that broke off or spoke no HTTP.",
+                "Connections that broke off, or spoke neither HTTP nor as a store does.",
             ),
             connections_refused: counter(
                 "strata_connections_refused_total",

@@ -294,7 +294,6 @@ impl Node {
             metrics: self.metrics.clone(),
             logger: self.logger.clone(),
             handshake_time,
-            keepalive: self.config.transport.keepalive,
             frame_bytes_max: limit,
             stopping: self.stop.subscribe(),
         };

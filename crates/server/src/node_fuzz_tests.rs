@@ -99,6 +99,7 @@ fn services(context: &Context, cluster_id: u64) -> Vec<Service> {
         incarnation: 7,
         to_store_id: 1,
         address: "127.0.0.1:1".to_owned(),
+        keepalive_ms: 0,
     };
     let frames = [
         Frame::Hello(hello),
@@ -234,7 +235,7 @@ async fn call(channel: Channel, path: String, messages: Vec<Bytes>, streams: boo
 }
 
 impl Served {
-    /// Opens a stream of raft messages with damaged bytes, and reads until the node ends it.
+    /// Opens a stream of raft messages with a damaged greeting, and reads until the node ends it.
     async fn greet(&self, mutator: &mut Mutator, hello: &StoreHello) {
         let mut sent = PREFACE.to_vec();
         let hello = hello.encode_to_vec();
@@ -310,6 +311,8 @@ async fn fuzz_every_call_and_page_of_a_node() {
         let mutator = &mut Mutator::new(seed);
         let answered = tokio::time::timeout(ANSWER_TIME, served.greet(mutator, &hello)).await;
         assert!(answered.is_ok(), "seed {seed}: a stream was not ended");
+        let panics = PANICS.load(Ordering::Relaxed);
+        assert_eq!(panics, 0, "seed {seed}: a stream");
     }
     for seed in 0..200 {
         let mutator = &mut Mutator::new(seed);

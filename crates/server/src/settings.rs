@@ -44,6 +44,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         heartbeat_ticks: raft.heartbeat_ticks as usize,
         election_ticks: raft.election_ticks as usize,
         election_ticks_max: raft.election_ticks as usize * 2,
+        rest: true,
         // Rounded up: a shorter lease is the safe side.
         max_clock_drift_percent: (raft.max_clock_drift * 100.0).ceil() as u32,
         park_time: config.server.park_time,

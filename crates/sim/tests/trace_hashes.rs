@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use strata_raftstore::StoreOptions;
 use strata_sim::swarm::{Plan, trace_file};
 use strata_sim::{FaultKind, Mix, Scenario};
 
@@ -47,6 +48,32 @@ fn equal_plans_give_equal_traces_byte_for_byte() {
     let (_, events) = trace_file::read(&texts[0]).expect("a trace as it was written");
     let (_, trace) = plan.run_traced();
     assert_eq!(trace_file::compare(&events, &trace), Ok(()));
+}
+
+/// Ticks that are passed over would have done nothing: whatever happens to a cluster, the traces
+/// of stores that see every tick are the same.
+#[test]
+fn peers_at_rest_miss_nothing() {
+    let hash = |seed, rest| {
+        let scenario = Scenario {
+            mix: Mix::all(),
+            unreliable: seed % 2 == 0,
+            crashes: true,
+            faults: FaultKind::ALL.to_vec(),
+            replica_reads: 0.3,
+            cancelled: 0.1,
+            round: Duration::from_secs(1),
+            store: StoreOptions {
+                rest,
+                ..StoreOptions::default()
+            },
+            ..Scenario::new(seed)
+        };
+        scenario.run_clean().hash
+    };
+    for seed in 30..40 {
+        assert_eq!(hash(seed, true), hash(seed, false), "seed {seed}");
+    }
 }
 
 #[test]

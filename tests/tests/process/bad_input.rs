@@ -194,6 +194,7 @@ async fn bad_input_stranger_on_the_port() {
             incarnation: 1,
             to_store_id: id,
             address: "127.0.0.1:1".into(),
+            keepalive_ms: 0,
         };
         let answer = speak(&address, &hello.encode_to_vec());
         let reply = stratapb::StoreReply::decode(&answer[4..]).unwrap();

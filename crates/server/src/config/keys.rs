@@ -246,8 +246,8 @@ settings! {
         reconnect_max: Duration = "transport.reconnect-max", "1s", "10ms" ..= "1m";
         /// Time to connect and to get the answer to the greeting.
         handshake_time: Duration = "transport.handshake-time", "2s", "100ms" ..= "1m";
-        /// Pause between two pings on a quiet connection; as long without an answer
-        /// closes it.
+        /// Pause between two pings on a connection; as long without an answer closes it, and
+        /// five times as long without a ping.
         keepalive: Duration = "transport.keepalive", "2s", "100ms" ..= "10m";
     }
     /// Snapshots of regions: how they travel between stores.

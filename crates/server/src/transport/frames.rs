@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! sender   d7 "strata" 01 | length, StoreHello | length, messages | 0 (a ping) | ...
-//! receiver                  length, StoreReply                      0 (a pong)
+//! receiver                  length, StoreReply                      0 (a word)
 //! ```
+//!
+//! The receiver says a word when it gets a ping, and now and then while bytes come: a large frame
+//! on a slow link takes longer than the sender waits for an answer, and the ping stands behind it.
 //!
 //! Messages are `RaftMessage`s, each behind its length as Protobuf writes it. Lengths of frames
 //! are 4 bytes, little-endian; one above what the reader allows ends the stream.
@@ -19,12 +22,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
+use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::RaftMessage;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// What a stream begins with. The last byte is the version.
 pub(crate) const PREFACE: [u8; 8] = *b"\xd7strata\x01";
-/// An empty frame: a ping from the sender, its answer from the receiver.
+/// An empty frame: a ping from the sender, a word from the receiver.
 pub(crate) const EMPTY_FRAME: [u8; LENGTH_BYTES] = [0; LENGTH_BYTES];
 const LENGTH_BYTES: usize = size_of::<u32>();
 /// Room for reading; what one read brings is at most this much.
@@ -78,13 +82,24 @@ pub(crate) fn put_messages(into: &mut Vec<u8>, messages: &[(RaftMessage, usize)]
     );
 }
 
-/// The messages of a frame.
-pub(crate) fn messages_of(mut frame: Bytes) -> Result<Vec<RaftMessage>, prost::DecodeError> {
-    let mut messages = Vec::new();
+/// The messages of a frame that go from one store to another, and how many do not. Those are let
+/// go one by one: an empty message takes one byte of a frame, and much more memory.
+pub(crate) fn messages_between(
+    mut frame: Bytes,
+    from: u64,
+    to: u64,
+) -> Result<(Vec<RaftMessage>, u64), prost::DecodeError> {
+    let is_on = |peer: &Option<Peer>, store| peer.is_some_and(|peer| peer.store_id == store);
+    let (mut fitting, mut refused) = (Vec::new(), 0);
     while frame.has_remaining() {
-        messages.push(RaftMessage::decode_length_delimited(&mut frame)?);
+        let message = RaftMessage::decode_length_delimited(&mut frame)?;
+        if is_on(&message.from_peer, from) && is_on(&message.to_peer, to) {
+            fitting.push(message);
+        } else {
+            refused += 1;
+        }
     }
-    Ok(messages)
+    Ok((fitting, refused))
 }
 
 /// What a message of so many bytes takes within a frame.
@@ -101,6 +116,8 @@ fn put_length(into: &mut Vec<u8>, bytes: usize) {
 pub(crate) struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
+    /// Counts reads that brought something.
+    reads: u64,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -108,7 +125,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         FrameReader {
             from,
             buffer: BytesMut::new(),
+            reads: 0,
         }
+    }
+
+    /// Goes up when bytes come.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads
     }
 
     /// Takes the preface.
@@ -144,7 +167,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     fn take(&mut self, bytes: usize) -> Bytes {
         if bytes > COPIED_BYTES_MAX {
-            return self.buffer.split_to(bytes).freeze();
+            let frame = self.buffer.split_to(bytes).freeze();
+            // What is left would keep the memory of the frame.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+            return frame;
         }
         let frame = Bytes::copy_from_slice(&self.buffer[..bytes]);
         self.buffer.advance(bytes);
@@ -159,6 +185,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if self.from.read_buf(&mut self.buffer).await? == 0 {
             return Err(FrameError::Closed);
         }
+        self.reads += 1;
         Ok(())
     }
 }

@@ -4,9 +4,25 @@ use strata_proto::stratapb::StoreHello;
 
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
+fn peer(store_id: u64) -> Peer {
+    Peer {
+        id: store_id + 70,
+        store_id,
+        ..Peer::default()
+    }
+}
+
+fn messages_of(frame: Bytes) -> Vec<RaftMessage> {
+    let (messages, refused) = messages_between(frame, 2, 1).unwrap();
+    assert_eq!(refused, 0);
+    messages
+}
+
 fn message(region_id: u64, bytes: usize) -> (RaftMessage, usize) {
     let message = RaftMessage {
         region_id,
+        from_peer: Some(peer(2)),
+        to_peer: Some(peer(1)),
         extra_ctx: Bytes::from(vec![7; bytes]),
         ..RaftMessage::default()
     };
@@ -58,7 +74,7 @@ async fn frames_come_out_as_they_went_in() {
         let mut next = async || reader.next(FRAME_BYTES_MAX).await;
         assert_eq!(StoreHello::decode(next().await.unwrap()).unwrap(), hello);
         for expected in [&small[..], &[], &large, &small] {
-            let messages = messages_of(next().await.unwrap()).unwrap();
+            let messages = messages_of(next().await.unwrap());
             let expected: Vec<_> = expected
                 .iter()
                 .map(|(message, _)| message.clone())
@@ -78,7 +94,46 @@ async fn small_frames_share_no_memory_with_what_came_beside_them() {
     let small = reader.next(FRAME_BYTES_MAX).await.unwrap();
     let large = reader.next(FRAME_BYTES_MAX).await.unwrap();
     assert!(small.try_into_mut().is_ok(), "it is alone in its memory");
-    assert_eq!(messages_of(large).unwrap()[0], message(2, 50_000).0);
+    assert_eq!(messages_of(large)[0], message(2, 50_000).0);
+}
+
+#[test]
+fn messages_of_other_stores_are_let_go() {
+    let fits = message(1, 10).0;
+    let between = |from, to| RaftMessage {
+        from_peer: Some(peer(from)),
+        to_peer: Some(peer(to)),
+        ..RaftMessage::default()
+    };
+    let all = [
+        between(1, 2),
+        fits.clone(),
+        between(3, 1),
+        between(2, 3),
+        RaftMessage::default(),
+    ];
+    let mut frame = Vec::new();
+    for message in all {
+        message.encode_length_delimited(&mut frame).unwrap();
+    }
+    // An empty message is one byte.
+    frame.extend([0; 1000]);
+    let (messages, refused) = messages_between(frame.into(), 2, 1).unwrap();
+    assert_eq!(messages, [fits]);
+    assert_eq!(refused, 1004);
+}
+
+#[tokio::test]
+async fn what_is_read_behind_a_large_frame_keeps_none_of_it() {
+    let mut bytes = Vec::new();
+    put_messages(&mut bytes, &[message(1, 1 << 20)]);
+    put_messages(&mut bytes, &[message(2, 10)]);
+    let mut reader = reader(&bytes, bytes.len());
+    let large = reader.next(2 * FRAME_BYTES_MAX).await.unwrap();
+    assert!(reader.buffer.capacity() <= 2 * READ_BYTES);
+    assert!(large.try_into_mut().is_ok(), "it is alone in its memory");
+    let small = reader.next(FRAME_BYTES_MAX).await.unwrap();
+    assert_eq!(messages_of(small)[0], message(2, 10).0);
 }
 
 #[tokio::test]
@@ -115,7 +170,7 @@ fn fuzz_damaged_streams_end_and_do_not_panic() {
         let frames = runtime.block_on(async {
             let mut frames = 0;
             while let Ok(frame) = reader.next(FRAME_BYTES_MAX).await {
-                let _ = messages_of(frame);
+                let _ = messages_between(frame, 2, 1);
                 frames += 1;
             }
             frames

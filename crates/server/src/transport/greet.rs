@@ -59,6 +59,7 @@ pub(super) fn hello(cluster: &Cluster, to_store_id: u64) -> StoreHello {
         incarnation: cluster.incarnation,
         to_store_id,
         address: cluster.address(cluster.store_id).unwrap_or_default(),
+        keepalive_ms: 0,
     }
 }
 
@@ -216,6 +217,7 @@ mod tests {
             incarnation: 7,
             to_store_id: 1,
             address: "b:1".to_owned(),
+            keepalive_ms: 0,
         }
     }
 

@@ -44,13 +44,11 @@ pub(crate) use admission::Admission;
 pub(crate) use frames::PREFACE;
 #[cfg(test)]
 pub(crate) use frames::{
-    EMPTY_FRAME, FrameError, FrameReader, messages_of, put_frame, put_messages,
+    EMPTY_FRAME, FrameError, FrameReader, messages_between, put_frame, put_messages,
 };
 pub(crate) use greet::Greeter;
 pub(crate) use incarnations::Incarnations;
 pub(crate) use receiver::ExchangeServer;
-#[cfg(test)]
-pub(crate) use receiver::split_fitting;
 pub(crate) use snapshot::{
     Attached, AttachedStore, NodeTransport, RegionSnapshots, SnapshotLink, SnapshotReplyStream,
     SnapshotServer, SnapshotStreams, SnapshotTransfer,

@@ -125,7 +125,8 @@ impl MessageQueue {
         match std::mem::replace(&mut state.role, Role::Taken) {
             Role::Next(writer) if state.bytes <= PUSHED_BYTES_MAX => {
                 drop(state);
-                if !matches!(self.write(writer, PUSHED_FRAMES_MAX), Written::All) {
+                let written = self.write(writer, PUSHED_FRAMES_MAX, PUSHED_BYTES_MAX);
+                if !matches!(written, Written::All) {
                     self.ready.notify_one();
                 }
             }
@@ -181,14 +182,22 @@ impl MessageQueue {
             }
         };
         drop(state);
-        self.write(writer, TASK_FRAMES_MAX)
+        self.write(writer, TASK_FRAMES_MAX, usize::MAX)
     }
 
-    /// Writes frames until nothing waits, the socket is full, or there were so many.
-    fn write(&self, mut writer: Writer, frames: usize) -> Written {
+    /// Writes frames until nothing waits, the socket is full, there were so many, or more waits
+    /// than so many bytes.
+    fn write(&self, mut writer: Writer, frames: usize, waiting_bytes_max: usize) -> Written {
         for _ in 0..frames {
             if writer.outgoing.is_empty() {
                 let mut state = self.state.lock();
+                if state.stream != writer.stream {
+                    // What waits is another stream's.
+                    return Written::All;
+                }
+                if state.bytes > waiting_bytes_max {
+                    break;
+                }
                 let (ping, messages) = state.take_frame(self.limits.frame_bytes);
                 if !ping && messages.is_empty() {
                     state.put_back(writer, Role::Next);

@@ -1,10 +1,11 @@
 use super::*;
 use bytes::Bytes;
 use std::time::Duration;
+use strata_proto::metapb::Peer;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::frames::{FrameReader, messages_of};
+use super::super::frames::{FrameReader, messages_between};
 
 const LIMITS: QueueLimits = QueueLimits {
     messages: 100,
@@ -17,9 +18,18 @@ fn queue(limits: QueueLimits) -> MessageQueue {
     MessageQueue::new(limits, IntCounter::new("frames", "frames").unwrap())
 }
 
+fn peer(store_id: u64) -> Peer {
+    Peer {
+        store_id,
+        ..Peer::default()
+    }
+}
+
 fn message(region_id: u64, bytes: usize) -> RaftMessage {
     RaftMessage {
         region_id,
+        from_peer: Some(peer(2)),
+        to_peer: Some(peer(1)),
         extra_ctx: Bytes::from(vec![7; bytes]),
         ..Default::default()
     }
@@ -46,7 +56,23 @@ async fn connection() -> (Arc<OwnedWriteHalf>, FrameReader<OwnedReadHalf>) {
 
 async fn next(frames: &mut FrameReader<OwnedReadHalf>) -> Vec<u64> {
     let frame = tokio::time::timeout(Duration::from_secs(60), frames.next(usize::MAX));
-    ids(&messages_of(frame.await.expect("a frame").unwrap()).unwrap())
+    let frame = frame.await.expect("a frame").unwrap();
+    let (messages, refused) = messages_between(frame, 2, 1).unwrap();
+    assert_eq!(refused, 0);
+    ids(&messages)
+}
+
+/// Attaches a socket and does all that the task has to do at first.
+async fn attach(queue: &MessageQueue, socket: &Arc<OwnedWriteHalf>) {
+    queue.attach(socket.clone());
+    told(queue).await;
+    write_all(queue, socket).await;
+}
+
+/// Waits until the task is told that it has something to write.
+async fn told(queue: &MessageQueue) {
+    let told = tokio::time::timeout(Duration::from_secs(60), queue.ready());
+    told.await.expect("the task is told");
 }
 
 /// Writes as the task does, until all is written.
@@ -126,12 +152,11 @@ async fn who_pushes_writes() {
 async fn large_messages_are_left_to_the_task() {
     let queue = queue(LIMITS);
     let (socket, mut frames) = connection().await;
-    queue.attach(socket.clone());
-    write_all(&queue, &socket).await;
+    attach(&queue, &socket).await;
     queue.push(vec![message(1, 10 << 20)]);
     queue.push(vec![message(2, 10)]);
     assert_eq!(queue.frames.get(), 0, "nothing is written by who pushes");
-    queue.ready().await;
+    told(&queue).await;
     let write = write_all(&queue, &socket);
     let read = async {
         assert_eq!(next(&mut frames).await, [1]);
@@ -144,15 +169,14 @@ async fn large_messages_are_left_to_the_task() {
 async fn a_socket_without_room_is_the_tasks() {
     let queue = queue(LIMITS);
     let (socket, mut frames) = connection().await;
-    queue.attach(socket.clone());
-    write_all(&queue, &socket).await;
+    attach(&queue, &socket).await;
     let mut pushed = 0;
     while matches!(queue.state.lock().role, Role::Next(_)) {
         pushed += 1;
         queue.push(vec![message(pushed, 60_000)]);
         assert!(pushed < 10_000, "a socket that nobody reads has an end");
     }
-    queue.ready().await;
+    told(&queue).await;
     queue.push(vec![message(pushed + 1, 10)]);
     let read = async {
         for id in 1..=pushed + 1 {
@@ -216,8 +240,7 @@ async fn many_threads_push_in_order() {
 async fn pings_leave_first_and_a_failure_is_told_to_the_task() {
     let queue = queue(LIMITS);
     let (socket, mut frames) = connection().await;
-    queue.attach(socket.clone());
-    write_all(&queue, &socket).await;
+    attach(&queue, &socket).await;
     queue.ping();
     queue.push(vec![message(1, 10)]);
     assert!(next(&mut frames).await.is_empty());
@@ -238,14 +261,54 @@ async fn pings_leave_first_and_a_failure_is_told_to_the_task() {
     };
     let waited = tokio::time::timeout(Duration::from_secs(60), failed).await;
     assert!(waited.is_ok(), "the other end is gone");
-    queue.ready().await;
+    told(&queue).await;
     assert!(matches!(queue.write_on(), Written::Failed(_)));
     // Without a stream messages wait; one that comes later has its own.
     queue.detach();
     queue.clear();
     queue.push(vec![message(3, 10)]);
     let (socket, mut frames) = connection().await;
-    queue.attach(socket.clone());
-    write_all(&queue, &socket).await;
+    attach(&queue, &socket).await;
     assert_eq!(next(&mut frames).await, [3]);
+}
+
+#[tokio::test]
+async fn a_writer_of_an_earlier_stream_takes_nothing_of_a_later_one() {
+    let queue = queue(LIMITS);
+    let (old, mut old_frames) = connection().await;
+    attach(&queue, &old).await;
+    // A thread that stands still with the writer in its hand.
+    let role = std::mem::replace(&mut queue.state.lock().role, Role::Taken);
+    let Role::Next(writer) = role else {
+        panic!("all was written");
+    };
+    queue.detach();
+    let (new, mut frames) = connection().await;
+    queue.attach(new.clone());
+    queue.ping();
+    queue.push(vec![message(1, 10)]);
+    assert!(matches!(queue.write(writer, 2, usize::MAX), Written::All));
+    write_all(&queue, &new).await;
+    assert!(next(&mut frames).await.is_empty(), "the ping");
+    assert_eq!(next(&mut frames).await, [1]);
+    drop(old);
+    let rest = old_frames.next(usize::MAX).await;
+    assert!(rest.is_err(), "nothing went out by the old stream");
+}
+
+#[tokio::test]
+async fn what_came_meanwhile_and_is_large_is_left_to_the_task() {
+    let queue = queue(LIMITS);
+    let (socket, mut frames) = connection().await;
+    attach(&queue, &socket).await;
+    let role = std::mem::replace(&mut queue.state.lock().role, Role::Taken);
+    let Role::Next(writer) = role else {
+        panic!("all was written");
+    };
+    queue.push(vec![message(1, 1 << 20)]);
+    let written = queue.write(writer, PUSHED_FRAMES_MAX, PUSHED_BYTES_MAX);
+    assert!(matches!(written, Written::More), "{written:?}");
+    assert_eq!(queue.frames.get(), 0);
+    let read = async { assert_eq!(next(&mut frames).await, [1]) };
+    tokio::join!(write_all(&queue, &socket), read);
 }

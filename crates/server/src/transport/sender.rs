@@ -3,7 +3,8 @@
 //! Open      It connects, says the preface and a greeting, and checks the answer.
 //! Write     The threads that push messages write them; the task writes what the socket did not
 //!           take at once, and what is large (`queue`).
-//! Ping      One each `transport.keepalive`, which must be answered before the next is due.
+//! Ping      One each `transport.keepalive`. The other store must have said something before the
+//!           next is due.
 //! Break     What waited is dropped, Raft is told, and a new attempt follows after a pause that
 //!           doubles. A refusal is logged once, not at each attempt.
 
@@ -15,8 +16,8 @@ use prost::Message as _;
 use slog::{info, warn};
 use strata_proto::stratapb::StoreReply;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
@@ -105,36 +106,40 @@ async fn stream(
     let pause = transport.config.keepalive;
     let mut pings = interval_at(Instant::now() + pause, pause);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut unanswered = false;
+    let mut silent = false;
     loop {
-        let written = queue.write_on();
+        let written = match queue.write_on() {
+            Written::Failed(error) => return Lost::Broken(one_line(&error.to_string())),
+            written => written,
+        };
         let go_on = async {
             match written {
-                Written::All => queue.ready().await,
                 Written::Blocked => socket.writable().await?,
                 Written::More => yield_now().await,
-                Written::Failed(error) => return Err(error),
+                Written::All | Written::Failed(_) => queue.ready().await,
             }
-            Ok(())
+            Ok::<_, io::Error>(())
         };
         tokio::select! {
-            ready = go_on => if let Err(error) = ready {
-                return Lost::Broken(one_line(&error.to_string()));
-            },
-            reply = replies.next(0) => match reply {
-                Ok(_) => unanswered = false,
+            // A word that has come counts, however late this task looks.
+            biased;
+            word = replies.next(0) => match word {
+                Ok(_) => silent = false,
                 Err(FrameError::Closed) => {
                     return Lost::Broken("the store ended the stream".to_owned());
                 }
                 Err(error) => return Lost::Broken(one_line(&error.to_string())),
             },
             _ = pings.tick() => {
-                if unanswered {
+                if silent {
                     return Lost::Broken(format!("no answer to a ping in {pause:?}"));
                 }
-                unanswered = true;
+                silent = true;
                 queue.ping();
             }
+            ready = go_on => if let Err(error) = ready {
+                return Lost::Broken(one_line(&error.to_string()));
+            },
         }
     }
 }
@@ -161,17 +166,14 @@ async fn open(
     running: &Running,
     store_id: u64,
 ) -> Result<(FrameReader<OwnedReadHalf>, Arc<OwnedWriteHalf>), Lost> {
-    let patience = transport.config.handshake_time;
+    let config = &transport.config;
+    let patience = config.handshake_time;
     let address = transport.cluster.address(store_id).unwrap_or_default();
-    let stream = timeout(patience, TcpStream::connect(&address))
-        .await
-        .map_err(|_| Lost::Broken("connecting took too long".to_owned()))?
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => Lost::Refused(one_line(&error.to_string())),
-            _ => Lost::Broken(format!("{address}: {}", one_line(&error.to_string()))),
-        })?;
+    let stream = reach(&address, patience).await?;
     let mut greeting = PREFACE.to_vec();
-    put_frame(&mut greeting, &hello(&transport.cluster, store_id));
+    let mut hello = hello(&transport.cluster, store_id);
+    hello.keepalive_ms = config.keepalive.as_millis() as u64;
+    put_frame(&mut greeting, &hello);
     let greet = async {
         stream.set_nodelay(true)?;
         let (from, mut socket) = stream.into_split();
@@ -190,4 +192,35 @@ async fn open(
     let incarnations = running.incarnations.clone();
     accept_reply(incarnations, running.admission.clone(), store_id, reply).await?;
     Ok((replies, Arc::new(socket)))
+}
+
+/// Connects to the first address of a name that takes the connection; each has its share of the
+/// time.
+async fn reach(address: &str, patience: Duration) -> Result<TcpStream, Lost> {
+    let late = || Lost::Broken(format!("{address}: connecting took too long"));
+    let broken =
+        |error: &io::Error| Lost::Broken(format!("{address}: {}", one_line(&error.to_string())));
+    let addresses: Vec<_> = timeout(patience, lookup_host(address))
+        .await
+        .map_err(|_| late())?
+        .map_err(|error| broken(&error))?
+        .collect();
+    let share = patience / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+    let mut lost = Lost::Broken(format!("{address}: the name has no address"));
+    for address in addresses {
+        let reason = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                lost = Lost::Refused(one_line(&error.to_string()));
+                continue;
+            }
+            Ok(Err(error)) => broken(&error),
+            Err(_) => late(),
+        };
+        // That nobody listens at one of them says more than that another is silent.
+        if !matches!(lost, Lost::Refused(_)) {
+            lost = reason;
+        }
+    }
+    Err(lost)
 }
