@@ -4,7 +4,6 @@
 //! they are. Whatever comes, each call is answered or refused in time, no handler panics, and
 //! in the end the node serves as before.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut};
@@ -272,12 +271,7 @@ fn damaged(mutator: &mut Mutator, corpus: &[Vec<u8>]) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fuzz_every_call_and_page_of_a_node() {
-    static PANICS: AtomicU64 = AtomicU64::new(0);
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        PANICS.fetch_add(1, Ordering::Relaxed);
-        hook(panic);
-    }));
+    let before = panics();
     let served = Served::start().await;
     let channel = served.channel().await;
     let context = context(&mut PdClient::new(channel.clone()), b"k").await;
@@ -298,8 +292,7 @@ async fn fuzz_every_call_and_page_of_a_node() {
         let one = call(channel.clone(), path.clone(), messages, streams);
         let answered = tokio::time::timeout(ANSWER_TIME, one).await;
         assert!(answered.is_ok(), "seed {seed}: {path} was not answered");
-        let panics = PANICS.load(Ordering::Relaxed);
-        assert_eq!(panics, 0, "seed {seed}: {path}");
+        assert_eq!(panics(), before, "seed {seed}: {path}");
     }
     let hello = StoreHello {
         cluster_id: served.cluster_id,
@@ -311,8 +304,7 @@ async fn fuzz_every_call_and_page_of_a_node() {
         let mutator = &mut Mutator::new(seed);
         let answered = tokio::time::timeout(ANSWER_TIME, served.greet(mutator, &hello)).await;
         assert!(answered.is_ok(), "seed {seed}: a stream was not ended");
-        let panics = PANICS.load(Ordering::Relaxed);
-        assert_eq!(panics, 0, "seed {seed}: a stream");
+        assert_eq!(panics(), before, "seed {seed}: a stream");
     }
     for seed in 0..200 {
         let mutator = &mut Mutator::new(seed);
@@ -330,7 +322,7 @@ async fn fuzz_every_call_and_page_of_a_node() {
         let answer = tokio::time::timeout(ANSWER_TIME, served.get_page(&page)).await;
         assert!(answer.is_ok(), "seed {seed}: {page} was not answered");
     }
-    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+    assert_eq!(panics(), before);
     let health = served.get_page("/healthz").await;
     assert!(health.starts_with("HTTP/1.1 200"), "{health}");
     let put = RawPutRequest {

@@ -4,7 +4,6 @@
 //! the stream ends in time, the node goes on, and what is really a snapshot it takes and
 //! installs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -178,12 +177,7 @@ async fn send(served: &Served, stream: Vec<Bytes>, goes_on: bool) -> Option<Repl
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fuzz_streams_of_snapshots_to_a_node() {
-    static PANICS: AtomicU64 = AtomicU64::new(0);
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        PANICS.fetch_add(1, Ordering::Relaxed);
-        hook(panic);
-    }));
+    let before = panics();
     let (listener, address) = port().await;
     let nobody = "127.0.0.1:1".to_owned();
     let addresses = BTreeMap::from([(1, address), (2, nobody.clone()), (3, nobody)]);
@@ -207,8 +201,7 @@ async fn fuzz_streams_of_snapshots_to_a_node() {
             refused += 1;
             assert!(!refusal.reason.contains('\n'), "{}", refusal.reason);
         }
-        let panics = PANICS.load(Ordering::Relaxed);
-        assert_eq!(panics, 0, "repeat it with FUZZ_SEED={seed}");
+        assert_eq!(panics(), before, "repeat it with FUZZ_SEED={seed}");
     }
     if strata_fuzz::is_whole_run() {
         assert!(refused > 100, "{refused} refused");
@@ -229,6 +222,6 @@ async fn fuzz_streams_of_snapshots_to_a_node() {
         &format!("\"applied_index\":{INDEX}"),
     )
     .await;
-    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+    assert_eq!(panics(), before);
     served.stop().await;
 }

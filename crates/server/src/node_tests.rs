@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use strata_proto::kvrpcpb::*;
@@ -33,6 +35,21 @@ mod fuzz;
 mod snapshot_fuzz;
 #[path = "node_stream_tests.rs"]
 mod stream;
+
+/// Panics of all threads since this was first called: one within a connection's task ends nothing
+/// but the connection.
+fn panics() -> u64 {
+    static PANICS: AtomicU64 = AtomicU64::new(0);
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            hook(panic);
+        }));
+    });
+    PANICS.load(Ordering::Relaxed)
+}
 
 /// A served node; stops when it is told.
 struct Served {

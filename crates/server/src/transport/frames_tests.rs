@@ -1,3 +1,5 @@
+//! Frames that were put into a buffer and come out of it in pieces of any size, whole or damaged.
+
 use super::*;
 use strata_fuzz::Mutator;
 use strata_proto::stratapb::StoreHello;

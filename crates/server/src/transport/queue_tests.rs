@@ -1,3 +1,6 @@
+//! Queues over real sockets of this machine: the test is the task, the threads that push, and the
+//! store at the other end, which reads frames and looks at the order of their messages.
+
 use super::*;
 use bytes::Bytes;
 use std::time::Duration;
@@ -67,6 +70,14 @@ async fn attach(queue: &MessageQueue, socket: &Arc<OwnedWriteHalf>) {
     queue.attach(socket.clone());
     told(queue).await;
     write_all(queue, socket).await;
+}
+
+/// Takes the writer, as a thread does that stands still with it in its hand.
+fn hold(queue: &MessageQueue) -> Writer {
+    match std::mem::replace(&mut queue.state.lock().role, Role::Taken) {
+        Role::Next(writer) => writer,
+        _ => panic!("all was written"),
+    }
 }
 
 /// Waits until the task is told that it has something to write.
@@ -277,11 +288,7 @@ async fn a_writer_of_an_earlier_stream_takes_nothing_of_a_later_one() {
     let queue = queue(LIMITS);
     let (old, mut old_frames) = connection().await;
     attach(&queue, &old).await;
-    // A thread that stands still with the writer in its hand.
-    let role = std::mem::replace(&mut queue.state.lock().role, Role::Taken);
-    let Role::Next(writer) = role else {
-        panic!("all was written");
-    };
+    let writer = hold(&queue);
     queue.detach();
     let (new, mut frames) = connection().await;
     queue.attach(new.clone());
@@ -301,10 +308,7 @@ async fn what_came_meanwhile_and_is_large_is_left_to_the_task() {
     let queue = queue(LIMITS);
     let (socket, mut frames) = connection().await;
     attach(&queue, &socket).await;
-    let role = std::mem::replace(&mut queue.state.lock().role, Role::Taken);
-    let Role::Next(writer) = role else {
-        panic!("all was written");
-    };
+    let writer = hold(&queue);
     queue.push(vec![message(1, 1 << 20)]);
     let written = queue.write(writer, PUSHED_FRAMES_MAX, PUSHED_BYTES_MAX);
     assert!(matches!(written, Written::More), "{written:?}");

@@ -1,4 +1,11 @@
-//! The receiving side of streams between stores.
+//! The receiving side of streams of raft messages between stores.
+//!
+//! Greet     The preface and a greeting, which is checked and answered, or refused with one line.
+//! Deliver   Frame by frame, messages between the two stores go to the inboxes of their regions'
+//!           shards, which drop what they have no room for: the stream never waits for them.
+//! Say       A word for each ping, and every half of the sender's keepalive in which bytes came, so
+//!           that the sender knows this side to live while a large frame is on its way.
+//! End       With the connection, the node, a malformed frame, or five keepalives without a byte.
 //!
 //! Elsewhere: how the port tells such a stream apart (`listener`), the check of a greeting
 //! (`greet`), what follows it in the stream of a snapshot (`snapshot`).
