@@ -49,6 +49,9 @@ pub struct StoreOptions {
     pub max_message_bytes: u64,
     /// Messages with entries in flight to one follower. 256.
     pub max_inflight_messages: usize,
+    /// Entries in bytes up to which a shard applies a batch itself; larger ones go to an apply
+    /// shard's thread. 0: all do but empty ones. 64 KiB.
+    pub inline_apply_bytes: usize,
     /// Requests and messages that may wait in the inbox of a shard; each counts once, and
     /// once more for every 4 KiB that it carries. 16384.
     pub inbox_capacity: usize,
@@ -130,6 +133,7 @@ impl Default for StoreOptions {
             inbox_capacity: 16384,
             log_credits: 2,
             apply_credits: 4,
+            inline_apply_bytes: 64 << 10,
             max_pending_messages: 1024,
             peer_stale_time: Duration::from_secs(2 * 3600),
             max_parked_requests: 4096,

@@ -1,8 +1,9 @@
 //! Threads, channels and clocks around the stepped core.
 //!
-//! Threads   One per raft shard, one log writer per raft shard, one per apply shard, and a
-//!           few readers. A request goes caller, shard, log writer, shard, apply, reply; a
-//!           read under the lease stays on the caller's thread if it is small.
+//! Tasks     One per raft shard, on the network's runtime (see `shard_task`).
+//! Threads   One log writer per raft shard, one per apply shard, and a few readers. A request
+//!           goes caller, shard, log writer, shard, reply: small batches are applied by the
+//!           shard's task. A read under the lease stays on the caller's thread if it is small.
 //! Queues    From outside into a shard: bounded by count, refused or dropped beyond it.
 //!           Between threads: bounded by the shards' credits, so sending never blocks.
 //! Time      Each event is stamped after it was received: a promise that hangs on its time
@@ -14,10 +15,14 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod applier;
 mod clock;
+mod inbox;
 mod log_writer;
+mod mailbox;
 mod region_jobs;
 mod running;
+mod shard_task;
 mod threads;
 
 use std::sync::Arc;
@@ -28,6 +33,7 @@ use strata_proto::stratapb::SnapshotMeta;
 use strata_proto::{metapb, pdpb, raft_serverpb::RaftMessage};
 use strata_storage::Engines;
 use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
+use tokio::runtime::Handle;
 
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
@@ -140,6 +146,10 @@ pub struct Surroundings {
     pub system: Arc<dyn SystemStateMachine>,
     /// Takes what is worth a line.
     pub logger: Logger,
+    /// The network's runtime: the raft shards are tasks on it, and need its timers. It must
+    /// outlive the store, and [`Store::shutdown`] must not be called on its last free thread,
+    /// as it waits for the shards.
+    pub runtime: Handle,
 }
 
 /// A running store.

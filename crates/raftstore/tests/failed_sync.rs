@@ -52,11 +52,17 @@ fn child() {
     write_bootstrap(&engines, &spec.ident(1, 1), &spec.layout()).unwrap();
     let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();
     let nothing = Arc::new(Nothing);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
     let surroundings = Surroundings {
         transport: nothing.clone(),
         heartbeats: nothing.clone(),
         system: nothing,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
+        runtime: runtime.handle().clone(),
     };
     let store = Store::start(
         1,

@@ -123,6 +123,8 @@ struct Cluster {
     regions: Vec<Region>,
     wires: Arc<Wires>,
     _folder: tempfile::TempDir,
+    /// Goes last: the stores' shards are its tasks.
+    _runtime: tokio::runtime::Runtime,
 }
 
 impl Cluster {
@@ -132,6 +134,11 @@ impl Cluster {
 
     fn start_with(count: u64, options: &StoreOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_time()
+            .build()
+            .unwrap();
         let ids: Vec<u64> = (1..=count).collect();
         let replicas = if count >= 3 { 3 } else { 1 };
         let spec = ClusterSpec::new(&ids, "threads", 6, replicas).unwrap();
@@ -161,6 +168,7 @@ impl Cluster {
                     heartbeats: Arc::new(NoSink),
                     system: Arc::new(Echo),
                     logger: slog::Logger::root(slog::Discard, slog::o!()),
+                    runtime: runtime.handle().clone(),
                 };
                 let options = StoreOptions {
                     seed: *id,
@@ -176,6 +184,7 @@ impl Cluster {
             wires,
             regions,
             _folder: folder,
+            _runtime: runtime,
         }
     }
 

@@ -147,6 +147,7 @@ impl Node {
             heartbeats: reports.clone(),
             system: Arc::new(SchedulerMachine::new(layout.clone())),
             logger: logger.clone(),
+            runtime: Handle::current(),
         };
         let settings = store_options(&config, open::random_number()?, ident.admitted);
         let store_id = ident.store_id;

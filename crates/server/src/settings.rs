@@ -5,8 +5,8 @@ use strata_storage::EngineOptions;
 
 use crate::config::{Config, SnapshotConfig};
 
-/// Processors for each thread that runs consensus, where the setting leaves it open: beside
-/// each there is one that writes its log, and the threads that apply and that serve calls.
+/// Processors for each raft shard, where the setting leaves it open: it runs on the network's
+/// threads, and beside it there is a thread that writes its log.
 const PROCESSORS_PER_RAFT_SHARD: usize = 4;
 /// Processors for each thread of the network, where the setting leaves it open.
 const PROCESSORS_PER_NETWORK_THREAD: usize = 2;
@@ -61,6 +61,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         inbox_capacity: store.inbox_messages as usize,
         log_credits: store.log_credits as usize,
         apply_credits: store.apply_credits as usize,
+        inline_apply_bytes: store.inline_apply_size.bytes(),
         peer_stale_time: raft.peer_stale_time,
         max_pending_messages: store.max_pending_messages as usize,
         max_parked_requests: store.max_parked_requests as usize,

@@ -269,6 +269,15 @@ pub trait Engine: ReadView + Clone + Send + Sync + 'static {
     /// it was.
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), EngineError>;
 
+    /// Writes the whole batch unsynced, but only if the engine would not hold the writer up,
+    /// because it cannot keep pace; else it writes nothing. Returns whether it was written.
+    ///
+    /// # Errors
+    /// As [`Engine::write`].
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool, EngineError> {
+        self.write(batch, Durability::Unsynced).map(|()| true)
+    }
+
     /// Returns when everything written so far survives a power cut.
     ///
     /// # Errors

@@ -7,13 +7,15 @@
 //!          on the disk now.
 //! Tell     The shard hears of it; it may have heard of an answer's consequences before.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use crossbeam::channel::Receiver;
 use slog::Logger;
 use strata_storage::{Durability, Engine};
 
-use super::threads::{GATHER_BYTES, Inbox, stop_process};
+use super::inbox::Inbox;
+use super::mailbox::MailReceiver;
+use super::threads::{GATHER_BYTES, stop_process};
 use super::{Transport, clock};
 use crate::metrics::StoreMetrics;
 use crate::shard::{LogBatch, ShardEvent};
@@ -28,14 +30,17 @@ pub(super) struct LogMail {
 /// Writes what comes, until the shard has ended.
 pub(super) fn run_log_writer<E: Engine>(
     raft: &E,
-    mails: &Receiver<LogMail>,
+    mails: &MailReceiver<LogMail>,
     inbox: &Inbox,
     transport: &dyn Transport,
     metrics: &StoreMetrics,
     logger: &Logger,
 ) {
     let stages = &metrics.write_stages;
-    while let Ok(first) = mails.recv() {
+    let mut waiting = VecDeque::new();
+    while !waiting.is_empty() || mails.wait(&mut waiting) {
+        mails.take(&mut waiting);
+        let first = waiting.pop_front().expect("looked at above");
         let begun = clock::monotonic();
         let note_wait = |sync: bool, handed_over| {
             if sync {
@@ -45,7 +50,7 @@ pub(super) fn run_log_writer<E: Engine>(
         note_wait(first.batch.sync, first.handed_over);
         let mut gathered = first.batch;
         while gathered.batch.approximate_bytes() < GATHER_BYTES
-            && let Ok(next) = mails.try_recv()
+            && let Some(next) = waiting.pop_front()
         {
             note_wait(next.batch.sync, next.handed_over);
             gathered.number = next.batch.number;

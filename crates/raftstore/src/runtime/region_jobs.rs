@@ -10,7 +10,8 @@ use slog::{Logger, info, warn};
 use strata_storage::snapshot::{SnapshotEngine, total_bytes};
 
 use super::clock;
-use super::threads::{Inbox, answer_job, stop_process};
+use super::inbox::Inbox;
+use super::threads::{answer_job, stop_process};
 use crate::job::{JobDone, RegionJob};
 use crate::metrics::StoreMetrics;
 use crate::region_worker::{CurrentJob, RegionWorker};

@@ -11,16 +11,20 @@ use slog::{Logger, error, info};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_proto::stratapb::SnapshotMeta;
-use strata_storage::Engines;
 use strata_storage::snapshot::{SnapshotEngine, SnapshotError, SnapshotManager};
+use strata_storage::{Engine, Engines};
 
+use super::applier::{Applier, ApplyMail, ApplyThread};
+use super::inbox::{Inbox, ShardMail, message_weight, request_weight, want_clock};
 use super::log_writer::{LogMail, run_log_writer};
+use super::mailbox::{MailReceiver, mailbox};
 use super::region_jobs::run_region_worker;
+use super::shard_task::{ApplyLane, ShardTask};
 use super::threads::{
-    ApplyMail, ApplyThread, Inbox, PanicGuard, ReadMail, ShardMail, ShardThread, message_weight,
-    request_weight, run_expiry, run_log_gc_worker, run_reader, send_read, stop_process, want_clock,
+    PanicGuard, ReadMail, run_expiry, run_log_gc_worker, run_reader, send_read, stop_process,
 };
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, Transport, clock};
+use crate::apply::ApplyShard;
 use crate::claim::check_offer;
 use crate::directory::{DirectoryEntry, find_peer};
 use crate::error::Error;
@@ -31,7 +35,7 @@ use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::region_worker::RegionWorker;
 use crate::request::{Reply, Request, RequestToken};
-use crate::shard::{ShardEvent, shard_of};
+use crate::shard::{Shard, ShardEvent, shard_of};
 use crate::store_fsm::{LoadedStore, StoreFsm};
 use crate::store_request::StoreRequest;
 
@@ -52,13 +56,15 @@ pub(super) struct Running<E: SnapshotEngine> {
     logger: Logger,
     /// Ends the expiry thread when it is dropped.
     expiry_stop: Mutex<Option<Sender<()>>>,
+    /// Closes when the tasks of all shards have ended.
+    shards_ended: Receiver<()>,
     /// Threads in the order of their start.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// The receiving ends of all channels, until the threads take them.
 struct Ends<S> {
-    mails: Vec<Receiver<ShardMail>>,
+    mails: Vec<MailReceiver<ShardMail>>,
     works: Vec<(Sender<ApplyMail>, Receiver<ApplyMail>)>,
     reads: Receiver<ReadMail<S>>,
     requests: Receiver<StoreRequest>,
@@ -72,6 +78,7 @@ struct Ways {
     store: Sender<StoreRequest>,
     region_jobs: Sender<RegionJob>,
     log_gc: Sender<RegionJob>,
+    ended: Sender<()>,
 }
 
 impl<E: SnapshotEngine> Running<E> {
@@ -110,10 +117,12 @@ impl<E: SnapshotEngine> Running<E> {
         let (store, requests) = unbounded();
         let (region_jobs_in, region_jobs) = unbounded();
         let (log_gc_in, log_gc) = unbounded();
+        let (ended, shards_ended) = bounded(0);
         let ways = Ways {
             store,
             region_jobs: region_jobs_in,
             log_gc: log_gc_in,
+            ended,
         };
         let works = (0..options.apply_shards).map(|_| unbounded()).collect();
         let logger = surroundings.logger.clone();
@@ -129,6 +138,7 @@ impl<E: SnapshotEngine> Running<E> {
             metrics,
             logger,
             expiry_stop,
+            shards_ended,
             threads,
         };
         let ends = Ends {
@@ -149,28 +159,31 @@ impl<E: SnapshotEngine> Running<E> {
 
     fn start_threads(
         &self,
-        shards: Vec<crate::shard::Shard<E>>,
-        apply_shards: Vec<crate::apply::ApplyShard>,
+        shards: Vec<Shard<E>>,
+        apply_shards: Vec<ApplyShard>,
         fsm: StoreFsm<E>,
         ends: Ends<E::Snapshot>,
         surroundings: &Surroundings,
     ) -> std::io::Result<()> {
         let ways = self.ways.lock().take().expect("threads are started once");
-        let apply: Vec<Sender<ApplyMail>> = ends
-            .works
-            .iter()
-            .map(|(sender, _)| sender.clone())
+        let appliers: Vec<_> = apply_shards
+            .into_iter()
+            .map(|shard| self.applier(shard))
             .collect();
         for (index, (shard, mails)) in shards.into_iter().zip(ends.mails).enumerate() {
-            let (log, batches) = unbounded();
-            let thread = ShardThread {
+            let (log, batches) = mailbox();
+            let lanes = appliers.iter().zip(&ends.works);
+            let task = ShardTask {
                 index,
                 shard,
                 mails,
                 waiting: self.inboxes[index].waiting.clone(),
                 tick_interval: self.options.tick_interval,
+                inline_apply_bytes: self.options.inline_apply_bytes,
                 log,
-                apply: apply.clone(),
+                apply: lanes
+                    .map(|(applier, (thread, _))| lane(applier, thread))
+                    .collect(),
                 readers: self.readers.clone(),
                 store: ways.store.clone(),
                 region_jobs: ways.region_jobs.clone(),
@@ -178,20 +191,18 @@ impl<E: SnapshotEngine> Running<E> {
                 transport: surroundings.transport.clone(),
                 heartbeats: surroundings.heartbeats.clone(),
                 metrics: self.metrics.clone(),
+                _guard: self.guard(format!("raft-{index}")),
+                _ended: ways.ended.clone(),
             };
-            self.spawn(format!("raft-{index}"), move || thread.run())?;
+            surroundings.runtime.spawn(task.run());
             self.start_log_writer(index, batches, surroundings.transport.clone())?;
         }
-        for (index, (shard, (_, works))) in apply_shards.into_iter().zip(ends.works).enumerate() {
+        for (index, (applier, (_, works))) in appliers.into_iter().zip(ends.works).enumerate() {
             let thread = ApplyThread {
                 index,
-                shard,
-                kv: self.engines.kv.clone(),
+                applier,
                 works,
                 inboxes: self.inboxes.clone(),
-                readers: self.readers.clone(),
-                metrics: self.metrics.clone(),
-                logger: self.logger.clone(),
             };
             self.spawn(format!("apply-{index}"), move || thread.run())?;
         }
@@ -205,6 +216,16 @@ impl<E: SnapshotEngine> Running<E> {
             })?;
         }
         self.start_expiry()
+    }
+
+    fn applier(&self, shard: ApplyShard) -> Arc<Applier<E>> {
+        Arc::new(Applier {
+            shard: Mutex::new(shard),
+            kv: self.engines.kv.clone(),
+            readers: self.readers.clone(),
+            metrics: self.metrics.clone(),
+            logger: self.logger.clone(),
+        })
     }
 
     /// They end when the last shard has.
@@ -260,7 +281,7 @@ impl<E: SnapshotEngine> Running<E> {
     fn start_log_writer(
         &self,
         index: usize,
-        batches: Receiver<LogMail>,
+        batches: MailReceiver<LogMail>,
         transport: Arc<dyn Transport>,
     ) -> std::io::Result<()> {
         let (raft, inbox) = (self.engines.raft.clone(), self.inboxes[index].clone());
@@ -271,10 +292,7 @@ impl<E: SnapshotEngine> Running<E> {
     }
 
     fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let guard = PanicGuard {
-            logger: self.logger.clone(),
-            thread: name.clone(),
-        };
+        let guard = self.guard(name.clone());
         let handle = std::thread::Builder::new().name(name).spawn(move || {
             let guard = guard;
             run();
@@ -284,7 +302,15 @@ impl<E: SnapshotEngine> Running<E> {
         Ok(())
     }
 
-    /// Ends all threads. Shards end first; log writers and apply shards follow when no
+    /// For what runs under this name.
+    fn guard(&self, name: String) -> PanicGuard {
+        PanicGuard {
+            logger: self.logger.clone(),
+            name,
+        }
+    }
+
+    /// Ends all tasks and threads. Shards end first; log writers and apply shards follow when no
     /// shard can send to them any more.
     fn stop(&self) {
         for inbox in &self.inboxes {
@@ -295,6 +321,8 @@ impl<E: SnapshotEngine> Running<E> {
         for _ in 0..self.options.read_threads {
             let _ = self.readers.send(ReadMail::Stop);
         }
+        // Nothing is ever sent: it closes when the last task is gone.
+        let _ = self.shards_ended.recv();
         for thread in self.threads.lock().drain(..) {
             // A thread that panicked has ended the process.
             let _ = thread.join();
@@ -320,8 +348,16 @@ impl<E: SnapshotEngine> Running<E> {
     }
 }
 
-fn inbox(options: &StoreOptions) -> (Inbox, Receiver<ShardMail>) {
-    let (sender, receiver) = unbounded();
+fn lane<E: Engine>(applier: &Arc<Applier<E>>, thread: &Sender<ApplyMail>) -> ApplyLane<E> {
+    ApplyLane {
+        applier: applier.clone(),
+        thread: thread.clone(),
+        on_thread: 0,
+    }
+}
+
+fn inbox(options: &StoreOptions) -> (Inbox, MailReceiver<ShardMail>) {
+    let (sender, receiver) = mailbox();
     let waiting = Arc::new(AtomicUsize::new(0));
     (
         Inbox {

@@ -154,15 +154,19 @@ settings! {
     }
     /// Threads and queues between the network and the regions.
     store StoreConfig {
-        /// Threads that run consensus, each with a thread that writes its log; a region belongs
-        /// to one of them by its id. 0: one for every four processors, at least one: fewer
-        /// threads write larger batches, for fewer syncs.
+        /// Parts into which the regions are divided by their ids. Each is a task on the threads
+        /// of the network and has a thread that writes its log. 0: one for every four processors,
+        /// at least one: fewer write larger batches, for fewer syncs.
         raft_shards: u64 = "store.raft-shards", "0", "0" ..= "64";
-        /// Threads that apply committed entries.
+        /// Threads that apply what consensus does not apply itself.
         apply_shards: u64 = "store.apply-shards", "1", "1" ..= "64";
         /// A batch of applied entries takes no further one from this size on; values in the
         /// answers count.
         apply_batch_size: Size = "store.apply-batch-size", "64MiB", "1KiB" ..= "1GiB";
+        /// Committed entries up to this size, of one round of all regions of a shard, are
+        /// applied by the network's thread that runs the shard; larger ones by the threads
+        /// for it.
+        inline_apply_size: Size = "store.inline-apply-size", "64KiB", "0B" ..= "1MiB";
         /// Threads that serve scans, checksums and reads that need a read index.
         read_threads: u64 = "store.read-threads", "1", "1" ..= "64";
         /// Messages and requests that one shard's inbox holds; beyond it requests are

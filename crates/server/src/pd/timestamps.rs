@@ -199,6 +199,7 @@ mod tests {
             heartbeats: ReportQueue::new(Arc::default()),
             system: Arc::new(SchedulerMachine::new(spec.layout())),
             logger: logger.clone(),
+            runtime: tokio::runtime::Handle::current(),
         };
         let store =
             Store::start(1, StoreOptions::default(), engines, snapshots, surroundings).unwrap();

@@ -520,6 +520,23 @@ impl Engine for RocksEngine {
         Ok(())
     }
 
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool, EngineError> {
+        self.inner.check_writable()?;
+        if batch.is_empty() {
+            return Ok(true);
+        }
+        let native = self.inner.native_batch(batch)?;
+        let mut options = WriteOptions::default();
+        options.disable_wal(!self.inner.wal);
+        options.set_no_slowdown(true);
+        match self.inner.db.write_opt(native, &options) {
+            Ok(()) => Ok(true),
+            // RocksDB looks before it writes anything.
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(error) => Err(self.inner.fail(error)),
+        }
+    }
+
     fn make_durable(&self) -> Result<(), EngineError> {
         if !self.inner.wal {
             return self.flush();
