@@ -68,6 +68,8 @@ store_metrics! {
     session_repeats,
     /// Batches written to the kv engine by apply.
     apply_batches,
+    /// Those that the shards have not applied themselves, but their threads for it.
+    apply_batches_on_threads,
     /// Batches written to the raft engine.
     log_batches,
     /// Batches of those that were synced.

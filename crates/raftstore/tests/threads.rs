@@ -21,8 +21,10 @@ use strata_raftstore::{
     SystemViewError, SystemWrites, Transport,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
-use strata_storage::snapshot::{DiskFiles, Offered, SnapshotError, SnapshotManager, from_raft};
-use strata_storage::{EngineKind, EngineOptions, Engines, RocksEngine};
+use strata_storage::snapshot::{
+    DiskFiles, MemFiles, Offered, SnapshotError, SnapshotManager, from_raft,
+};
+use strata_storage::{EngineKind, EngineOptions, Engines, Fault, MemEngine, RocksEngine};
 
 /// What stores reach each other by.
 #[derive(Default)]
@@ -288,6 +290,103 @@ fn one_store_on_threads() {
 #[test]
 fn three_stores_on_threads() {
     put_and_get(3);
+}
+
+/// Small batches are applied by the shard, large ones by a thread. What one writer writes after
+/// the other comes after it either way, in one region.
+#[test]
+fn small_and_large_batches_of_a_region_are_applied_in_order() {
+    const WRITES: usize = 100;
+    let options = StoreOptions {
+        inline_apply_bytes: 1 << 10,
+        ..StoreOptions::default()
+    };
+    let cluster = Cluster::start_with(3, &options);
+    let region_id = cluster.region_of(b"k");
+    let (cluster, large) = (&cluster, "x".repeat(2 << 10));
+    let value = |writer: usize, number: usize| {
+        let text = format!("{writer} {number} ");
+        if (writer + number) % 3 == 0 {
+            text + &large
+        } else {
+            text
+        }
+    };
+    let value = &value;
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            scope.spawn(move || {
+                for number in 0..WRITES {
+                    let key = format!("k{writer}");
+                    let body = put(&key, &value(writer, number));
+                    assert!(matches!(cluster.call(region_id, &body), Answer::Written(_)));
+                    match cluster.call(region_id, &get(&key)) {
+                        Answer::Value(Some(found)) => assert!(found == value(writer, number)),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+    });
+    for store in &cluster.stores {
+        let metrics = store.handle().metrics();
+        let on_threads = metrics.apply_batches_on_threads.get();
+        let here = metrics.apply_batches.get() - on_threads;
+        assert!(
+            on_threads > 0 && here > 0,
+            "{on_threads} on threads, {here} not"
+        );
+    }
+}
+
+/// Where the engine would hold the shard up, a thread waits in its place.
+#[test]
+fn an_engine_that_holds_writers_up_is_left_to_the_thread() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let spec = ClusterSpec::new(&[1], "busy", 6, 1).unwrap();
+    let engines = MemEngine::new_pair();
+    write_bootstrap(&engines, &spec.ident(1, 1), &spec.layout()).unwrap();
+    let surroundings = Surroundings {
+        transport: Arc::new(Direct {
+            own: 1,
+            wires: Arc::default(),
+        }),
+        heartbeats: Arc::new(NoSink),
+        system: Arc::new(Echo),
+        logger: slog::Logger::root(slog::Discard, slog::o!()),
+        runtime: runtime.handle().clone(),
+    };
+    let snapshots = SnapshotManager::open(MemFiles::new(), u64::MAX).unwrap();
+    let options = StoreOptions::default();
+    let store = Store::start(1, options, engines.clone(), snapshots, surroundings).unwrap();
+    let cluster = Cluster {
+        stores: vec![store],
+        regions: spec.layout(),
+        wires: Arc::default(),
+        _folder: tempfile::tempdir().unwrap(),
+        _runtime: runtime,
+    };
+    let region_id = cluster.region_of(b"k");
+    cluster.call(region_id, &put("k", "first"));
+    let metrics = cluster.stores[0].handle().metrics();
+    let before = metrics.apply_batches_on_threads.get();
+    for number in 0..50 {
+        if number % 2 == 0 {
+            engines.kv.fail_next(Fault::Busy);
+        }
+        let text = number.to_string();
+        cluster.call(region_id, &put("k", &text));
+        match cluster.call(region_id, &get("k")) {
+            Answer::Value(Some(found)) => assert_eq!(found, text),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(metrics.apply_batches_on_threads.get() - before, 25);
+    cluster.shutdown();
 }
 
 /// A peer is removed and destroyed, with its log and its data in RocksDB, while its store

@@ -176,6 +176,7 @@ impl<E: Engine> ApplyThread<E> {
     fn work_off(&self, mut work: ApplyWork, batches: &[usize]) {
         let none = vec![0; batches.len()];
         loop {
+            self.applier.metrics.apply_batches_on_threads.increment();
             let computed = match work {
                 ApplyWork::Tasks(tasks) => {
                     self.applier.compute(&mut self.applier.shard.lock(), tasks)

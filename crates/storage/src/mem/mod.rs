@@ -45,6 +45,8 @@ pub enum Fault {
     Write,
     /// The next get or scan fails.
     Read,
+    /// The next [`Engine::write_at_once`] finds that it would have to wait.
+    Busy,
 }
 
 /// An engine in memory. Clones are handles of the same engine.
@@ -61,6 +63,7 @@ struct Shared {
     snapshots: Mutex<BTreeMap<Version, usize>>,
     fail_sync: AtomicBool,
     fail_write: AtomicBool,
+    busy: AtomicBool,
     fail_read: AtomicBool,
 }
 
@@ -96,6 +99,7 @@ impl MemEngine {
             Fault::Sync => &self.shared.fail_sync,
             Fault::Write => &self.shared.fail_write,
             Fault::Read => &self.shared.fail_read,
+            Fault::Busy => &self.shared.busy,
         };
         flag.store(true, Ordering::Relaxed);
     }
@@ -103,7 +107,8 @@ impl MemEngine {
     /// Takes back the faults that were not played yet.
     pub fn forget_faults(&self) {
         let shared = &self.shared;
-        for flag in [&shared.fail_sync, &shared.fail_write, &shared.fail_read] {
+        let failures = [&shared.fail_sync, &shared.fail_write, &shared.fail_read];
+        for flag in failures.into_iter().chain([&shared.busy]) {
             flag.store(false, Ordering::Relaxed);
         }
     }
@@ -161,6 +166,7 @@ impl MemEngine {
                 snapshots: Mutex::default(),
                 fail_sync: AtomicBool::new(false),
                 fail_write: AtomicBool::new(false),
+                busy: AtomicBool::new(false),
                 fail_read: AtomicBool::new(false),
             }),
         }
@@ -340,6 +346,13 @@ impl Engine for MemEngine {
         while state.unsynced_bytes > UNSYNCED_BYTES_MAX && state.harden_oldest() {}
         state.show(batch, &shared.snapshots.lock());
         Ok(())
+    }
+
+    fn write_at_once(&self, batch: &WriteBatch) -> Result<bool, EngineError> {
+        if self.shared.busy.swap(false, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        self.write(batch, Durability::Unsynced).map(|()| true)
     }
 
     fn make_durable(&self) -> Result<(), EngineError> {

@@ -204,6 +204,20 @@ impl RocksEngine {
             .map_err(|error| self.inner.fail(error))
     }
 
+    /// Holds writers up while there is a table on level 0, or does so no more.
+    #[cfg(test)]
+    pub(super) fn hold_writers_up(&self, cf: Cf, hold: bool) {
+        let tables = if hold { "1" } else { "1000" };
+        let options = [
+            ("level0_file_num_compaction_trigger", "1000"),
+            ("level0_slowdown_writes_trigger", tables),
+            ("level0_stop_writes_trigger", tables),
+        ];
+        let handle = self.inner.db.cf_handle(cf.name()).expect("opened with it");
+        let set = self.inner.db.set_options_cf(handle, &options);
+        set.expect("options that RocksDB knows");
+    }
+
     /// Bytes in the block cache.
     #[cfg(test)]
     pub(super) fn cached_bytes(&self, cf: Cf) -> u64 {

@@ -65,3 +65,25 @@ fn what_is_read_once_takes_no_place_in_the_cache() {
         "an ordinary scan fills the cache"
     );
 }
+
+#[test]
+fn a_write_at_once_does_not_wait_for_compactions() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let written = |key: &'static str| {
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::Default, key, "value");
+        engine.write_at_once(&batch).unwrap()
+    };
+    let read = |key: &str| engine.get(Cf::Default, key.as_bytes()).unwrap();
+    assert!(written("a"));
+    engine.flush().unwrap();
+    engine.hold_writers_up(Cf::Default, true);
+    assert!(!written("b"), "RocksDB would hold it up");
+    assert_eq!(read("b"), None, "nothing of it is written");
+    assert!(engine.write_at_once(&WriteBatch::new()).unwrap());
+    engine.hold_writers_up(Cf::Default, false);
+    assert!(written("c"));
+    assert_eq!(read("a").as_deref(), Some(&b"value"[..]));
+    assert_eq!(read("c").as_deref(), Some(&b"value"[..]));
+}
