@@ -17,7 +17,7 @@
 
 use strata_proto::eraftpb::{Entry, Message, MessageType};
 use strata_proto::raft_serverpb::RaftMessage;
-use strata_raft::{EntryId, Ready, Storage as _, planted};
+use strata_raft::{EntryId, Ready, Role, Storage as _, planted};
 use strata_storage::Engine;
 
 use crate::apply::{Applied, ApplyTask, EntriesTask, Proposal, RegionChange};
@@ -212,6 +212,18 @@ impl<E: Engine> Peer<E> {
             self.raft.on_persist_ready(number);
             self.on_install_persisted(context, number);
         }
+    }
+
+    /// Whether this peer has something to do when its Readys are synced: all have but followers
+    /// whose answers leave with the sync, and that know of nothing committed to apply.
+    pub(crate) fn waits_for_sync(&self) -> bool {
+        let follows = self.raft.soft_state().role == Role::Follower;
+        let answered = self.unsynced.iter().all(|ready| ready.messages.is_empty());
+        !follows
+            || !answered
+            || self.is_installing()
+            || self.raft.has_snapshot()
+            || self.raft.hard_state().commit > self.may_apply_up_to
     }
 
     /// Takes committed entries over. Those beyond the limit of the backlog are let go: what

@@ -336,6 +336,19 @@ impl<E: Engine> Shard<E> {
         actions
     }
 
+    /// Whether something waits for [`ShardEvent::LogPersisted`], or for a flush. If not, that event
+    /// would do nothing but note how far the log is, and may come with the next one. Any event and
+    /// each [`Shard::flush`] may change it.
+    pub fn waits_for_log(&self) -> bool {
+        let mut readys = self.log.in_flight.iter().flat_map(|(_, readys)| readys);
+        self.out.log_sync
+            || !self.dirty.is_empty()
+            || readys.any(|(region_id, _)| {
+                let peer = self.peers.get(region_id);
+                peer.is_none_or(Peer::waits_for_sync)
+            })
+    }
+
     /// Runs `action` on a peer with the context of a step, and marks the peer as touched.
     /// Returns false if there is no such peer.
     fn step(

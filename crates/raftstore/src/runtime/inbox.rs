@@ -5,7 +5,7 @@
 //! Uncounted Answers of this store's own threads, which credits bound.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use strata_proto::raft_serverpb::RaftMessage;
 
@@ -50,6 +50,8 @@ pub(super) struct Inbox {
     /// Weight of the counted mails that wait.
     pub waiting: Arc<AtomicUsize>,
     pub capacity: usize,
+    /// Whether the shard waits for what the log writer has to tell.
+    pub waits_for_log: Arc<AtomicBool>,
 }
 
 impl Inbox {
@@ -60,6 +62,17 @@ impl Inbox {
             return Err(mail);
         }
         self.sender.send(mail)
+    }
+
+    /// Tells the shard how far its log is on the disk, and wakes it if it waits for that.
+    pub fn log_event(&self, event: ShardEvent) {
+        // As in `event`.
+        let _ = self.sender.send_without_wake(ShardMail::Event(event));
+        // After the mail is in: the shard says that it waits, and looks for mail after that.
+        // One of the two sees the other.
+        if self.waits_for_log.load(Ordering::SeqCst) {
+            self.sender.wake();
+        }
     }
 
     /// Puts an event of this store in. It is lost where the store is stopping.
@@ -116,6 +129,7 @@ mod tests {
             sender,
             waiting: Arc::default(),
             capacity: 2,
+            waits_for_log: Arc::default(),
         };
         let (results, answers) = channel::<Result<Answer, Error>>();
         for _ in 0..3 {

@@ -5,7 +5,8 @@
 //!          that fails ends the process: nothing of it may be promised.
 //! Send     Votes and answers to appends that were in these batches leave: what they promise is
 //!          on the disk now.
-//! Tell     The shard hears of it; it may have heard of an answer's consequences before.
+//! Tell     The shard hears of it; it may have heard of an answer's consequences before. A shard
+//!          of followers with nothing to apply hears of it with its next mail or tick.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -77,7 +78,7 @@ pub(super) fn run_log_writer<E: Engine>(
         }
         metrics.log_batches.increment();
         metrics.log_syncs.add(u64::from(gathered.sync));
-        inbox.event(ShardEvent::LogPersisted {
+        inbox.log_event(ShardEvent::LogPersisted {
             number: gathered.number,
         });
     }

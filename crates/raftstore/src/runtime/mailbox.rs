@@ -88,6 +88,21 @@ impl<T> MailSender<T> {
             Ok(())
         })
     }
+
+    /// Puts a mail in that can wait for the next one, or for [`MailSender::wake`].
+    pub fn send_without_wake(&self, mail: T) -> Result<(), T> {
+        let mut state = self.0.state.lock();
+        if state.receiver_gone {
+            return Err(mail);
+        }
+        state.mails.push(mail);
+        Ok(())
+    }
+
+    /// Wakes the receiver if it sleeps.
+    pub fn wake(&self) {
+        self.0.change(|_| ());
+    }
 }
 
 impl<T> Clone for MailSender<T> {
@@ -234,6 +249,30 @@ mod tests {
         drop(sender);
         assert_eq!(wakes.0.load(Ordering::SeqCst), 2, "the end is told, too");
         assert!(receiver.poll_arrival(&mut context).is_ready());
+    }
+
+    #[test]
+    fn mail_that_can_wait_comes_with_the_next() {
+        let (sender, receiver) = mailbox();
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut context = Context::from_waker(&waker);
+        assert!(receiver.poll_arrival(&mut context).is_pending());
+        sender.send_without_wake(1).unwrap();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+        sender.wake();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        let mut mails = Vec::new();
+        receiver.take(&mut mails);
+        assert!(receiver.poll_arrival(&mut context).is_pending());
+        sender.send_without_wake(2).unwrap();
+        assert!(
+            receiver.poll_arrival(&mut context).is_ready(),
+            "who asks again finds it"
+        );
+        sender.send(3).unwrap();
+        receiver.take(&mut mails);
+        assert_eq!(mails, [1, 2, 3]);
     }
 
     #[test]

@@ -178,6 +178,7 @@ impl<E: SnapshotEngine> Running<E> {
                 shard,
                 mails,
                 waiting: self.inboxes[index].waiting.clone(),
+                waits_for_log: self.inboxes[index].waits_for_log.clone(),
                 tick_interval: self.options.tick_interval,
                 inline_apply_bytes: self.options.inline_apply_bytes,
                 log,
@@ -364,6 +365,7 @@ fn inbox(options: &StoreOptions) -> (Inbox, MailReceiver<ShardMail>) {
             sender,
             waiting,
             capacity: options.inbox_capacity,
+            waits_for_log: Arc::default(),
         },
         receiver,
     )

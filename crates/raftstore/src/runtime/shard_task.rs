@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -52,6 +52,7 @@ pub(super) struct ShardTask<E: Engine> {
     pub shard: Shard<E>,
     pub mails: MailReceiver<ShardMail>,
     pub waiting: Arc<AtomicUsize>,
+    pub waits_for_log: Arc<AtomicBool>,
     pub tick_interval: Duration,
     /// Entries in bytes up to which a batch is applied here.
     pub inline_apply_bytes: usize,
@@ -112,6 +113,8 @@ impl<E: Engine> ShardTask<E> {
             self.metrics.ticks_missed.add(due.missed);
         }
         while self.settle() {}
+        let waits = self.shard.waits_for_log();
+        self.waits_for_log.store(waits, Ordering::SeqCst);
         true
     }
 
