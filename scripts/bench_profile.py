@@ -40,8 +40,7 @@ AREAS = [name for name, _ in (*PROGRAM, *KERNEL)]
 
 # Names of the nodes' threads and what the table calls them.
 THREADS = {
-    "tokio-rt-worker": "network",
-    "raft": "raft shards",
+    "tokio-rt-worker": "network, raft shards",
     "log": "log writers",
     "apply": "apply",
     "read": "readers",

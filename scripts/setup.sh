@@ -76,10 +76,18 @@ oldest=$(printf '%s\n%s\n' "$rust_needed" "$have" | sort -V | head -n 1)
 version=$(grep -A1 '^name = "librocksdb-sys"$' Cargo.lock | sed -n 's/^version = "\(.*\)"$/\1/p')
 [ -n "$version" ] || fail "Cargo.lock names no librocksdb-sys"
 library=$cache/rocksdb
-if [ ! -f "$library/librocksdb.a" ] || [ "$(cat "$library/VERSION" 2>/dev/null)" != "$version" ]; then
-    say "compiling RocksDB ($version), once; this takes about 12 minutes on two cores"
+build=$version
+flags=
+if [ "$(uname -m)" = x86_64 ]; then
+    # Processors since 2010. Without these RocksDB computes its checksums, of all that it writes
+    # and reads, by tables: 3 to 5 % of a node's CPU time for writes.
+    build="$version sse4.2"
+    flags='-Ctarget-feature=+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+pclmulqdq'
+fi
+if [ ! -f "$library/librocksdb.a" ] || [ "$(cat "$library/VERSION" 2>/dev/null)" != "$build" ]; then
+    say "compiling RocksDB ($build), once; this takes about 12 minutes on two cores"
     mkdir -p "$library"
-    env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC -u CARGO_TARGET_DIR \
+    env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC -u CARGO_TARGET_DIR RUSTFLAGS="$flags" \
         cargo build --release --locked -p librocksdb-sys --target-dir "$cache/rocksdb-build" </dev/null
     built=$(find "$cache/rocksdb-build/release/build" -path '*/librocksdb-sys-*/out/librocksdb.a' -printf '%T@ %p\n' |
         sort -rn | head -n 1 | cut -d' ' -f2-)
@@ -87,6 +95,9 @@ if [ ! -f "$library/librocksdb.a" ] || [ "$(cat "$library/VERSION" 2>/dev/null)"
     # The version is written last: a run that was cut off before it starts over.
     rm -f "$library/VERSION"
     cp "$built" "$library/librocksdb.a"
-    printf '%s\n' "$version" >"$library/VERSION"
+    # What linked an earlier library would keep it: cargo does not look at the library itself.
+    target=${CARGO_TARGET_DIR:-target}
+    [ ! -d "$target/release" ] || cargo clean --release --locked -q -p librocksdb-sys --target-dir "$target"
+    printf '%s\n' "$build" >"$library/VERSION"
     rm -rf "$cache/rocksdb-build"
 fi

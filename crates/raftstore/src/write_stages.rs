@@ -8,7 +8,7 @@
 //! | `inbox` | the region's shard takes the request; it begins when the gate does |
 //! | `propose` | the flush begins that proposes its entry and sends it out |
 //! | `commit` | the flush begins that finds it committed and synced here |
-//! | `apply_queue` | the apply thread begins the batch that it is in |
+//! | `apply_queue` | the batch that it is in is begun |
 //! | `apply_write` | the batch is executed and written to the kv engine |
 //! | `reply` | the answers of the batch are delivered |
 //!

@@ -306,7 +306,7 @@ fn small_and_large_batches_of_a_region_are_applied_in_order() {
     let (cluster, large) = (&cluster, "x".repeat(2 << 10));
     let value = |writer: usize, number: usize| {
         let text = format!("{writer} {number} ");
-        if (writer + number) % 3 == 0 {
+        if (writer + number).is_multiple_of(3) {
             text + &large
         } else {
             text

@@ -35,7 +35,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
     let outcome = match Cli::try_parse() {
-        Ok(cli) => run(cli),
+        Ok(cli) => check_processor().and_then(|()| run(cli)),
         Err(error) => exit::command_line(&error),
     };
     exit::code(outcome)
@@ -58,6 +58,19 @@ fn run(cli: Cli) -> Outcome {
         Command::Man { dir } => manual::pages(&global, dir.as_deref()),
         Command::NoopServer(args) => bench::noop::run(args),
     }
+}
+
+/// RocksDB is compiled for processors that compute its checksums (see `scripts/setup.sh`), and
+/// would end with an illegal instruction on others.
+fn check_processor() -> Result<(), Failure> {
+    #[cfg(target_arch = "x86_64")]
+    if !(is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq")) {
+        return Err(Failure::error(
+            "this processor has no SSE4.2 or no PCLMULQDQ, which those since 2010 have; \
+             use a newer one, or give the virtual machine a newer model of processor",
+        ));
+    }
+    Ok(())
 }
 
 /// Runs a command that only talks to a cluster; one thread is enough for it.
