@@ -16,7 +16,7 @@ IN_ORDER = {
     "inbox": "from the gate to the region's shard",
     "propose": "until its entry is proposed",
     "commit": "until a quorum and the leader have synced it",
-    "apply_queue": "until the apply thread takes it",
+    "apply_queue": "until its batch is begun",
     "apply_write": "execution and write to the kv engine",
     "reply": "delivering the answers of the batch",
 }

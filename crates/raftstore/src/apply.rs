@@ -29,6 +29,7 @@ use prost::Message as _;
 use strata_proto::eraftpb::{Entry, EntryType};
 use strata_proto::metapb::Region;
 use strata_proto::raft_cmdpb::AdminRequest;
+use strata_proto::stratapb::data_command::Body;
 use strata_proto::stratapb::{DataCommand, EntryCommand, RaftApplyState};
 use strata_raft::{EntryId, planted};
 use strata_storage::{Cf, Durability, Engine, WriteBatch, keys, record};
@@ -76,7 +77,7 @@ pub struct ApplyOutput {
     /// Progress by region.
     pub applied: Vec<Applied>,
     /// What the batch had no room for; to be applied once it is written, before anything
-    /// else of this apply shard.
+    /// else of the same regions.
     pub rest: Vec<ApplyTask>,
 }
 
@@ -176,6 +177,41 @@ impl ApplyShard {
         kv: &E,
         tasks: Vec<ApplyTask>,
     ) -> Result<ApplyOutput, ApplyFault> {
+        let extent = Extent {
+            batch_bytes: self.max_batch_bytes,
+            quick: false,
+        };
+        self.apply_to(kv, tasks, extent)
+    }
+
+    /// Executes tasks as [`ApplyShard::apply`] does, up to a batch of `batch_bytes`, and stops
+    /// before an entry that reads, that belongs to a session or that changes its region: how long
+    /// these take is not seen from their size. May do nothing; the rest is for `apply`.
+    ///
+    /// # Errors
+    /// As `apply`.
+    ///
+    /// # Panics
+    /// As `apply`.
+    pub fn apply_quick<E: Engine>(
+        &mut self,
+        kv: &E,
+        tasks: Vec<ApplyTask>,
+        batch_bytes: usize,
+    ) -> Result<ApplyOutput, ApplyFault> {
+        let extent = Extent {
+            batch_bytes,
+            quick: true,
+        };
+        self.apply_to(kv, tasks, extent)
+    }
+
+    fn apply_to<E: Engine>(
+        &mut self,
+        kv: &E,
+        tasks: Vec<ApplyTask>,
+        extent: Extent,
+    ) -> Result<ApplyOutput, ApplyFault> {
         let output = ApplyOutput {
             batch: WriteBatch::new(),
             durability: Durability::Unsynced,
@@ -194,7 +230,7 @@ impl ApplyShard {
             overlay: Overlay::default(),
             changes: Vec::new(),
             answer_bytes: 0,
-            max_batch_bytes: self.max_batch_bytes,
+            extent,
             output,
         };
         let mut touched: BTreeMap<u64, Touched> = BTreeMap::new();
@@ -261,6 +297,9 @@ impl ApplyShard {
                 let left = left.map(ApplyTask::Entries);
                 let left_bytes = left.as_ref().map_or(0, ApplyTask::bytes);
                 let done = entries - left_entries;
+                if done == 0 {
+                    return Ok(left);
+                }
                 self.metrics.applied_entries.add(done as u64);
                 let touched = touched.entry(region_id).or_default();
                 touched.entry_bytes += bytes - left_bytes;
@@ -304,13 +343,22 @@ pub(crate) struct Round<'a, E> {
     pub changes: Vec<RegionChange>,
     /// Bytes of values in the answers.
     answer_bytes: usize,
-    max_batch_bytes: usize,
+    extent: Extent,
     pub output: ApplyOutput,
+}
+
+/// How far a batch goes.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// It takes no further entry from here on.
+    batch_bytes: usize,
+    /// It takes only entries that are quick.
+    quick: bool,
 }
 
 impl<E: Engine> Round<'_, E> {
     fn is_full(&self) -> bool {
-        self.overlay.bytes() + self.answer_bytes >= self.max_batch_bytes
+        self.overlay.bytes() + self.answer_bytes >= self.extent.batch_bytes
     }
 
     /// Returns the entries that the batch had no room for.
@@ -323,6 +371,19 @@ impl<E: Engine> Round<'_, E> {
         let mut proposals = task.proposals.into_iter().peekable();
         let mut entries = task.entries.into_iter();
         while let Some(entry) = entries.next() {
+            // What follows a removal is not this peer's.
+            let command = match peer.removed {
+                true => None,
+                false => decode(region_id, &entry)?,
+            };
+            if self.extent.quick && !is_quick(&entry, command.as_ref()) {
+                return Ok(Some(EntriesTask {
+                    region_id,
+                    entries: std::iter::once(entry).chain(entries).collect(),
+                    proposals: proposals.collect(),
+                    committed,
+                }));
+            }
             let mut waiting = Vec::new();
             while let Some(proposal) =
                 proposals.next_if(|proposal| proposal.id.index <= entry.index)
@@ -334,7 +395,7 @@ impl<E: Engine> Round<'_, E> {
                     self.refuse(proposal.waiting, &Error::StaleCommand { region_id });
                 }
             }
-            self.apply_entry(peer, &entry, waiting, committed)?;
+            self.apply_entry(peer, (&entry, command), waiting, committed)?;
             if self.is_full() && !entries.as_slice().is_empty() {
                 return Ok(Some(EntriesTask {
                     region_id,
@@ -355,7 +416,7 @@ impl<E: Engine> Round<'_, E> {
     fn apply_entry(
         &mut self,
         peer: &mut ApplyPeer,
-        entry: &Entry,
+        (entry, command): (&Entry, Option<EntryCommand>),
         waiting: Vec<Waiting>,
         committed: Duration,
     ) -> Result<(), ApplyFault> {
@@ -378,19 +439,14 @@ impl<E: Engine> Round<'_, E> {
         if entry.entry_type() != EntryType::EntryNormal {
             return self.apply_conf_change(peer, entry, waiting);
         }
-        if entry.data.is_empty() {
+        let Some(command) = command else {
             // A new leader's first entry; nobody can wait for it.
             assert!(
                 waiting.is_empty(),
                 "region {region_id}: a request waits for an empty entry"
             );
             return Ok(());
-        }
-        let command =
-            EntryCommand::decode(entry.data.clone()).map_err(|_| ApplyFault::CorruptEntry {
-                region_id,
-                index: entry.index,
-            })?;
+        };
         peer.state.region_clock_ms = peer.state.region_clock_ms.max(command.leader_clock_ms);
         if let Some(admin) = &command.admin {
             return self.apply_admin(peer, &command, admin, &waiting);
@@ -532,3 +588,28 @@ mod tests;
 #[cfg(test)]
 #[path = "apply_fuzz_tests.rs"]
 mod fuzz_tests;
+
+/// The command of an entry; none in a change of peers, nor in the first entry of a leader.
+fn decode(region_id: u64, entry: &Entry) -> Result<Option<EntryCommand>, ApplyFault> {
+    if entry.entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
+        return Ok(None);
+    }
+    let command =
+        EntryCommand::decode(entry.data.clone()).map_err(|_| ApplyFault::CorruptEntry {
+            region_id,
+            index: entry.index,
+        })?;
+    Ok(Some(command))
+}
+
+/// Whether an entry only writes what it holds.
+fn is_quick(entry: &Entry, command: Option<&EntryCommand>) -> bool {
+    let writes_only = |command: &DataCommand| {
+        let blind = matches!(command.body, Some(Body::Write(_) | Body::DeleteRange(_)));
+        blind && command.session.is_none()
+    };
+    entry.entry_type() == EntryType::EntryNormal
+        && command.is_none_or(|command| {
+            command.admin.is_none() && command.commands.iter().all(writes_only)
+        })
+}

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use strata_proto::metapb::RegionEpoch;
 use strata_proto::raft_cmdpb::AdminRequest;
 use strata_proto::stratapb::{
-    CompareAndSwapCommand, Mutation, RawSpace, WriteCommand, data_command::Body,
+    CompareAndSwapCommand, Mutation, RawSpace, SessionOperation, WriteCommand, data_command::Body,
 };
 use strata_storage::{EngineKind, MemEngine, ReadView, raw_value};
 
@@ -427,4 +427,79 @@ fn values_in_answers_fill_a_batch() {
         tasks = output.rest;
     }
     assert_eq!(applied, [8, 10, 11]);
+}
+
+/// What an entry asks for decides whether it is quick, not its size; what comes behind one that is
+/// not stays behind it.
+#[test]
+fn quick_batch_ends_before_an_entry_that_reads() {
+    let session = DataCommand {
+        session: Some(SessionOperation::default()),
+        ..put("c", "session", 0)
+    };
+    let change = Entry {
+        entry_type: EntryType::EntryConfChangeV2.into(),
+        ..entry(7, 5, 0, 3, Vec::new())
+    };
+    let admin = EntryCommand {
+        admin: Some(AdminRequest::default()),
+        ..EntryCommand::default()
+    };
+    let admin = Entry {
+        data: admin.encode_to_vec().into(),
+        ..entry(7, 5, 0, 3, Vec::new())
+    };
+    let slow = [
+        entry(7, 5, 0, 3, vec![put("c", "1", 0), cas("c", Some("1"), "2")]),
+        entry(7, 5, 0, 3, vec![session]),
+        change,
+        admin,
+    ];
+    for slow in slow {
+        let (mut shard, kv) = shard();
+        let task = |entries: &[Entry]| {
+            let task = ApplyTask::Entries(EntriesTask {
+                region_id: REGION,
+                entries: entries.to_vec(),
+                proposals: Vec::new(),
+                committed: Duration::ZERO,
+            });
+            vec![task]
+        };
+        let entries = [
+            entry(6, 5, 0, 3, vec![put("c", "quick", 0)]),
+            slow,
+            entry(8, 5, 0, 3, vec![put("d", "behind", 0)]),
+        ];
+        let output = shard.apply_quick(&kv, task(&entries), 1 << 20).unwrap();
+        assert_eq!(output.applied[0].state.applied_index, 6);
+        let [ApplyTask::Entries(rest)] = &output.rest[..] else {
+            panic!("{:?}", output.rest);
+        };
+        let indices: Vec<u64> = rest.entries.iter().map(|entry| entry.index).collect();
+        assert_eq!(indices, [7, 8]);
+        kv.write(&output.batch, output.durability).unwrap();
+        assert_eq!(value(&kv, "c").as_deref(), Some(&b"quick"[..]));
+        // What begins with it does nothing at all.
+        let output = shard.apply_quick(&kv, output.rest, 1 << 20).unwrap();
+        assert!(output.applied.is_empty() && output.batch.is_empty());
+        assert_eq!(output.rest.len(), 1);
+    }
+}
+
+#[test]
+fn quick_batch_ends_where_it_is_large() {
+    let (mut shard, kv) = shard();
+    let entries = (6..16).map(|index| entry(index, 5, 0, 3, vec![put("c", "value", 0)]));
+    let task = ApplyTask::Entries(EntriesTask {
+        region_id: REGION,
+        entries: entries.collect(),
+        proposals: Vec::new(),
+        committed: Duration::ZERO,
+    });
+    let output = shard.apply_quick(&kv, vec![task], 1).unwrap();
+    assert_eq!(output.applied[0].state.applied_index, 6);
+    let output = shard.apply_quick(&kv, output.rest, 1 << 20).unwrap();
+    assert_eq!(output.applied[0].state.applied_index, 15);
+    assert!(output.rest.is_empty());
 }

@@ -50,7 +50,7 @@ pub struct StoreOptions {
     /// Messages with entries in flight to one follower. 256.
     pub max_inflight_messages: usize,
     /// Entries in bytes up to which a shard applies a batch itself; larger ones go to an apply
-    /// shard's thread. 0: all do but empty ones. 64 KiB.
+    /// shard's thread. 0: every batch with data goes there. 64 KiB.
     pub inline_apply_bytes: usize,
     /// Requests and messages that may wait in the inbox of a shard; each counts once, and
     /// once more for every 4 KiB that it carries. 16384.

@@ -78,6 +78,14 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    /// Whether a flush would give anything but a log batch.
+    pub fn has_actions(&self) -> bool {
+        let to_others = self.messages.is_empty() && self.snapshots.is_empty();
+        let to_callers = self.replies.is_empty() && self.reads.is_empty();
+        let to_store = self.apply.is_empty() && self.jobs.is_empty() && self.store.is_empty();
+        !(to_others && to_callers && to_store && self.reports.is_empty() && self.doomed.is_empty())
+    }
+
     /// Puts a message to a store in, if there is one.
     pub fn send_to(&mut self, store_id: u64, message: Option<RaftMessage>) {
         if let Some(message) = message {

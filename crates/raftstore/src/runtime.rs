@@ -8,7 +8,7 @@
 //!           Between threads: bounded by the shards' credits, so sending never blocks.
 //! Time      Each event is stamped after it was received: a promise that hangs on its time
 //!           must not begin before the message that it answers was sent.
-//! Failure   A failed write, a broken invariant or a panic in any thread ends the process
+//! Failure   A failed write, a broken invariant or a panic in any thread or task ends the process
 //!           with one line (crash rule 9).
 //!
 //! Elsewhere: all decisions. Nothing here looks into an event or an action.
@@ -148,7 +148,7 @@ pub struct Surroundings {
     pub logger: Logger,
     /// The network's runtime: the raft shards are tasks on it, and need its timers. It must
     /// outlive the store, and [`Store::shutdown`] must not be called on its last free thread,
-    /// as it waits for the shards.
+    /// as it waits for the shards; nor may [`Store::start`], which does so if it fails.
     pub runtime: Handle,
 }
 
@@ -164,7 +164,7 @@ pub struct StoreHandle {
 }
 
 impl Store {
-    /// Loads all regions and starts the threads. `options.seed` must differ from start to
+    /// Loads all regions and starts the tasks and threads. `options.seed` must differ from start to
     /// start.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Store {
         self.handle.clone()
     }
 
-    /// Stops all threads in order, answers what waits with
+    /// Stops all tasks and threads in order, answers what waits with
     /// [`Error::Stopping`](crate::Error::Stopping) and makes
     /// both engines durable.
     pub fn shutdown(self) {

@@ -9,8 +9,9 @@
 //!
 //! Invariants
 //! * A peer lives in one shard's map and nowhere else.
-//! * No tick and no heartbeat waits for a disk: when all credits of the log writer or of an
-//!   apply shard are out, work gathers here and messages go on.
+//! * No tick and no heartbeat waits for what is written: when all credits of the log writer or of
+//!   an apply shard are out, work gathers here and messages go on. Reading the log again, for a
+//!   follower that is far behind or for entries that were let go, is done here.
 //! * What promises something about this store's disk leaves after the batch is synced.
 //! * A view is published before any message of the same flush leaves.
 //!
@@ -116,7 +117,8 @@ pub enum ShardEvent {
     },
 }
 
-/// Everything that a shard asks its driver to do, in the order given.
+/// Everything that a shard asks its driver to do, in the order given; [`ShardAction::Apply`] may
+/// come after the others of its flush.
 #[derive(Debug)]
 pub enum ShardAction {
     /// Send messages to a store; they may be lost. No answer.
@@ -342,6 +344,7 @@ impl<E: Engine> Shard<E> {
     pub fn waits_for_log(&self) -> bool {
         let mut readys = self.log.in_flight.iter().flat_map(|(_, readys)| readys);
         self.out.log_sync
+            || self.out.has_actions()
             || !self.dirty.is_empty()
             || readys.any(|(region_id, _)| {
                 let peer = self.peers.get(region_id);

@@ -1,25 +1,27 @@
-//! Crash rule 9: a failed sync ends the process and is never retried.
+//! Crash rule 9: a failed sync, or a broken invariant, ends the process and is never retried.
 //!
-//! The test starts itself again as a child whose raft engine fails; the child must not
-//! live to acknowledge anything.
+//! A test starts itself again as a child whose raft engine fails, or whose shard panics; the child
+//! must not live to acknowledge anything.
 
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use strata_proto::pdpb::RegionHeartbeatRequest;
 use strata_proto::raft_serverpb::RaftMessage;
 use strata_raftstore::{
-    HeartbeatSink, Request, RequestBody, RequestHeader, Store, StoreOptions, Surroundings,
-    SystemStateMachine, SystemView, SystemViewError, SystemWrites, Transport,
+    HeartbeatSink, Request, RequestBody, RequestHeader, Store, StoreHandle, StoreOptions,
+    Surroundings, SystemStateMachine, SystemView, SystemViewError, SystemWrites, Transport,
 };
 use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{MemFiles, SnapshotManager};
 use strata_storage::{Fault, MemEngine};
 
 const CHILD: &str = "STRATA_TEST_CHILD_OF_FAILED_SYNC";
-const NAME: &str = "crash_rule_failed_sync_ends_the_process";
+/// The next report panics, in the task of its shard.
+static PANICS: AtomicBool = AtomicBool::new(false);
 
 struct Nothing;
 
@@ -32,7 +34,9 @@ impl Transport for Nothing {
 }
 
 impl HeartbeatSink for Nothing {
-    fn report(&self, _: Vec<RegionHeartbeatRequest>) {}
+    fn report(&self, _: Vec<RegionHeartbeatRequest>) {
+        assert!(!PANICS.load(Ordering::SeqCst), "played by the test");
+    }
 }
 
 impl SystemStateMachine for Nothing {
@@ -46,7 +50,7 @@ impl SystemStateMachine for Nothing {
     }
 }
 
-fn child() {
+fn child(fail: impl FnOnce(&MemEngine, &StoreHandle)) {
     let spec = ClusterSpec::new(&[1], "failed sync", 6, 1).unwrap();
     let engines = MemEngine::new_pair();
     write_bootstrap(&engines, &spec.ident(1, 1), &spec.layout()).unwrap();
@@ -89,19 +93,15 @@ fn child() {
     };
     while ask(b"before").is_err() {}
     println!("serving");
-    engines.raft.fail_next(Fault::Sync);
+    fail(&engines.raft, &handle);
     let result = ask(b"after");
     println!("answered {result:?}");
 }
 
-#[test]
-fn crash_rule_failed_sync_ends_the_process() {
-    if std::env::var_os(CHILD).is_some() {
-        child();
-        return;
-    }
+/// Runs the test of this name in a process of its own, which must end once it fails.
+fn expect_to_end(name: &str) {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", NAME, "--nocapture", "--test-threads", "1"])
+        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .env(CHILD, "1")
         .output()
         .unwrap();
@@ -109,4 +109,30 @@ fn crash_rule_failed_sync_ends_the_process() {
     assert!(text.contains("serving"), "the child never served: {text}");
     assert!(!text.contains("answered"), "the child went on: {text}");
     assert!(!output.status.success(), "the child ended well");
+}
+
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+#[test]
+fn crash_rule_failed_sync_ends_the_process() {
+    if is_child() {
+        return child(|raft, _| raft.fail_next(Fault::Sync));
+    }
+    expect_to_end("crash_rule_failed_sync_ends_the_process");
+}
+
+#[test]
+fn crash_rule_panic_of_a_shard_ends_the_process() {
+    if is_child() {
+        return child(|_, handle| {
+            PANICS.store(true, Ordering::SeqCst);
+            handle.report_all_regions();
+            // Longer than ending takes: nothing more is asked of a store that goes on.
+            let (_open, never) = std::sync::mpsc::channel::<()>();
+            assert!(never.recv_timeout(Duration::from_secs(20)).is_err());
+        });
+    }
+    expect_to_end("crash_rule_panic_of_a_shard_ends_the_process");
 }

@@ -303,7 +303,7 @@ fn small_and_large_batches_of_a_region_are_applied_in_order() {
     };
     let cluster = Cluster::start_with(3, &options);
     let region_id = cluster.region_of(b"k");
-    let (cluster, large) = (&cluster, "x".repeat(2 << 10));
+    let large = "x".repeat(2 << 10);
     let value = |writer: usize, number: usize| {
         let text = format!("{writer} {number} ");
         if (writer + number).is_multiple_of(3) {
@@ -312,31 +312,39 @@ fn small_and_large_batches_of_a_region_are_applied_in_order() {
             text
         }
     };
-    let value = &value;
+    cluster.call(region_id, &put("k", "first"));
+    // Batches that the shard and that the thread has applied.
+    let batches = |store: &Store| {
+        let metrics = store.handle().metrics();
+        let on_threads = metrics.apply_batches_on_threads.get();
+        (metrics.apply_batches.get() - on_threads, on_threads)
+    };
+    let before: Vec<_> = cluster.stores.iter().map(batches).collect();
     std::thread::scope(|scope| {
         for writer in 0..4 {
+            let (cluster, value) = (&cluster, &value);
             scope.spawn(move || {
                 for number in 0..WRITES {
-                    let key = format!("k{writer}");
-                    let body = put(&key, &value(writer, number));
-                    assert!(matches!(cluster.call(region_id, &body), Answer::Written(_)));
+                    let (key, text) = (format!("k{writer}"), value(writer, number));
+                    let written = cluster.call(region_id, &put(&key, &text));
+                    assert!(matches!(written, Answer::Written(_)), "{written:?}");
                     match cluster.call(region_id, &get(&key)) {
-                        Answer::Value(Some(found)) => assert!(found == value(writer, number)),
+                        Answer::Value(Some(found)) => assert!(found == text),
                         other => panic!("{other:?}"),
                     }
                 }
             });
         }
     });
-    for store in &cluster.stores {
-        let metrics = store.handle().metrics();
-        let on_threads = metrics.apply_batches_on_threads.get();
-        let here = metrics.apply_batches.get() - on_threads;
+    for (store, before) in cluster.stores.iter().zip(before) {
+        let after = batches(store);
+        // Empty entries of new leaders are few: as many as there are regions.
         assert!(
-            on_threads > 0 && here > 0,
-            "{on_threads} on threads, {here} not"
+            after.0 > before.0 + 20 && after.1 > before.1 + 20,
+            "{before:?} became {after:?}"
         );
     }
+    cluster.shutdown();
 }
 
 /// Where the engine would hold the shard up, a thread waits in its place.
@@ -385,7 +393,9 @@ fn an_engine_that_holds_writers_up_is_left_to_the_thread() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(metrics.apply_batches_on_threads.get() - before, 25);
+    // One that the thread is not quite done with takes the next one along.
+    let on_threads = metrics.apply_batches_on_threads.get() - before;
+    assert!((25..50).contains(&on_threads), "{on_threads} of 50");
     cluster.shutdown();
 }
 

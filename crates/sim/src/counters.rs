@@ -42,6 +42,8 @@ counters! {
     follower_reads "follower reads",
     /// Appends that replaced entries of an earlier leader.
     log_conflicts "conflicting log overwritten",
+    /// Log batches that were synced while no shard of the store waited for one.
+    quiet_syncs "synced logs that no shard waited for",
     /// Snapshots installed.
     snapshots_installed "snapshots installed",
     /// Streams of snapshots that went on where an earlier one had ended.

@@ -63,6 +63,7 @@ impl Cluster {
         }
         let count = events.len() as u64;
         let quiet = self.is_of_no_interest(id, &events);
+        self.counters.quiet_syncs += u64::from(quiet);
         self.look_at_reads(id, &events);
         let Some(effects) = self.step_core(id, |core, local| core.handle_all(local, events)) else {
             self.given_up.clear();
@@ -82,7 +83,7 @@ impl Cluster {
     }
 
     /// Whether these events are that a log batch is synced, for a shard that says that it does
-    /// not wait for this: the threads of a store hand it in with the next event then.
+    /// not wait for this: outside the simulator it is handed in with the next event then.
     fn is_of_no_interest(&self, id: u64, events: &[StoreEvent]) -> bool {
         let [StoreEvent::LogPersisted { .. }] = events else {
             return false;

@@ -270,7 +270,9 @@ pub trait Engine: ReadView + Clone + Send + Sync + 'static {
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), EngineError>;
 
     /// Writes the whole batch unsynced, but only if the engine would not hold the writer up,
-    /// because it cannot keep pace; else it writes nothing. Returns whether it was written.
+    /// because it cannot keep pace, or because another writer waits for the disk; else it writes
+    /// nothing. Returns whether it was written. One that begins to wait for the disk at this
+    /// very moment may still hold it up.
     ///
     /// # Errors
     /// As [`Engine::write`].

@@ -18,6 +18,7 @@ mod kv;
 mod manual;
 mod node;
 mod output;
+mod processor;
 mod region;
 mod sim;
 mod spread;
@@ -35,7 +36,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
     let outcome = match Cli::try_parse() {
-        Ok(cli) => check_processor().and_then(|()| run(cli)),
+        Ok(cli) => run(cli),
         Err(error) => exit::command_line(&error),
     };
     exit::code(outcome)
@@ -45,32 +46,19 @@ fn run(cli: Cli) -> Outcome {
     let global = cli.global;
     match cli.command {
         Command::Up(args) => up::run(&global, args),
-        Command::Node(args) => node::run(args),
+        Command::Node(args) => processor::check().and_then(|()| node::run(args)),
         Command::Kv(args) => block_on(kv::run(&global, args)),
         Command::Status => block_on(status::run(&global)),
         Command::Region(args) => block_on(region::run(&global, args.command)),
         Command::Store(args) => block_on(store::run(&global, args.command)),
         Command::Bench(args) => bench::run(&global, args.command),
         Command::Check(args) => check::run(&global, args),
-        Command::Debug(args) => debug::run(&global, args),
+        Command::Debug(args) => processor::check().and_then(|()| debug::run(&global, args)),
         Command::Sim(args) => sim::run(&global, args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&global, dir.as_deref()),
         Command::NoopServer(args) => bench::noop::run(args),
     }
-}
-
-/// RocksDB is compiled for processors that compute its checksums (see `scripts/setup.sh`), and
-/// would end with an illegal instruction on others.
-fn check_processor() -> Result<(), Failure> {
-    #[cfg(target_arch = "x86_64")]
-    if !(is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq")) {
-        return Err(Failure::error(
-            "this processor has no SSE4.2 or no PCLMULQDQ, which those since 2010 have; \
-             use a newer one, or give the virtual machine a newer model of processor",
-        ));
-    }
-    Ok(())
 }
 
 /// Runs a command that only talks to a cluster; one thread is enough for it.

@@ -1,14 +1,16 @@
 //! Applying, on the shard's own task or on a thread of its own.
 //!
-//! Here     What is small is applied by the shard's task itself: no thread is woken, and the
+//! Inline   What is small is applied by the shard's task itself: no thread is woken, and the
 //!          shard knows the outcome at once. Three things must not happen on that task, as it
 //!          shares its thread with the network: a long computation, waiting for the disk, and
 //!          waiting for RocksDB when it holds writers up. So a batch goes to the apply thread
-//!          if it is large, if it wants a sync, or if the engine would wait.
+//!          if it is large, if an entry reads or wants a sync, or if the engine would wait.
 //! Thread   Takes batches in order, many at once, and tells the shards what it has applied.
 //!
 //! Invariant: tasks of a region are applied in the order in which its shard handed them out.
-//! While a batch of a shard is with the apply thread, the next ones follow it there.
+//! While a batch of a shard is with the apply thread, the next ones follow it there. Batches of
+//! another shard may be applied in between: they are of other regions, and neither read nor
+//! write what belongs to these.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use strata_storage::{Durability, Engine};
 use super::clock;
 use super::inbox::Inbox;
 use super::threads::{GATHER_BYTES, ReadMail, send_read, stop_process};
-use crate::apply::{Applied, ApplyOutput, ApplyShard, ApplyTask};
+use crate::apply::{Applied, ApplyFault, ApplyOutput, ApplyShard, ApplyTask};
 use crate::metrics::StoreMetrics;
 use crate::shard::{ShardEvent, shard_of};
 use crate::write_stages::BatchTimes;
@@ -57,6 +59,8 @@ pub(super) enum Inline {
 /// An apply shard with what it needs to apply.
 pub(super) struct Applier<E: Engine> {
     pub shard: Mutex<ApplyShard>,
+    /// Bytes up to which a batch grows inline.
+    pub inline_batch_bytes: usize,
     pub kv: E,
     pub readers: Sender<ReadMail<E::Snapshot>>,
     pub metrics: Arc<StoreMetrics>,
@@ -70,7 +74,9 @@ impl<E: Engine> Applier<E> {
         let Some(mut shard) = self.shard.try_lock() else {
             return Inline::Left(ApplyWork::Tasks(tasks));
         };
-        let computed = self.compute(&mut shard, tasks);
+        let begun = clock::monotonic();
+        let result = shard.apply_quick(&self.kv, tasks, self.inline_batch_bytes);
+        let computed = self.computed(begun, result);
         drop(shard);
         let output = &computed.output;
         let waits = output.durability == Durability::Synced || !output.rest.is_empty();
@@ -89,7 +95,12 @@ impl<E: Engine> Applier<E> {
 
     fn compute(&self, shard: &mut ApplyShard, tasks: Vec<ApplyTask>) -> Computed {
         let begun = clock::monotonic();
-        match shard.apply(&self.kv, tasks) {
+        let result = shard.apply(&self.kv, tasks);
+        self.computed(begun, result)
+    }
+
+    fn computed(&self, begun: Duration, result: Result<ApplyOutput, ApplyFault>) -> Computed {
+        match result {
             Ok(output) => Computed { begun, output },
             Err(fault) => stop_process(&self.logger, &fault.to_string()),
         }
@@ -176,13 +187,13 @@ impl<E: Engine> ApplyThread<E> {
     fn work_off(&self, mut work: ApplyWork, batches: &[usize]) {
         let none = vec![0; batches.len()];
         loop {
-            self.applier.metrics.apply_batches_on_threads.increment();
             let computed = match work {
                 ApplyWork::Tasks(tasks) => {
                     self.applier.compute(&mut self.applier.shard.lock(), tasks)
                 }
                 ApplyWork::Write(computed) => *computed,
             };
+            self.applier.metrics.apply_batches_on_threads.increment();
             self.applier.write(&computed);
             let (applied, rest) = self.applier.finish(computed);
             let done = rest.is_empty();

@@ -96,7 +96,10 @@ pub(super) fn want_clock(inbox: &Inbox, task: ReadTask) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+    use std::pin::pin;
     use std::sync::mpsc::channel;
+    use std::task::{Context, Wake, Waker};
     use std::time::Duration;
 
     use super::super::mailbox::mailbox;
@@ -120,6 +123,44 @@ mod tests {
             data_epoch: 0,
             reply,
         }
+    }
+
+    /// A waker that counts.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_synced_log_wakes_the_shard_that_waits_for_it() {
+        let (sender, mails) = mailbox();
+        let inbox = Inbox {
+            sender,
+            waiting: Arc::default(),
+            capacity: 2,
+            waits_for_log: Arc::default(),
+        };
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let sleep = || {
+            let mut arrival = pin!(mails.arrival());
+            arrival.as_mut().poll(&mut Context::from_waker(&waker))
+        };
+        assert!(sleep().is_pending());
+        inbox.log_event(ShardEvent::LogPersisted { number: 1 });
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0, "nobody waits");
+        assert!(sleep().is_ready(), "it is there for who looks");
+        let mut taken = Vec::new();
+        mails.take(&mut taken);
+        assert_eq!(taken.len(), 1);
+        inbox.waits_for_log.store(true, Ordering::SeqCst);
+        assert!(sleep().is_pending());
+        inbox.log_event(ShardEvent::LogPersisted { number: 2 });
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
     }
 
     #[test]

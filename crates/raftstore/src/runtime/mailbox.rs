@@ -147,6 +147,8 @@ impl<T> MailReceiver<T> {
     fn poll_arrival(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.0.state.lock();
         if !state.mails.is_empty() || state.senders == 0 {
+            // It looks at the mail next: nobody need wake it for more.
+            state.waiting = Waiting::Nobody;
             return Poll::Ready(());
         }
         match &mut state.waiting {

@@ -222,6 +222,8 @@ impl<E: SnapshotEngine> Running<E> {
     fn applier(&self, shard: ApplyShard) -> Arc<Applier<E>> {
         Arc::new(Applier {
             shard: Mutex::new(shard),
+            // Keys and values of writes take more room in a batch than in an entry.
+            inline_batch_bytes: 2 * self.options.inline_apply_bytes,
             kv: self.engines.kv.clone(),
             readers: self.readers.clone(),
             metrics: self.metrics.clone(),

@@ -10,7 +10,9 @@
 //! Why no thread of its own: a write passes a shard twice on the leader and once on each
 //! follower, and both times it comes from the network and leaves to it. Each hand-over to
 //! another thread is a wake-up, and with three nodes on two processors these cost as much as the
-//! work. So nothing here may block: the log has a thread, and so has what reads for long.
+//! work. So nothing here may wait for long: the log has a thread, and so have what reads for
+//! clients and what applies large batches. What does read here is the log, for followers that are
+//! behind what the entry cache holds.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -85,7 +87,10 @@ impl<E: Engine> ShardTask<E> {
                     () = tick.as_mut() => {}
                 }
             }
-            yield_now().await;
+            // A tick that is due does not wait for others.
+            if !ticker.wait(clock::monotonic()).is_zero() {
+                yield_now().await;
+            }
             self.mails.take(&mut mails);
             if !self.step(&mut ticker, &mut mails) {
                 return;
@@ -192,7 +197,11 @@ impl<E: Engine> ShardTask<E> {
                     ..
                 } = &event
                 {
-                    self.apply[*apply_shard].on_thread -= batches;
+                    let on_thread = &mut self.apply[*apply_shard].on_thread;
+                    let left = on_thread.checked_sub(*batches);
+                    *on_thread = left.unwrap_or_else(|| {
+                        panic!("{batches} batches came back of {on_thread} with the thread")
+                    });
                 }
                 self.shard.handle(clock::now(), event);
             }

@@ -215,8 +215,9 @@ settings! {
     }
     /// The port: requests, deadlines and connections between stores.
     server ServerConfig {
-        /// Threads of the network: connections, calls, streams between stores. 0: one for every
-        /// two processors, at least one; the others are for the store's threads.
+        /// Threads of the network: connections, calls, streams between stores, consensus, small
+        /// batches of committed entries. 0: one for every two processors, at least one; the
+        /// others are for the store's threads.
         threads: u64 = "server.threads", "0", "0" ..= "256";
         /// How long a request without a leader or without room waits before it is refused.
         park_time: Duration = "server.park-time", "300ms", "0ms" ..= "10s";

@@ -10,6 +10,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -102,6 +103,8 @@ pub(super) struct Inner {
     clocks: ExpiryClocks,
     /// The first failed write.
     failure: Mutex<Option<String>>,
+    /// Operations under way behind which RocksDB has every writer wait, for the disk.
+    holds: AtomicUsize,
     /// What must outlive the database, such as the lock of its folder.
     _keep: Option<Arc<dyn Send + Sync>>,
 }
@@ -175,6 +178,7 @@ impl RocksEngine {
                 wal: options.wal(kind),
                 clocks,
                 failure: Mutex::new(None),
+                holds: AtomicUsize::new(0),
                 _keep: with.keep,
             }),
         })
@@ -202,6 +206,12 @@ impl RocksEngine {
             .db
             .flush_cfs_opt(&handles?, &options)
             .map_err(|error| self.inner.fail(error))
+    }
+
+    /// What a synced write holds while it waits for the disk.
+    #[cfg(test)]
+    pub(super) fn inner_hold(&self) -> impl Drop {
+        self.inner.hold()
     }
 
     /// Holds writers up while there is a table on level 0, or does so no more.
@@ -247,6 +257,7 @@ impl RocksEngine {
         let handle = self.inner.handle(cf)?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(by_move);
+        let _hold = self.inner.hold();
         let taken = self
             .inner
             .db
@@ -310,6 +321,7 @@ impl Inner {
             wal: options.wal(kind),
             clocks,
             failure: Mutex::new(None),
+            holds: AtomicUsize::new(0),
             _keep: with.keep,
         })
     }
@@ -367,7 +379,21 @@ fn advised(error: rocksdb::Error) -> String {
     format!("{line}; restore the folder, or replace the store by a new one")
 }
 
+/// As long as it is there, [`Engine::write_at_once`] writes nothing.
+struct Hold<'a>(&'a AtomicUsize);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Inner {
+    fn hold(&self) -> Hold<'_> {
+        self.holds.fetch_add(1, Ordering::SeqCst);
+        Hold(&self.holds)
+    }
+
     fn handle(&self, cf: Cf) -> Result<&ColumnFamily, EngineError> {
         let foreign = EngineError::ForeignColumnFamily {
             engine: self.kind,
@@ -525,6 +551,7 @@ impl Engine for RocksEngine {
             let mut options = WriteOptions::default();
             options.disable_wal(!self.inner.wal);
             options.set_sync(synced && self.inner.wal);
+            let _hold = synced.then(|| self.inner.hold());
             let written = self.inner.db.write_opt(native, &options);
             written.map_err(|error| self.inner.fail(error))?;
         }
@@ -542,7 +569,12 @@ impl Engine for RocksEngine {
         let native = self.inner.native_batch(batch)?;
         let mut options = WriteOptions::default();
         options.disable_wal(!self.inner.wal);
+        // RocksDB refuses what it would slow down, and has the others wait: for a flush that an
+        // ingested table wants, or in the group of one that syncs.
         options.set_no_slowdown(true);
+        if self.inner.holds.load(Ordering::SeqCst) > 0 {
+            return Ok(false);
+        }
         match self.inner.db.write_opt(native, &options) {
             Ok(()) => Ok(true),
             // RocksDB looks before it writes anything.

@@ -83,6 +83,9 @@ fn a_write_at_once_does_not_wait_for_compactions() {
     assert_eq!(read("b"), None, "nothing of it is written");
     assert!(engine.write_at_once(&WriteBatch::new()).unwrap());
     engine.hold_writers_up(Cf::Default, false);
+    let hold = engine.inner_hold();
+    assert!(!written("b"), "one that syncs, or ingests, would");
+    drop(hold);
     assert!(written("c"));
     assert_eq!(read("a").as_deref(), Some(&b"value"[..]));
     assert_eq!(read("c").as_deref(), Some(&b"value"[..]));
