@@ -18,7 +18,7 @@
 //! * A command that is refused changes nothing and does not stop those after it.
 //!
 //! Elsewhere: what comes in and goes out (`apply_task`), what each command does
-//! (`apply_command`), reading the batch (`overlay`), what runs only once (`session_table`).
+//! (`apply_command`), how far a batch goes (`apply_extent`), reading the batch (`overlay`), what runs only once (`session_table`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use prost::Message as _;
 use strata_proto::eraftpb::{Entry, EntryType};
 use strata_proto::metapb::Region;
 use strata_proto::raft_cmdpb::AdminRequest;
-use strata_proto::stratapb::data_command::Body;
 use strata_proto::stratapb::{DataCommand, EntryCommand, RaftApplyState};
 use strata_raft::{EntryId, planted};
 use strata_storage::{Cf, Durability, Engine, WriteBatch, keys, record};
 
 use crate::apply_admin::{AdminContext, AdminOutcome, execute_admin};
 use crate::apply_command::{CommandContext, execute};
+use crate::apply_extent::Extent;
 pub use crate::apply_task::{Applied, ApplyTask, EntriesTask, Proposal, RegionChange, Waiting};
 use crate::error::Error;
 use crate::metrics::StoreMetrics;
@@ -177,11 +177,8 @@ impl ApplyShard {
         kv: &E,
         tasks: Vec<ApplyTask>,
     ) -> Result<ApplyOutput, ApplyFault> {
-        let extent = Extent {
-            batch_bytes: self.max_batch_bytes,
-            quick: false,
-        };
-        self.apply_to(kv, tasks, extent)
+        let batch_bytes = self.max_batch_bytes;
+        self.apply_to(kv, tasks, Extent::whole(batch_bytes))
     }
 
     /// Executes tasks as [`ApplyShard::apply`] does, up to a batch of `batch_bytes`, and stops
@@ -199,11 +196,7 @@ impl ApplyShard {
         tasks: Vec<ApplyTask>,
         batch_bytes: usize,
     ) -> Result<ApplyOutput, ApplyFault> {
-        let extent = Extent {
-            batch_bytes,
-            quick: true,
-        };
-        self.apply_to(kv, tasks, extent)
+        self.apply_to(kv, tasks, Extent::quick(batch_bytes))
     }
 
     fn apply_to<E: Engine>(
@@ -347,18 +340,9 @@ pub(crate) struct Round<'a, E> {
     pub output: ApplyOutput,
 }
 
-/// How far a batch goes.
-#[derive(Clone, Copy, Debug)]
-struct Extent {
-    /// It takes no further entry from here on.
-    batch_bytes: usize,
-    /// It takes only entries that are quick.
-    quick: bool,
-}
-
 impl<E: Engine> Round<'_, E> {
     fn is_full(&self) -> bool {
-        self.overlay.bytes() + self.answer_bytes >= self.extent.batch_bytes
+        self.overlay.bytes() + self.answer_bytes >= self.extent.batch_bytes()
     }
 
     /// Returns the entries that the batch had no room for.
@@ -376,7 +360,7 @@ impl<E: Engine> Round<'_, E> {
                 true => None,
                 false => decode(region_id, &entry)?,
             };
-            if self.extent.quick && !is_quick(&entry, command.as_ref()) {
+            if !self.extent.takes(&entry, command.as_ref()) {
                 return Ok(Some(EntriesTask {
                     region_id,
                     entries: std::iter::once(entry).chain(entries).collect(),
@@ -581,14 +565,6 @@ fn entry_version(command: &EntryCommand) -> u64 {
         .map_or(0, |epoch| epoch.version)
 }
 
-#[cfg(test)]
-#[path = "apply_tests.rs"]
-mod tests;
-
-#[cfg(test)]
-#[path = "apply_fuzz_tests.rs"]
-mod fuzz_tests;
-
 /// The command of an entry; none in a change of peers, nor in the first entry of a leader.
 fn decode(region_id: u64, entry: &Entry) -> Result<Option<EntryCommand>, ApplyFault> {
     if entry.entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
@@ -602,14 +578,10 @@ fn decode(region_id: u64, entry: &Entry) -> Result<Option<EntryCommand>, ApplyFa
     Ok(Some(command))
 }
 
-/// Whether an entry only writes what it holds.
-fn is_quick(entry: &Entry, command: Option<&EntryCommand>) -> bool {
-    let writes_only = |command: &DataCommand| {
-        let blind = matches!(command.body, Some(Body::Write(_) | Body::DeleteRange(_)));
-        blind && command.session.is_none()
-    };
-    entry.entry_type() == EntryType::EntryNormal
-        && command.is_none_or(|command| {
-            command.admin.is_none() && command.commands.iter().all(writes_only)
-        })
-}
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "apply_fuzz_tests.rs"]
+mod fuzz_tests;

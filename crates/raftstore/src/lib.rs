@@ -20,6 +20,7 @@ mod addresses;
 mod apply;
 mod apply_admin;
 mod apply_command;
+mod apply_extent;
 mod apply_task;
 mod change_peers;
 mod check;

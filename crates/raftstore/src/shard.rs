@@ -338,9 +338,8 @@ impl<E: Engine> Shard<E> {
         actions
     }
 
-    /// Whether something waits for [`ShardEvent::LogPersisted`], or for a flush. If not, that event
-    /// would do nothing but note how far the log is, and may come with the next one. Any event and
-    /// each [`Shard::flush`] may change it.
+    /// Whether something waits for a flush, or for [`ShardEvent::LogPersisted`]: if not, that would
+    /// only note how far the log is, and may come with the next event. Each event may change it.
     pub fn waits_for_log(&self) -> bool {
         let mut readys = self.log.in_flight.iter().flat_map(|(_, readys)| readys);
         self.out.log_sync

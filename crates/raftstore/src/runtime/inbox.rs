@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use strata_proto::raft_serverpb::RaftMessage;
 
-use super::mailbox::MailSender;
+use super::mailbox::{MailReceiver, MailSender, mailbox};
 use crate::error::Error;
 use crate::shard::ShardEvent;
 use crate::task::{PendingRequest, ReadTask};
@@ -55,6 +55,18 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// An empty inbox, and its end at the shard.
+    pub fn new(capacity: usize) -> (Self, MailReceiver<ShardMail>) {
+        let (sender, receiver) = mailbox();
+        let inbox = Inbox {
+            sender,
+            waiting: Arc::default(),
+            capacity,
+            waits_for_log: Arc::default(),
+        };
+        (inbox, receiver)
+    }
+
     /// Puts counted mail in; gives it back where there is no room or the shard has ended.
     pub fn offer(&self, weight: usize, mail: ShardMail) -> Result<(), ShardMail> {
         if self.waiting.fetch_add(weight, Ordering::Relaxed) >= self.capacity {
@@ -99,10 +111,10 @@ mod tests {
     use std::future::Future as _;
     use std::pin::pin;
     use std::sync::mpsc::channel;
-    use std::task::{Context, Wake, Waker};
+    use std::task::{Context, Waker};
     use std::time::Duration;
 
-    use super::super::mailbox::mailbox;
+    use super::super::mailbox::Wakes;
     use super::*;
     use crate::request::{Answer, Cancellation, ReadCommand, Reply};
     use crate::task::{Expiry, ReadBody};
@@ -125,25 +137,9 @@ mod tests {
         }
     }
 
-    /// A waker that counts.
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
     #[test]
     fn a_synced_log_wakes_the_shard_that_waits_for_it() {
-        let (sender, mails) = mailbox();
-        let inbox = Inbox {
-            sender,
-            waiting: Arc::default(),
-            capacity: 2,
-            waits_for_log: Arc::default(),
-        };
+        let (inbox, mails) = Inbox::new(2);
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(wakes.clone());
         let sleep = || {
@@ -152,7 +148,7 @@ mod tests {
         };
         assert!(sleep().is_pending());
         inbox.log_event(ShardEvent::LogPersisted { number: 1 });
-        assert_eq!(wakes.0.load(Ordering::SeqCst), 0, "nobody waits");
+        assert_eq!(wakes.count(), 0, "nobody waits");
         assert!(sleep().is_ready(), "it is there for who looks");
         let mut taken = Vec::new();
         mails.take(&mut taken);
@@ -160,18 +156,12 @@ mod tests {
         inbox.waits_for_log.store(true, Ordering::SeqCst);
         assert!(sleep().is_pending());
         inbox.log_event(ShardEvent::LogPersisted { number: 2 });
-        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        assert_eq!(wakes.count(), 1);
     }
 
     #[test]
     fn reads_that_ask_for_a_clock_are_bounded_by_the_inbox() {
-        let (sender, mails) = mailbox();
-        let inbox = Inbox {
-            sender,
-            waiting: Arc::default(),
-            capacity: 2,
-            waits_for_log: Arc::default(),
-        };
+        let (inbox, mails) = Inbox::new(2);
         let (results, answers) = channel::<Result<Answer, Error>>();
         for _ in 0..3 {
             let results = results.clone();

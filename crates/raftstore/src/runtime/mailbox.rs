@@ -170,21 +170,28 @@ impl<T> Drop for MailReceiver<T> {
     }
 }
 
+/// A waker that counts, for tests.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Wakes(std::sync::atomic::AtomicUsize);
+
+#[cfg(test)]
+impl Wakes {
+    pub fn count(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
     use super::*;
-
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     #[test]
     fn all_that_waits_is_taken_at_once_and_in_order() {
@@ -242,14 +249,14 @@ mod tests {
         assert!(receiver.poll_arrival(&mut context).is_pending());
         sender.send(1).unwrap();
         sender.send(2).unwrap();
-        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        assert_eq!(wakes.count(), 1);
         assert!(receiver.poll_arrival(&mut context).is_ready());
         let mut mails = Vec::new();
         receiver.take(&mut mails);
         assert_eq!(mails, [1, 2]);
         assert!(receiver.poll_arrival(&mut context).is_pending());
         drop(sender);
-        assert_eq!(wakes.0.load(Ordering::SeqCst), 2, "the end is told, too");
+        assert_eq!(wakes.count(), 2, "the end is told, too");
         assert!(receiver.poll_arrival(&mut context).is_ready());
     }
 
@@ -261,9 +268,9 @@ mod tests {
         let mut context = Context::from_waker(&waker);
         assert!(receiver.poll_arrival(&mut context).is_pending());
         sender.send_without_wake(1).unwrap();
-        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+        assert_eq!(wakes.count(), 0);
         sender.wake();
-        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        assert_eq!(wakes.count(), 1);
         let mut mails = Vec::new();
         receiver.take(&mut mails);
         assert!(receiver.poll_arrival(&mut context).is_pending());

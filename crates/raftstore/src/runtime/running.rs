@@ -1,7 +1,6 @@
 //! A store with its threads: start, requests from outside, stop.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -112,7 +111,9 @@ impl<E: SnapshotEngine> Running<E> {
             engines.kv.clone(),
             metrics.clone(),
         );
-        let (inboxes, mails) = (0..options.raft_shards).map(|_| inbox(&options)).unzip();
+        let (inboxes, mails) = (0..options.raft_shards)
+            .map(|_| Inbox::new(options.inbox_capacity))
+            .unzip();
         let (readers, reads) = bounded(READ_QUEUE_CAPACITY);
         let (store, requests) = unbounded();
         let (region_jobs_in, region_jobs) = unbounded();
@@ -223,7 +224,7 @@ impl<E: SnapshotEngine> Running<E> {
         Arc::new(Applier {
             shard: Mutex::new(shard),
             // Keys and values of writes take more room in a batch than in an entry.
-            inline_batch_bytes: 2 * self.options.inline_apply_bytes,
+            inline_batch_bytes: self.options.inline_apply_bytes.saturating_mul(2),
             kv: self.engines.kv.clone(),
             readers: self.readers.clone(),
             metrics: self.metrics.clone(),
@@ -357,20 +358,6 @@ fn lane<E: Engine>(applier: &Arc<Applier<E>>, thread: &Sender<ApplyMail>) -> App
         thread: thread.clone(),
         on_thread: 0,
     }
-}
-
-fn inbox(options: &StoreOptions) -> (Inbox, MailReceiver<ShardMail>) {
-    let (sender, receiver) = mailbox();
-    let waiting = Arc::new(AtomicUsize::new(0));
-    (
-        Inbox {
-            sender,
-            waiting,
-            capacity: options.inbox_capacity,
-            waits_for_log: Arc::default(),
-        },
-        receiver,
-    )
 }
 
 impl<E: SnapshotEngine> StoreApi for Running<E> {

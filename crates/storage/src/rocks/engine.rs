@@ -4,11 +4,11 @@
 //! Write  One RocksDB batch; synced where asked. The first failure is kept and refuses
 //!        everything after it (crash rule 9): RocksDB itself may clear some errors in the
 //!        background, and would then build on what the kernel has thrown away.
-//! Read   Values are copied once, from RocksDB's block into owned bytes. A snapshot holds
-//!        the database, and is registered with the compaction filter's clocks.
+//! Read   Values are copied once, from RocksDB's block into owned bytes; of an earlier moment
+//!        through a [`RocksSnapshot`].
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,62 +19,14 @@ use rocksdb::{
     IngestExternalFileOptions, ReadOptions, WriteOptions,
 };
 
-use super::options::{EngineOptions, OptionsError};
+use super::opening::{OpenError, advised, check_current, check_logs};
+use super::options::EngineOptions;
+use super::snapshot::RocksSnapshot;
 use crate::batch::{Change, WriteBatch};
 use crate::engine::{
     Cf, Direction, Durability, Engine, EngineError, EngineKind, ReadView, Visitor,
 };
-use crate::expiry::{ExpiryClocks, ExpiryLookup, SnapshotGuard};
-use crate::wal::{self, WalDamage};
-
-/// Why an engine could not be opened.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// The settings could lose data.
-    #[error(transparent)]
-    Options(#[from] OptionsError),
-    /// A write-ahead log is damaged where no torn write can be.
-    #[error(
-        "{engine} engine: damaged write-ahead log: {damage}; restore the file, or replace the store by a new one"
-    )]
-    DamagedWal {
-        /// The engine.
-        engine: EngineKind,
-        /// File, offset and fault.
-        damage: WalDamage,
-    },
-    /// A write-ahead log cannot be read.
-    #[error("{engine} engine: cannot read the write-ahead logs in {}: {detail}", folder.display())]
-    UnreadableWal {
-        /// The engine.
-        engine: EngineKind,
-        /// The engine's folder.
-        folder: PathBuf,
-        /// What the system reported.
-        detail: String,
-    },
-    /// There are data, and nothing that says which of them count. To open this as a new
-    /// database would delete them.
-    #[error("{engine} engine: {} holds {data} but no file CURRENT; restore the folder, or replace the store by a new one", folder.display())]
-    CurrentMissing {
-        /// The engine.
-        engine: EngineKind,
-        /// The engine's folder.
-        folder: PathBuf,
-        /// The first file of data that was found.
-        data: String,
-    },
-    /// RocksDB refused.
-    #[error("{engine} engine: cannot open {}: {detail}", folder.display())]
-    Refused {
-        /// The engine.
-        engine: EngineKind,
-        /// The engine's folder.
-        folder: PathBuf,
-        /// What RocksDB reported.
-        detail: String,
-    },
-}
+use crate::expiry::{ExpiryClocks, ExpiryLookup};
 
 /// Why a table was not taken in.
 pub(super) enum IngestError {
@@ -97,10 +49,10 @@ pub struct RocksEngine {
 }
 
 pub(super) struct Inner {
-    db: DB,
-    kind: EngineKind,
+    pub(super) db: DB,
+    pub(super) kind: EngineKind,
     wal: bool,
-    clocks: ExpiryClocks,
+    pub(super) clocks: ExpiryClocks,
     /// The first failed write.
     failure: Mutex<Option<String>>,
     /// Operations under way behind which RocksDB has every writer wait, for the disk.
@@ -327,58 +279,6 @@ impl Inner {
     }
 }
 
-/// Refuses a folder without `CURRENT` that holds logs or tables. A database that was cut off
-/// while it was made has neither: it is completed. RocksDB would make a new one of both, and
-/// remove the files that do not belong to it.
-fn check_current(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
-    if folder.join("CURRENT").exists() {
-        return Ok(());
-    }
-    // A folder that cannot be listed is refused with its logs.
-    let mut names: Vec<_> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".log") || name.ends_with(".sst"))
-        .collect();
-    names.sort();
-    match names.into_iter().next() {
-        None => Ok(()),
-        Some(data) => Err(OpenError::CurrentMissing {
-            engine: kind,
-            folder: folder.to_owned(),
-            data,
-        }),
-    }
-}
-
-fn check_logs(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
-    match wal::check_folder(folder, kind) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(damage)) => Err(OpenError::DamagedWal {
-            engine: kind,
-            damage,
-        }),
-        Err(error) => Err(OpenError::UnreadableWal {
-            engine: kind,
-            folder: folder.to_owned(),
-            detail: error.to_string(),
-        }),
-    }
-}
-
-/// What RocksDB reported, with what to do about it where that is known. RocksDB passes the
-/// system's words on, not its number.
-fn advised(error: rocksdb::Error) -> String {
-    let detail = error.into_string();
-    if detail.contains("No space left") || detail.contains("quota exceeded") {
-        return format!("{detail}; make room on this disk and start the node again");
-    }
-    let line = detail.replace(char::is_control, " ");
-    format!("{line}; restore the folder, or replace the store by a new one")
-}
-
 /// As long as it is there, [`Engine::write_at_once`] writes nothing.
 struct Hold<'a>(&'a AtomicUsize);
 
@@ -593,21 +493,7 @@ impl Engine for RocksEngine {
     }
 
     fn snapshot(&self) -> RocksSnapshot {
-        let guard = self.inner.clocks.register_snapshot();
-        let snapshot = self.inner.db.snapshot();
-        // SAFETY: the snapshot borrows `inner.db`, which lives in an `Arc` that the same
-        // `OpenSnapshot` holds and does not give out for change; the database neither
-        // moves nor goes before the snapshot, as fields drop in the order of declaration.
-        let snapshot = unsafe {
-            std::mem::transmute::<rocksdb::Snapshot<'_>, rocksdb::Snapshot<'static>>(snapshot)
-        };
-        RocksSnapshot {
-            open: Arc::new(OpenSnapshot {
-                snapshot,
-                _guard: guard,
-                inner: self.inner.clone(),
-            }),
-        }
+        RocksSnapshot::take(&self.inner)
     }
 
     fn publish_expiry_clocks(&self, clocks: Arc<ExpiryLookup>) {
@@ -619,67 +505,5 @@ impl std::fmt::Debug for RocksEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.inner.db.path().display();
         write!(f, "RocksEngine({} in {path})", self.inner.kind)
-    }
-}
-
-/// The state of a [`RocksEngine`] at one moment.
-#[derive(Clone)]
-pub struct RocksSnapshot {
-    open: Arc<OpenSnapshot>,
-}
-
-/// The fields drop in this order: the snapshot before the database that it lives in.
-struct OpenSnapshot {
-    snapshot: rocksdb::Snapshot<'static>,
-    _guard: SnapshotGuard,
-    inner: Arc<Inner>,
-}
-
-impl OpenSnapshot {
-    fn read_options(&self) -> ReadOptions {
-        let mut options = ReadOptions::default();
-        options.set_snapshot(&self.snapshot);
-        options
-    }
-}
-
-impl ReadView for RocksSnapshot {
-    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.open.inner.get(cf, key, &self.open.read_options())
-    }
-
-    fn scan(
-        &self,
-        cf: Cf,
-        start: &[u8],
-        end: Option<&[u8]>,
-        direction: Direction,
-        visit: Visitor<'_>,
-    ) -> Result<(), EngineError> {
-        let options = self.open.read_options();
-        self.open
-            .inner
-            .scan(cf, (start, end), direction, options, visit)
-    }
-
-    fn scan_once(
-        &self,
-        cf: Cf,
-        start: &[u8],
-        end: Option<&[u8]>,
-        visit: Visitor<'_>,
-    ) -> Result<(), EngineError> {
-        let mut options = self.open.read_options();
-        options.fill_cache(false);
-        let range = (start, end);
-        self.open
-            .inner
-            .scan(cf, range, Direction::Forward, options, visit)
-    }
-}
-
-impl std::fmt::Debug for RocksSnapshot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RocksSnapshot({})", self.open.inner.kind)
     }
 }

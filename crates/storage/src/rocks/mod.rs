@@ -1,21 +1,25 @@
 //! The engine on disk: RocksDB.
 //!
-//! [`options`] says how the two engines are tuned and refuses what would lose data,
-//! [`engine`] opens, writes and reads, [`filter`] drops expired raw values in compaction,
-//! [`table`] writes and takes in the sorted tables of snapshots, [`reader`] opens without
-//! writing.
+//! [`options`] says how the two engines are tuned and refuses what would lose data, [`opening`]
+//! looks at a folder before RocksDB does, [`engine`] opens, writes and reads, [`snapshot`] reads
+//! an earlier moment, [`filter`] drops expired raw values in compaction, [`table`] writes and
+//! takes in the sorted tables of snapshots, [`reader`] opens without writing.
 //! RocksDB has threads of its own for flushes and compaction; nothing else here has.
 
 mod engine;
 mod filter;
+mod opening;
 mod options;
 mod reader;
+mod snapshot;
 mod table;
 
 pub(crate) use engine::OpenWith;
-pub use engine::{OpenError, RocksEngine, RocksSnapshot};
+pub use engine::RocksEngine;
+pub use opening::OpenError;
 pub use options::{EngineOptions, OptionsError};
 pub use reader::RocksReader;
+pub use snapshot::RocksSnapshot;
 pub use table::SstWriter;
 
 #[cfg(test)]

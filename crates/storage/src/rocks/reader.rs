@@ -9,7 +9,8 @@ use std::path::Path;
 use bytes::Bytes;
 use rocksdb::ReadOptions;
 
-use super::engine::{Inner, OpenError, OpenWith};
+use super::engine::{Inner, OpenWith};
+use super::opening::OpenError;
 use super::options::EngineOptions;
 use crate::engine::{Cf, Direction, EngineError, EngineKind, ReadView, Visitor};
 

@@ -49,6 +49,7 @@ struct Visited {
 /// A wrong command line for more keys in a scan than there are; exit code 1 for a wrong scan,
 /// else an error of the engine or of its folder.
 pub fn run(global: &Global, args: &IteratorArgs) -> Outcome {
+    crate::processor::check()?;
     if args.keys < args.limit {
         return Err(Failure::CommandLine(format!(
             "--keys {} is less than --limit {}: give at least as many",
