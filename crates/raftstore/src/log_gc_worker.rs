@@ -11,7 +11,7 @@
 //! The deletion itself is not synced: what a crash brings back lies in front of the
 //! truncated index, where nobody looks, and goes with the next compaction.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use strata_raft::planted;
 use strata_storage::snapshot::SnapshotError;
@@ -22,17 +22,12 @@ use crate::region_worker::WorkerFault;
 
 /// Regions whose logs are deleted with one sync of the kv engine.
 const GATHERED_JOBS: usize = 256;
-/// More entries than this are deleted as a range: range deletions burden every read until
-/// the engine has compacted them away.
-const SINGLE_DELETIONS_MAX: u64 = 4096;
 
 /// Deletes compacted entries.
 pub struct LogGcWorker<E: Engine> {
     engines: Engines<E>,
     /// Regions, each with the truncated index that its shard knows.
     queue: VecDeque<(u64, u64)>,
-    /// Entries up to this index were deleted since the start, by region.
-    gone: BTreeMap<u64, u64>,
 }
 
 impl<E: Engine> LogGcWorker<E> {
@@ -41,7 +36,6 @@ impl<E: Engine> LogGcWorker<E> {
         LogGcWorker {
             engines,
             queue: VecDeque::new(),
-            gone: BTreeMap::new(),
         }
     }
 
@@ -86,7 +80,7 @@ impl<E: Engine> LogGcWorker<E> {
             if planted!(CompactAboveApplied) {
                 index = to_index;
             }
-            self.delete(region_id, index, &mut batch);
+            Self::delete(region_id, index, &mut batch);
             done.push(JobDone::LogGone { region_id, index });
         }
         // In this order: the engines are logs of their own.
@@ -102,22 +96,12 @@ impl<E: Engine> LogGcWorker<E> {
         Ok(done)
     }
 
-    fn delete(&mut self, region_id: u64, index: u64, batch: &mut WriteBatch) {
-        let before = self.gone.insert(region_id, index);
-        match before {
-            Some(before) if before < index && index - before <= SINGLE_DELETIONS_MAX => {
-                for at in before + 1..=index {
-                    batch.delete(Cf::RaftLog, keys::raft_log(region_id, at));
-                }
-            }
-            // The first time since the start, or another life of the region: anything may
-            // lie there.
-            _ => batch.delete_range(
-                Cf::RaftLog,
-                keys::raft_log(region_id, 0),
-                keys::raft_log(region_id, index + 1),
-            ),
-        }
+    fn delete(region_id: u64, index: u64, batch: &mut WriteBatch) {
+        batch.delete_range(
+            Cf::RaftLog,
+            keys::raft_log(region_id, 0),
+            keys::raft_log(region_id, index + 1),
+        );
     }
 }
 
