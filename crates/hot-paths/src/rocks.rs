@@ -4,9 +4,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 use bytes::Bytes;
-use strata_storage::{
-    Cf, Durability, Engine, EngineKind, EngineOptions, ReadView, RocksEngine, WriteBatch,
-};
+use strata_storage::{Cf, Durability, Engine, EngineOptions, ReadView, RocksEngine, WriteBatch};
 
 use crate::paths::HotPath;
 
@@ -22,7 +20,6 @@ const STRIDE: u64 = 3_571;
 
 fn open(folder: &Path) -> anyhow::Result<RocksEngine> {
     Ok(RocksEngine::open(
-        EngineKind::Kv,
         &folder.join("kv"),
         &EngineOptions::default(),
     )?)

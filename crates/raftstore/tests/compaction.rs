@@ -274,16 +274,16 @@ fn crash_rule_log_deletion() {
 /// all families at one moment, and only then the entries go.
 #[test]
 fn crash_rule_atomic_flush_comes_before_the_truncation() {
-    use strata_storage::{EngineKind, EngineOptions, RocksEngine};
+    use strata_storage::{DiskEngine, EngineKind, EngineOptions};
     let folder = tempfile::tempdir().unwrap();
     let settings = EngineOptions {
         kv_wal: false,
         kv_atomic_flush: true,
         ..EngineOptions::default()
     };
-    let kv = RocksEngine::open(EngineKind::Kv, folder.path(), &settings).unwrap();
+    let kv = DiskEngine::open(EngineKind::Kv, folder.path(), &settings).unwrap();
     let rafts = tempfile::tempdir().unwrap();
-    let raft = RocksEngine::open(EngineKind::Raft, rafts.path(), &settings).unwrap();
+    let raft = DiskEngine::open(EngineKind::Raft, rafts.path(), &settings).unwrap();
     let engines = Engines::new(kv, raft);
     let write = |truncated| {
         let mut batch = WriteBatch::new();
@@ -308,7 +308,7 @@ fn crash_rule_atomic_flush_comes_before_the_truncation() {
             std::fs::copy(file.path(), crashed.path().join(file.file_name())).unwrap();
         }
     }
-    let left = RocksEngine::open(EngineKind::Kv, crashed.path(), &settings).unwrap();
+    let left = DiskEngine::open(EngineKind::Kv, crashed.path(), &settings).unwrap();
     let apply = read_apply_state(&left, REGION).unwrap().unwrap();
     assert_eq!(apply.truncated_index, 20);
     let value = left.get(Cf::Raw, b"zkey").unwrap();

@@ -24,7 +24,7 @@ use strata_storage::bootstrap::{ClusterSpec, write_bootstrap};
 use strata_storage::snapshot::{
     DiskFiles, MemFiles, Offered, SnapshotError, SnapshotManager, from_raft,
 };
-use strata_storage::{EngineKind, EngineOptions, Engines, Fault, MemEngine, RocksEngine};
+use strata_storage::{DiskEngine, EngineKind, EngineOptions, Engines, Fault, MemEngine};
 
 /// What stores reach each other by.
 #[derive(Default)]
@@ -154,7 +154,7 @@ impl Cluster {
                 let open = |kind: EngineKind, name: &str| {
                     let path = path.join(name);
                     std::fs::create_dir_all(&path).unwrap();
-                    RocksEngine::open(kind, &path, &EngineOptions::default()).unwrap()
+                    DiskEngine::open(kind, &path, &EngineOptions::default()).unwrap()
                 };
                 let engines =
                     Engines::new(open(EngineKind::Kv, "kv"), open(EngineKind::Raft, "raft"));

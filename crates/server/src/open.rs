@@ -15,7 +15,7 @@ use strata_storage::bootstrap::{ClusterSpec, layout_of_ident, token_hash};
 use strata_storage::record::{self, RecordKind};
 use strata_storage::snapshot::{DiskFiles, SnapshotEngine, SnapshotManager};
 use strata_storage::{
-    Cf, Claim, DataFolder, Direction, Durability, Engine, Engines, RocksEngine, WriteBatch, keys,
+    Cf, Claim, DataFolder, Direction, DiskEngine, Durability, Engine, Engines, WriteBatch, keys,
 };
 
 use crate::config::ApiV1;
@@ -40,7 +40,7 @@ pub(crate) struct Opened<E: SnapshotEngine> {
 ///
 /// # Errors
 /// One line that says why the folder is refused.
-pub(crate) fn open(options: &NodeOptions) -> Result<Opened<RocksEngine>, NodeError> {
+pub(crate) fn open(options: &NodeOptions) -> Result<Opened<DiskEngine>, NodeError> {
     let refuse = |error: &dyn std::fmt::Display| NodeError::Refused(error.to_string());
     let initial: Vec<u64> = options.initial_cluster.keys().copied().collect();
     let claim = Claim {

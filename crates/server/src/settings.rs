@@ -101,7 +101,7 @@ pub(crate) fn engine_options(config: &Config) -> EngineOptions {
         block_cache_bytes: storage.block_cache_size.bytes(),
         kv_memtable_bytes: storage.write_buffer_size.bytes(),
         kv_memtables_bytes_max: storage.write_buffers_size_max.bytes(),
-        raft_memtable_bytes: storage.log_write_buffer_size.bytes(),
+        log_file_bytes: storage.log_file_size.bytes(),
         open_files_max: i32::try_from(storage.open_files_max).unwrap_or(i32::MAX),
         background_jobs: i32::try_from(storage.background_threads).unwrap_or(i32::MAX),
         ..EngineOptions::default()

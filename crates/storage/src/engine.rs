@@ -15,7 +15,8 @@
 //! * After the first failed write or sync an engine refuses every further write; it is
 //!   never retried (crash rule 9). Ending the process is the caller's.
 //!
-//! Elsewhere: RocksDB (`rocks`), the in-memory engine of the simulator (`mem`).
+//! Elsewhere: the raft engine on disk (`raft_log`), RocksDB (`rocks`), both behind one type
+//! (`disk`), the in-memory engine of the simulator (`mem`).
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -82,7 +83,7 @@ pub enum Cf {
 }
 
 impl Cf {
-    /// The name under which RocksDB knows it. The raft engine's is RocksDB's own default.
+    /// Its name; that under which RocksDB knows those of the kv engine.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -117,6 +117,12 @@ pub fn parse_raft_state(key: &[u8]) -> Option<u64> {
     }
 }
 
+/// Region of any key with a region's records in the raft engine, or of what such a key begins
+/// with; `None` for any other key.
+pub(crate) fn region_of_raft_key(key: &[u8]) -> Option<u64> {
+    parse_local(key, LOCAL_REGION_RAFT).map(|(region_id, _)| region_id)
+}
+
 /// Range of everything that the raft engine holds of a region: log and RaftLocalState.
 /// In the kv engine the same range holds apply state and copy.
 #[must_use]

@@ -1,7 +1,8 @@
 //! Two engines, the key layout, and the state of each replica in step.
 //!
-//! Engines    [`Engine`] and [`ReadView`] with RocksDB ([`RocksEngine`]) and memory
-//!            ([`MemEngine`]) behind them; [`WriteBatch`] is what goes in.
+//! Engines    [`Engine`] and [`ReadView`] with the disk ([`DiskEngine`]: a [`RaftLogEngine`] and a
+//!            [`RocksEngine`]) and memory ([`MemEngine`]) behind them; [`WriteBatch`] is what goes
+//!            in.
 //! Layout     [`keys`], [`memcomparable`], [`raw_value`], [`record`]: every byte on disk.
 //! Replica    [`PeerStorage`] keeps log, hard state, apply state and region state of one
 //!            replica in step, and is what `strata-raft` reads.
@@ -15,10 +16,11 @@
 //!   all before it durable.
 //! * A damaged record, log or identity is a typed error, never a wrong answer.
 //! * Nothing here reads a clock, draws randomness or starts a thread, except RocksDB
-//!   itself behind `rocks`.
+//!   itself behind `rocks`, and the folder of the raft log, which marks its files.
 
 mod batch;
 pub mod bootstrap;
+mod disk;
 mod engine;
 mod entry_cache;
 mod error;
@@ -28,6 +30,7 @@ pub mod keys;
 mod mem;
 pub mod memcomparable;
 mod peer_storage;
+mod raft_log;
 pub mod raw_value;
 pub mod record;
 mod region_checksum;
@@ -40,6 +43,7 @@ mod wal;
 mod fuzz_tests;
 
 pub use batch::{Change, WriteBatch};
+pub use disk::{DiskEngine, DiskReader, DiskSnapshot};
 pub use engine::{
     Cf, Direction, Durability, Engine, EngineError, EngineKind, Engines, ReadView, Visitor,
 };
@@ -48,6 +52,7 @@ pub use expiry::{ExpiryClocks, ExpiryLookup, SnapshotGuard, may_drop};
 pub use folder::{Claim, DataFolder, FolderError, FolderReader};
 pub use mem::{Fault, MemDurable, MemEngine, MemSnapshot};
 pub use peer_storage::{PeerStorage, PeerStorageOptions};
+pub use raft_log::{LogDamage, LogFault, RaftLogEngine, RaftLogSnapshot};
 pub use record::RecordKind;
 pub use region_checksum::{RegionChecksum, region_checksum};
 pub use region_records::{

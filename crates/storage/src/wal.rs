@@ -1,27 +1,21 @@
 //! A look at RocksDB's write-ahead logs before RocksDB opens them (crash rule 10).
 //!
 //! RocksDB reads a log record by record and decides by its recovery mode what damage
-//! means. Two things it does not do for us: it loops for ever on a record type of
-//! recycled logs where recycling is off (one flipped bit makes such a type), and it does
-//! not say where in which file the damage is. So the records are walked here first.
+//! means. One thing it does not do for us: it loops for ever on a record type of
+//! recycled logs where recycling is off, and one flipped bit makes such a type. So the records
+//! are walked here first.
 //!
 //! A log is a row of blocks of 32 KiB. A record has a header of seven bytes: masked
 //! CRC-32C of type and payload, length, type. No record crosses a block; a larger one is
 //! cut into fragments (first, middle, last). A rest of less than seven bytes at a block's
 //! end is padding; a header of zeros means that the rest of the block was never written.
 //!
-//! Raft engine   A foreign type is refused anywhere; a damaged record is refused before
-//!               the last block, and so are zeros that do not reach to the end of the log:
-//!               RocksDB would skip them in silence. Within the last block it may be a torn
-//!               write: RocksDB decides (tolerates a record that is cut off).
-//! kv engine     A foreign type is refused; what follows a damaged record is dropped by
-//!               RocksDB (point in time) and replayed from the raft log.
+//! A foreign type is refused. What follows a damaged record is dropped by RocksDB (point in time)
+//! and replayed from the raft log.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-use crate::engine::EngineKind;
 
 const BLOCK_BYTES: usize = 32 * 1024;
 const HEADER_BYTES: usize = 7;
@@ -37,15 +31,6 @@ pub enum WalFault {
     /// A type that this program never writes.
     #[error("record of foreign type {0}")]
     ForeignType(u8),
-    /// The checksum does not match the record.
-    #[error("checksum does not match")]
-    Checksum,
-    /// The record would cross the end of its block.
-    #[error("record length {0} does not fit its block")]
-    Length(usize),
-    /// Zeros where a record should be, and something behind them.
-    #[error("zeros before the end of the log")]
-    Zeros,
 }
 
 /// Damage in a write-ahead log.
@@ -65,9 +50,9 @@ pub struct WalDamage {
 ///
 /// # Errors
 /// The outer error if a file cannot be read, the inner one is damage.
-pub fn check_folder(folder: &Path, engine: EngineKind) -> io::Result<Result<(), WalDamage>> {
+pub fn check_folder(folder: &Path) -> io::Result<Result<(), WalDamage>> {
     for file in log_files(folder)? {
-        if let Err((offset, fault)) = check_log(&mut File::open(&file)?, engine)? {
+        if let Err((offset, fault)) = check_log(&mut File::open(&file)?)? {
             return Ok(Err(WalDamage {
                 file,
                 offset,
@@ -102,42 +87,24 @@ fn log_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 type Answer = Result<(), (u64, WalFault)>;
 
-fn check_log(file: &mut (impl Read + Length), engine: EngineKind) -> io::Result<Answer> {
+fn check_log(file: &mut (impl Read + Length)) -> io::Result<Answer> {
     let length = file.length()?;
     let mut block = vec![0; BLOCK_BYTES];
     let mut start = 0;
-    // Where the first zeros before the last block begin.
-    let mut zeros = None;
     while start < length {
         let filled = (length - start).min(BLOCK_BYTES as u64) as usize;
         let block = &mut block[..filled];
         file.read_exact(block)?;
-        let is_last = start + filled as u64 >= length;
-        let end = match check_block(block, engine, is_last) {
-            Ok(end) => end,
-            Err((at, fault)) => return Ok(Err((start + at as u64, fault))),
-        };
-        let rest = if zeros.is_some() { 0 } else { end };
-        if engine == EngineKind::Raft && !is_last && end < filled {
-            zeros.get_or_insert(start + end as u64);
-        }
-        if let Some(at) = zeros
-            && block[rest..].iter().any(|byte| *byte != 0)
-        {
-            return Ok(Err((at, WalFault::Zeros)));
+        if let Err((at, fault)) = check_block(block) {
+            return Ok(Err((start + at as u64, fault)));
         }
         start += filled as u64;
     }
     Ok(Ok(()))
 }
 
-/// Walks the records of one block. Returns where it was never written from on; the error
-/// holds the place within the block.
-fn check_block(
-    block: &[u8],
-    engine: EngineKind,
-    is_last: bool,
-) -> Result<usize, (usize, WalFault)> {
+/// Walks the records of one block. The error holds the place within the block.
+fn check_block(block: &[u8]) -> Result<(), (usize, WalFault)> {
     let mut at = 0;
     while block.len() - at >= HEADER_BYTES {
         let header = &block[at..at + HEADER_BYTES];
@@ -145,27 +112,21 @@ fn check_block(
         let kind = header[6];
         if header.iter().all(|byte| *byte == 0) {
             // RocksDB skips the rest of the block as well.
-            return Ok(at);
+            return Ok(());
         }
         // The type comes before the checksum: RocksDB acts on it first.
         if kind > TYPE_MAX {
             return Err((at, WalFault::ForeignType(kind)));
         }
         let payload = at + HEADER_BYTES;
-        let fault = match block.get(payload..payload + length) {
-            None => Some(WalFault::Length(length)),
-            Some(bytes) if !checksum_holds(header, bytes) => Some(WalFault::Checksum),
-            Some(_) => None,
-        };
-        match (fault, engine) {
-            (None, _) => at = payload + length,
-            (Some(fault), EngineKind::Raft) if !is_last => return Err((at, fault)),
+        match block.get(payload..payload + length) {
+            Some(bytes) if checksum_holds(header, bytes) => at = payload + length,
             // RocksDB drops the rest of a block behind a damaged record, and so the walk
             // goes on with the next block.
-            (Some(_), EngineKind::Raft | EngineKind::Kv) => break,
+            _ => return Ok(()),
         }
     }
-    Ok(block.len())
+    Ok(())
 }
 
 fn checksum_holds(header: &[u8], payload: &[u8]) -> bool {
@@ -226,22 +187,20 @@ mod tests {
         out
     }
 
-    fn check(log: Vec<u8>, engine: EngineKind) -> Answer {
-        check_log(&mut Cursor::new(log), engine).unwrap()
+    fn check(log: Vec<u8>) -> Answer {
+        check_log(&mut Cursor::new(log)).unwrap()
     }
 
     #[test]
     fn wal_walk_accepts_whole_torn_and_preallocated_logs() {
-        for engine in [EngineKind::Kv, EngineKind::Raft] {
-            assert_eq!(check(Vec::new(), engine), Ok(()));
-            assert_eq!(check(log(), engine), Ok(()));
-            let mut torn = log();
-            torn.truncate(torn.len() - 2);
-            assert_eq!(check(torn, engine), Ok(()));
-            let mut preallocated = log();
-            preallocated.resize(preallocated.len() + 100_000, 0);
-            assert_eq!(check(preallocated, engine), Ok(()));
-        }
+        assert_eq!(check(Vec::new()), Ok(()));
+        assert_eq!(check(log()), Ok(()));
+        let mut torn = log();
+        torn.truncate(torn.len() - 2);
+        assert_eq!(check(torn), Ok(()));
+        let mut preallocated = log();
+        preallocated.resize(preallocated.len() + 100_000, 0);
+        assert_eq!(check(preallocated), Ok(()));
     }
 
     #[test]
@@ -251,52 +210,47 @@ mod tests {
             let mut damaged = log();
             assert_eq!(damaged[at], 1);
             damaged[at] |= 4;
-            for engine in [EngineKind::Kv, EngineKind::Raft] {
-                let expected = Err((offset as u64, WalFault::ForeignType(5)));
-                assert_eq!(check(damaged.clone(), engine), expected);
-            }
+            let expected = Err((offset as u64, WalFault::ForeignType(5)));
+            assert_eq!(check(damaged), expected);
         }
     }
 
     /// RocksDB takes a header of zeros for the end of the block, whatever follows.
     #[test]
-    fn wal_walk_refuses_zeros_in_the_midst_of_a_raft_log() {
-        for zeroed in [0..107, BLOCK_BYTES..BLOCK_BYTES + 107, 107..BLOCK_BYTES] {
-            let offset = zeroed.start as u64;
-            let mut damaged = log();
-            damaged[zeroed].fill(0);
-            assert_eq!(
-                check(damaged.clone(), EngineKind::Raft),
-                Err((offset, WalFault::Zeros))
-            );
-            assert_eq!(check(damaged, EngineKind::Kv), Ok(()));
-        }
+    fn wal_walk_goes_on_behind_zeros() {
+        let mut damaged = log();
+        damaged[107..BLOCK_BYTES].fill(0);
+        assert_eq!(check(damaged.clone()), Ok(()));
+        damaged[BLOCK_BYTES + 6] |= 8;
+        let foreign = Err((BLOCK_BYTES as u64, WalFault::ForeignType(9)));
+        assert_eq!(check(damaged), foreign);
     }
 
     #[test]
-    fn wal_walk_goes_on_behind_a_damaged_block_of_kv() {
+    fn wal_walk_goes_on_behind_a_damaged_block() {
         let mut damaged = log();
         damaged[20] ^= 1;
-        assert_eq!(check(damaged.clone(), EngineKind::Kv), Ok(()));
+        assert_eq!(check(damaged.clone()), Ok(()));
         damaged[BLOCK_BYTES + 6] |= 8;
-        let foreign = WalFault::ForeignType(9);
-        assert_eq!(
-            check(damaged, EngineKind::Kv),
-            Err((BLOCK_BYTES as u64, foreign))
-        );
+        let foreign = Err((BLOCK_BYTES as u64, WalFault::ForeignType(9)));
+        assert_eq!(check(damaged), foreign);
     }
 
     proptest! {
-        /// Any one flipped bit before the last block of a raft log is found, at the
-        /// record that holds it.
+        /// A flipped bit is passed over, or makes a type that is refused at its record.
         #[test]
-        fn wal_walk_finds_every_flipped_bit(bit in 0..2 * BLOCK_BYTES * 8) {
+        fn wal_walk_passes_or_names_every_flipped_bit(bit in 0..2 * BLOCK_BYTES * 8) {
             let mut damaged = log();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let (offset, _) = check(damaged, EngineKind::Raft).unwrap_err();
             let starts = [0, 107, BLOCK_BYTES, BLOCK_BYTES + 107];
-            let expected = starts.iter().rfind(|start| **start <= bit / 8).unwrap();
-            prop_assert_eq!(offset, *expected as u64);
+            let start = *starts.iter().rfind(|start| **start <= bit / 8).unwrap();
+            let is_foreign = bit / 8 == start + 6 && damaged[bit / 8] > TYPE_MAX;
+            let kind = damaged[start + 6];
+            let expected = match is_foreign {
+                true => Err((start as u64, WalFault::ForeignType(kind))),
+                false => Ok(()),
+            };
+            prop_assert_eq!(check(damaged), expected);
         }
 
         #[test]
@@ -304,8 +258,7 @@ mod tests {
             let mut noise = log();
             noise.truncate(cut);
             noise.extend(bytes);
-            let _ = check(noise.clone(), EngineKind::Raft);
-            let _ = check(noise, EngineKind::Kv);
+            let _ = check(noise);
         }
     }
 }

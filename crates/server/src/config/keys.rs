@@ -298,17 +298,17 @@ settings! {
     }
     /// The two engines on disk.
     storage StorageConfig {
-        /// Cache of data blocks that both engines share.
+        /// Cache of data blocks of the data engine.
         block_cache_size: Size = "storage.block-cache-size", "64MiB", "1MiB" ..= "1024GiB";
         /// Memory for unflushed writes of one column family of the data engine.
         write_buffer_size: Size = "storage.write-buffer-size", "24MiB", "64KiB" ..= "4GiB";
         /// Memory for unflushed writes of the data engine altogether.
         write_buffers_size_max: Size = "storage.write-buffers-size-max", "128MiB", "1MiB" ..= "64GiB";
-        /// Memory for unflushed writes of the log engine.
-        log_write_buffer_size: Size = "storage.log-write-buffer-size", "16MiB", "64KiB" ..= "4GiB";
-        /// Files that each engine keeps open.
+        /// Bytes of one file of the log engine, which has four of them before it uses one again.
+        log_file_size: Size = "storage.log-file-size", "8MiB", "64KiB" ..= "1GiB";
+        /// Files that the data engine keeps open.
         open_files_max: u64 = "storage.open-files-max", "1024", "64" ..= "1048576";
-        /// Flushes and compactions of each engine at one time.
+        /// Flushes and compactions of the data engine at one time.
         background_threads: u64 = "storage.background-threads", "2", "1" ..= "64";
     }
     /// Which clients the cluster serves.

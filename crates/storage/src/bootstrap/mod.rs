@@ -32,7 +32,7 @@ pub const BOOTSTRAP_INDEX: u64 = 5;
 /// Term of the bootstrap's hard state.
 pub const BOOTSTRAP_TERM: u64 = 5;
 /// Version of the layout of a data folder.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Fewest user regions: the fixed cuts alone.
 pub const REGIONS_MIN: u32 = 6;
 /// Most user regions.

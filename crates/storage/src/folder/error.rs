@@ -18,6 +18,16 @@ pub enum FolderError {
         /// The version of this program.
         known: u32,
     },
+    /// An earlier version of the program made it.
+    #[error("{}: data format {found} is of an earlier version, this one knows {known}; take the data out with that version (strata export) and into a new folder with this one (strata import)", folder.display())]
+    OlderFormat {
+        /// The folder.
+        folder: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version of this program.
+        known: u32,
+    },
     /// `FORMAT` holds something else than a version.
     #[error("{}: the file FORMAT holds {found:?}, not a version; is this a data folder?", folder.display())]
     UnknownFormat {

@@ -3,6 +3,7 @@
 //! Small files are written whole: a temporary file, its sync, a rename, the folder's
 //! sync. A crash leaves the old one or the new one.
 
+use std::cmp::Ordering;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -56,15 +57,28 @@ pub(super) fn check_format(path: &Path) -> Result<(), FolderError> {
         .strip_prefix(FORMAT_WORD)
         .and_then(|rest| rest.trim().parse().ok());
     match version {
-        Some(FORMAT_VERSION) => Ok(()),
-        Some(found) if found > FORMAT_VERSION => Err(FolderError::NewerFormat {
-            folder: path.to_owned(),
-            found,
-            known: FORMAT_VERSION,
-        }),
+        Some(found) if found > 0 => check_version(path, found),
         _ => Err(FolderError::UnknownFormat {
             folder: path.to_owned(),
             found: text,
+        }),
+    }
+}
+
+/// Refuses what another version of the program made.
+pub(super) fn check_version(path: &Path, found: u32) -> Result<(), FolderError> {
+    let (folder, known) = (path.to_owned(), FORMAT_VERSION);
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(FolderError::NewerFormat {
+            folder,
+            found,
+            known,
+        }),
+        Ordering::Less => Err(FolderError::OlderFormat {
+            folder,
+            found,
+            known,
         }),
     }
 }

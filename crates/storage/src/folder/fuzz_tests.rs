@@ -22,14 +22,14 @@ const SMALL_FILES: [&str; 9] = [
     "kv/CURRENT",
     "raft/CURRENT",
     "kv/IDENTITY",
-    "raft/LOCK",
+    "raft/000001.log",
 ];
 
 fn options() -> EngineOptions {
     EngineOptions {
         block_cache_bytes: 1 << 20,
         kv_memtable_bytes: 1 << 20,
-        raft_memtable_bytes: 1 << 20,
+        log_file_bytes: 1 << 20,
         ..EngineOptions::default()
     }
 }
@@ -44,8 +44,7 @@ fn store() -> TempDir {
     let mut open = DataFolder::open(folder.path(), &options(), &Claim::default()).unwrap();
     let spec = ClusterSpec::new(&[1, 2, 3], "strata", 6, 3).unwrap();
     open.bootstrap(&spec.ident(1, 42), &spec.layout()).unwrap();
-    open.engines().kv.flush().unwrap();
-    open.engines().raft.flush().unwrap();
+    open.engines().kv.as_kv().unwrap().flush().unwrap();
     let mut batch = WriteBatch::new();
     batch.put(Cf::Raw2, key(), "v");
     open.engines().kv.write(&batch, Durability::Synced).unwrap();
@@ -76,7 +75,7 @@ fn clear(path: &Path) {
 
 /// Damages one of the files.
 fn damage(mutator: &mut Mutator, file: &Path) {
-    let whole = fs::read(file).unwrap_or_else(|_| b"strata 1\n".to_vec());
+    let whole = fs::read(file).unwrap_or_else(|_| b"strata 2\n".to_vec());
     clear(file);
     let bytes = match mutator.number() % 10 {
         0 => return,
@@ -156,7 +155,7 @@ fn fuzz_small_files_of_a_folder() {
 /// A new database in its place would remove the tables of the old one.
 #[test]
 fn bad_input_engine_without_current_is_refused_not_made_anew() {
-    for (engine, ident) in [("kv", true), ("kv", false), ("raft", true), ("raft", false)] {
+    for (engine, ident) in [("kv", true), ("kv", false)] {
         let folder = store();
         let current = folder.path().join(engine).join("CURRENT");
         let kept = fs::read(&current).unwrap();

@@ -33,9 +33,10 @@ use strata_proto::metapb::Region;
 use strata_proto::stratapb::StoreIdent;
 
 use crate::bootstrap;
+use crate::disk::DiskEngine;
 use crate::engine::{EngineKind, Engines};
 use crate::error::Error;
-use crate::rocks::{EngineOptions, OpenWith, RocksEngine};
+use crate::rocks::{EngineOptions, OpenWith};
 use files::FolderLock;
 
 pub use error::FolderError;
@@ -57,16 +58,10 @@ impl Claim {
     /// Compares with the identity of the folder `path`, and refuses another format.
     ///
     /// # Errors
-    /// `NewerFormat`, `ForeignStore`, `ForeignCluster`, `ForeignStores`.
+    /// `NewerFormat`, `OlderFormat`, `ForeignStore`, `ForeignCluster`, `ForeignStores`.
     pub fn check(&self, path: &Path, ident: &StoreIdent) -> Result<(), FolderError> {
         let folder = || path.to_owned();
-        if ident.format_version != bootstrap::FORMAT_VERSION {
-            return Err(FolderError::NewerFormat {
-                folder: folder(),
-                found: ident.format_version,
-                known: bootstrap::FORMAT_VERSION,
-            });
-        }
+        files::check_version(path, ident.format_version)?;
         if let Some(asked) = self.store_id
             && asked != ident.store_id
         {
@@ -103,7 +98,7 @@ impl Claim {
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
-    engines: Engines<RocksEngine>,
+    engines: Engines<DiskEngine>,
     ident: Option<StoreIdent>,
     _lock: Arc<FolderLock>,
 }
@@ -154,7 +149,7 @@ impl DataFolder {
 
     /// Its engines; clones keep the folder locked.
     #[must_use]
-    pub fn engines(&self) -> &Engines<RocksEngine> {
+    pub fn engines(&self) -> &Engines<DiskEngine> {
         &self.engines
     }
 
@@ -194,7 +189,7 @@ fn open_engines(
     options: &EngineOptions,
     create: bool,
     lock: &Arc<FolderLock>,
-) -> Result<Engines<RocksEngine>, FolderError> {
+) -> Result<Engines<DiskEngine>, FolderError> {
     let cache = options.new_cache();
     let open = |kind: EngineKind| {
         let with = OpenWith {
@@ -202,7 +197,7 @@ fn open_engines(
             create,
             keep: Some(lock.clone()),
         };
-        RocksEngine::open_with(kind, &files::engine_folder(path, kind), options, with)
+        DiskEngine::open_with(kind, &files::engine_folder(path, kind), options, with)
     };
     // The raft engine first: it is the one whose damage must stop the node.
     let raft = open(EngineKind::Raft)?;

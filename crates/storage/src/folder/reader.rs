@@ -10,13 +10,14 @@ use strata_proto::stratapb::StoreIdent;
 
 use super::{Claim, FolderError, files};
 use crate::bootstrap;
+use crate::disk::DiskReader;
 use crate::engine::{EngineKind, Engines};
-use crate::rocks::{EngineOptions, OpenWith, RocksReader};
+use crate::rocks::{EngineOptions, OpenWith};
 
 /// A data folder that is only read. No node can start on it meanwhile.
 #[derive(Debug)]
 pub struct FolderReader {
-    engines: Engines<RocksReader>,
+    engines: Engines<DiskReader>,
     ident: StoreIdent,
 }
 
@@ -42,7 +43,7 @@ impl FolderReader {
                 create: false,
                 keep: Some(lock.clone()),
             };
-            RocksReader::open(kind, &files::engine_folder(path, kind), options, with)
+            DiskReader::open(kind, &files::engine_folder(path, kind), options, with)
         };
         let engines = Engines {
             raft: open(EngineKind::Raft)?,
@@ -55,7 +56,7 @@ impl FolderReader {
 
     /// Its engines, as of the opening.
     #[must_use]
-    pub fn engines(&self) -> &Engines<RocksReader> {
+    pub fn engines(&self) -> &Engines<DiskReader> {
         &self.engines
     }
 

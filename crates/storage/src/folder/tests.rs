@@ -16,7 +16,7 @@ fn options() -> EngineOptions {
     EngineOptions {
         block_cache_bytes: 1 << 20,
         kv_memtable_bytes: 1 << 20,
-        raft_memtable_bytes: 1 << 20,
+        log_file_bytes: 1 << 20,
         ..EngineOptions::default()
     }
 }
@@ -130,7 +130,7 @@ fn folder_is_made_with_its_parents() {
     drop(open(&path, &claim()).unwrap());
     assert_eq!(
         fs::read_to_string(path.join("FORMAT")).unwrap(),
-        "strata 1\n"
+        "strata 2\n"
     );
 }
 
@@ -144,18 +144,28 @@ fn folder_interrupted_before_its_identity_is_new() {
 #[test]
 fn bad_input_newer_format_folder() {
     let folder = initialised();
-    fs::write(folder.path().join("FORMAT"), "strata 2\n").unwrap();
+    fs::write(folder.path().join("FORMAT"), "strata 3\n").unwrap();
     let error = refused(folder.path(), &claim());
     assert!(matches!(
         error,
         FolderError::NewerFormat {
-            found: 2,
-            known: 1,
+            found: 3,
+            known: 2,
+            ..
+        }
+    ));
+    fs::write(folder.path().join("FORMAT"), "strata 1\n").unwrap();
+    let error = refused(folder.path(), &claim());
+    assert!(matches!(
+        error,
+        FolderError::OlderFormat {
+            found: 1,
+            known: 2,
             ..
         }
     ));
     // A format that only the identity tells.
-    fs::write(folder.path().join("FORMAT"), "strata 1\n").unwrap();
+    fs::write(folder.path().join("FORMAT"), "strata 2\n").unwrap();
     let mut ident = files::read_ident(folder.path()).unwrap().unwrap();
     ident.format_version = 3;
     files::write_ident(folder.path(), &ident).unwrap();

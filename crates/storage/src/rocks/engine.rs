@@ -1,4 +1,4 @@
-//! Opening, writing and reading one RocksDB.
+//! Opening, writing and reading a RocksDB: the kv engine.
 //!
 //! Open   Logs are walked first ([`wal`](crate::wal)), then RocksDB recovers.
 //! Write  One RocksDB batch; synced where asked. The first failure is kept and refuses
@@ -28,6 +28,9 @@ use crate::engine::{
 };
 use crate::expiry::{ExpiryClocks, ExpiryLookup};
 
+/// What of a node's engines is in RocksDB.
+const KIND: EngineKind = EngineKind::Kv;
+
 /// Why a table was not taken in.
 pub(super) enum IngestError {
     /// It is damaged or none; nothing was changed.
@@ -42,7 +45,7 @@ impl From<EngineError> for IngestError {
     }
 }
 
-/// An engine in RocksDB. Clones are handles of the same database.
+/// The kv engine. Clones are handles of the same database.
 #[derive(Clone)]
 pub struct RocksEngine {
     inner: Arc<Inner>,
@@ -50,7 +53,6 @@ pub struct RocksEngine {
 
 pub(super) struct Inner {
     pub(super) db: DB,
-    pub(super) kind: EngineKind,
     wal: bool,
     pub(super) clocks: ExpiryClocks,
     /// The first failed write.
@@ -78,47 +80,32 @@ impl RocksEngine {
     /// # Errors
     /// If the settings, the logs or RocksDB refuse; nothing is changed then by the first
     /// two.
-    pub fn open(
-        kind: EngineKind,
-        folder: &Path,
-        options: &EngineOptions,
-    ) -> Result<Self, OpenError> {
+    pub fn open(folder: &Path, options: &EngineOptions) -> Result<Self, OpenError> {
         let with = OpenWith {
             cache: &options.new_cache(),
             create: true,
             keep: None,
         };
-        Self::open_with(kind, folder, options, with)
+        Self::open_with(folder, options, with)
     }
 
     pub(crate) fn open_with(
-        kind: EngineKind,
         folder: &Path,
         options: &EngineOptions,
         with: OpenWith<'_>,
     ) -> Result<Self, OpenError> {
         options.validate()?;
-        check_current(kind, folder)?;
-        check_logs(kind, folder)?;
-        Self::open_unwalked(kind, folder, options, with)
-    }
-
-    /// Opens without the walk over the logs.
-    pub(super) fn open_unwalked(
-        kind: EngineKind,
-        folder: &Path,
-        options: &EngineOptions,
-        with: OpenWith<'_>,
-    ) -> Result<Self, OpenError> {
+        check_current(folder)?;
+        check_logs(folder)?;
         let clocks = ExpiryClocks::new();
-        let families = kind.column_families().iter().map(|cf| {
+        let families = KIND.column_families().iter().map(|cf| {
             let settings = options.column_family(*cf, with.cache, &clocks);
             ColumnFamilyDescriptor::new(cf.name(), settings)
         });
-        let database = options.database(kind, with.create);
+        let database = options.database(with.create);
         let db = DB::open_cf_descriptors(&database, folder, families).map_err(|error| {
             OpenError::Refused {
-                engine: kind,
+                engine: KIND,
                 folder: folder.to_owned(),
                 detail: advised(error),
             }
@@ -126,8 +113,7 @@ impl RocksEngine {
         Ok(Self {
             inner: Arc::new(Inner {
                 db,
-                kind,
-                wal: options.wal(kind),
+                wal: options.kv_wal,
                 clocks,
                 failure: Mutex::new(None),
                 holds: AtomicUsize::new(0),
@@ -149,7 +135,7 @@ impl RocksEngine {
     /// `WriteFailed` and `Poisoned`, both fatal.
     pub fn flush(&self) -> Result<(), EngineError> {
         self.inner.check_writable()?;
-        let families = self.inner.kind.column_families();
+        let families = KIND.column_families();
         let handles: Vec<_> = families.iter().map(|cf| self.inner.handle(*cf)).collect();
         let handles: Result<Vec<_>, _> = handles.into_iter().collect();
         let mut options = FlushOptions::default();
@@ -229,7 +215,7 @@ impl RocksEngine {
     /// `ReadFailed`.
     pub fn data_bytes(&self) -> Result<u64, EngineError> {
         let mut sum = 0;
-        for cf in self.inner.kind.column_families() {
+        for cf in KIND.column_families() {
             let handle = self.inner.handle(*cf)?;
             let found = self
                 .inner
@@ -247,30 +233,28 @@ impl Inner {
     /// Opens a database without writing to its folder; what its logs hold is replayed into
     /// memory only.
     pub(super) fn open_read_only(
-        kind: EngineKind,
         folder: &Path,
         options: &EngineOptions,
         with: OpenWith<'_>,
     ) -> Result<Self, OpenError> {
         options.validate()?;
-        check_current(kind, folder)?;
-        check_logs(kind, folder)?;
+        check_current(folder)?;
+        check_logs(folder)?;
         let clocks = ExpiryClocks::new();
-        let families = kind.column_families().iter().map(|cf| {
+        let families = KIND.column_families().iter().map(|cf| {
             let settings = options.column_family(*cf, with.cache, &clocks);
             ColumnFamilyDescriptor::new(cf.name(), settings)
         });
-        let database = options.database(kind, false);
+        let database = options.database(false);
         let db = DB::open_cf_descriptors_read_only(&database, folder, families, false);
         let db = db.map_err(|error| OpenError::Refused {
-            engine: kind,
+            engine: KIND,
             folder: folder.to_owned(),
             detail: advised(error),
         })?;
         Ok(Self {
             db,
-            kind,
-            wal: options.wal(kind),
+            wal: options.kv_wal,
             clocks,
             failure: Mutex::new(None),
             holds: AtomicUsize::new(0),
@@ -295,11 +279,8 @@ impl Inner {
     }
 
     fn handle(&self, cf: Cf) -> Result<&ColumnFamily, EngineError> {
-        let foreign = EngineError::ForeignColumnFamily {
-            engine: self.kind,
-            cf,
-        };
-        if cf.engine() != self.kind {
+        let foreign = EngineError::ForeignColumnFamily { engine: KIND, cf };
+        if cf.engine() != KIND {
             return Err(foreign);
         }
         self.db.cf_handle(cf.name()).ok_or(foreign)
@@ -309,7 +290,7 @@ impl Inner {
         match &*self.failure.lock() {
             None => Ok(()),
             Some(first) => Err(EngineError::Poisoned {
-                engine: self.kind,
+                engine: KIND,
                 first: first.clone(),
             }),
         }
@@ -320,13 +301,13 @@ impl Inner {
         let detail = advised(error);
         self.failure.lock().get_or_insert_with(|| detail.clone());
         EngineError::WriteFailed {
-            engine: self.kind,
+            engine: KIND,
             detail,
         }
     }
 
     fn read_error(&self, error: rocksdb::Error) -> EngineError {
-        let engine = self.kind;
+        let engine = KIND;
         match error.kind() {
             ErrorKind::Corruption => EngineError::Corruption {
                 engine,
@@ -440,7 +421,7 @@ impl Engine for RocksEngine {
     type Snapshot = RocksSnapshot;
 
     fn kind(&self) -> EngineKind {
-        self.inner.kind
+        KIND
     }
 
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), EngineError> {
@@ -504,6 +485,6 @@ impl Engine for RocksEngine {
 impl std::fmt::Debug for RocksEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.inner.db.path().display();
-        write!(f, "RocksEngine({} in {path})", self.inner.kind)
+        write!(f, "RocksEngine({path})")
     }
 }

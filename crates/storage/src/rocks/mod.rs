@@ -17,6 +17,7 @@ mod table;
 pub(crate) use engine::OpenWith;
 pub use engine::RocksEngine;
 pub use opening::OpenError;
+pub(crate) use opening::check_raft_folder;
 pub use options::{EngineOptions, OptionsError};
 pub use reader::RocksReader;
 pub use snapshot::RocksSnapshot;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::OptionsError;
 use crate::engine::EngineKind;
+use crate::raft_log::{LogDamage, RecoveryError};
 use crate::wal::{self, WalDamage};
 
 /// Why an engine could not be opened.
@@ -37,6 +38,23 @@ pub enum OpenError {
         /// What the system reported.
         detail: String,
     },
+    /// The raft log is damaged where no torn write can be.
+    #[error("raft engine: damaged log: {0}; restore the file, or replace the store by a new one")]
+    DamagedRaftLog(LogDamage),
+    /// The raft log cannot be read.
+    #[error("raft engine: cannot open the log in {}: {detail}; restore the folder, or replace the store by a new one", folder.display())]
+    UnreadableRaftLog {
+        /// The engine's folder.
+        folder: PathBuf,
+        /// What the system reported.
+        detail: String,
+    },
+    /// There is no raft log, and there should be one.
+    #[error("raft engine: {} holds no log; restore the folder, or replace the store by a new one", .0.display())]
+    RaftLogMissing(PathBuf),
+    /// The raft engine is a database, as versions before format 2 had it.
+    #[error("raft engine: {} holds a database of an earlier version; restore the folder, or replace the store by a new one", .0.display())]
+    ForeignRaftEngine(PathBuf),
     /// There are data, and nothing that says which of them count. To open this as a new
     /// database would delete them.
     #[error("{engine} engine: {} holds {data} but no file CURRENT; restore the folder, or replace the store by a new one", folder.display())]
@@ -60,10 +78,41 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Why the raft log in `folder` could not be opened.
+    pub(crate) fn of_raft_log(folder: &Path, error: RecoveryError) -> Self {
+        match error {
+            RecoveryError::Damage(damage) => Self::DamagedRaftLog(damage),
+            RecoveryError::System(error) => Self::UnreadableRaftLog {
+                folder: folder.to_owned(),
+                detail: error.to_string(),
+            },
+        }
+    }
+}
+
+/// Refuses a folder for the raft log that holds a database, whose files are named alike, and one
+/// without a log where none may be made (`create`).
+pub(crate) fn check_raft_folder(folder: &Path, create: bool) -> Result<(), OpenError> {
+    if folder.join("CURRENT").exists() {
+        return Err(OpenError::ForeignRaftEngine(folder.to_owned()));
+    }
+    // A folder that cannot be listed is refused when it is opened.
+    let is_log = |entry: std::fs::DirEntry| {
+        let path = entry.path();
+        path.extension().is_some_and(|ending| ending == "log")
+    };
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    if create || entries.any(is_log) {
+        return Ok(());
+    }
+    Err(OpenError::RaftLogMissing(folder.to_owned()))
+}
+
 /// Refuses a folder without `CURRENT` that holds logs or tables. A database that was cut off
 /// while it was made has neither: it is completed. RocksDB would make a new one of both, and
 /// remove the files that do not belong to it.
-pub(super) fn check_current(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
+pub(super) fn check_current(folder: &Path) -> Result<(), OpenError> {
     if folder.join("CURRENT").exists() {
         return Ok(());
     }
@@ -79,22 +128,22 @@ pub(super) fn check_current(kind: EngineKind, folder: &Path) -> Result<(), OpenE
     match names.into_iter().next() {
         None => Ok(()),
         Some(data) => Err(OpenError::CurrentMissing {
-            engine: kind,
+            engine: EngineKind::Kv,
             folder: folder.to_owned(),
             data,
         }),
     }
 }
 
-pub(super) fn check_logs(kind: EngineKind, folder: &Path) -> Result<(), OpenError> {
-    match wal::check_folder(folder, kind) {
+pub(super) fn check_logs(folder: &Path) -> Result<(), OpenError> {
+    match wal::check_folder(folder) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(damage)) => Err(OpenError::DamagedWal {
-            engine: kind,
+            engine: EngineKind::Kv,
             damage,
         }),
         Err(error) => Err(OpenError::UnreadableWal {
-            engine: kind,
+            engine: EngineKind::Kv,
             folder: folder.to_owned(),
             detail: error.to_string(),
         }),

@@ -1,19 +1,17 @@
-//! How the two engines are set up.
+//! How the engines on disk are set up.
 //!
-//! Raft engine   One column family, every write synced, entries die young. Its log must
-//!               never lose a synced record in silence: it opens with tolerance for a cut
-//!               tail only, and without recycled logs (crash rule 10).
-//! kv engine     Six column families in one log. What it loses at its end is replayed
+//! Raft engine   A log in files of one size ([`raft_log`](crate::raft_log)).
+//! kv engine     RocksDB, six column families in one log. What it loses at its end is replayed
 //!               from the raft logs, and the start check notices what cannot be; it may
 //!               open at the point of damage.
 //!
-//! Memory: one block cache for both engines, with indexes and filters charged to it;
-//! memtables bounded over all column families. An idle node holds little of either.
+//! Memory: one block cache, with indexes and filters charged to it; memtables bounded over all
+//! column families. An idle node holds little of either.
 
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
 
 use super::filter::ExpiryFilterFactory;
-use crate::engine::{Cf, EngineKind};
+use crate::engine::Cf;
 use crate::expiry::ExpiryClocks;
 
 const KIB: usize = 1 << 10;
@@ -47,17 +45,18 @@ pub struct EngineOptions {
     pub kv_wal: bool,
     /// Whether all column families of the kv engine are flushed at one moment.
     pub kv_atomic_flush: bool,
-    /// Bytes of the block cache that both engines share.
+    /// Bytes of the block cache.
     pub block_cache_bytes: usize,
     /// Bytes of one memtable of the kv engine.
     pub kv_memtable_bytes: usize,
     /// Bytes of all memtables of the kv engine together.
     pub kv_memtables_bytes_max: usize,
-    /// Bytes of one memtable of the raft engine.
-    pub raft_memtable_bytes: usize,
-    /// Files that each engine keeps open.
+    /// Bytes of one file of the raft engine's log; only a record that is larger makes a file
+    /// larger.
+    pub log_file_bytes: usize,
+    /// Files that the kv engine keeps open.
     pub open_files_max: i32,
-    /// Flushes and compactions of each engine at a time.
+    /// Flushes and compactions at a time.
     pub background_jobs: i32,
 }
 
@@ -69,7 +68,7 @@ impl Default for EngineOptions {
             block_cache_bytes: 64 * MIB,
             kv_memtable_bytes: 24 * MIB,
             kv_memtables_bytes_max: 128 * MIB,
-            raft_memtable_bytes: 16 * MIB,
+            log_file_bytes: 8 * MIB,
             open_files_max: 1024,
             background_jobs: 2,
         }
@@ -88,20 +87,12 @@ impl EngineOptions {
         Ok(())
     }
 
-    /// Whether writes of an engine go through a write-ahead log.
-    pub(super) fn wal(&self, kind: EngineKind) -> bool {
-        match kind {
-            EngineKind::Kv => self.kv_wal,
-            EngineKind::Raft => true,
-        }
-    }
-
-    /// A block cache for both engines.
+    /// The block cache.
     pub(crate) fn new_cache(&self) -> Cache {
         Cache::new_lru_cache(self.block_cache_bytes)
     }
 
-    pub(super) fn database(&self, kind: EngineKind, create: bool) -> Options {
+    pub(super) fn database(&self, create: bool) -> Options {
         let mut options = Options::default();
         options.create_if_missing(create);
         options.create_missing_column_families(create);
@@ -118,18 +109,10 @@ impl EngineOptions {
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         options.set_max_manifest_file_size(32 * MIB);
-        match kind {
-            EngineKind::Kv => {
-                options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-                options.set_atomic_flush(self.kv_atomic_flush);
-                options.set_db_write_buffer_size(self.kv_memtables_bytes_max);
-                options.set_max_total_wal_size(4 * self.kv_memtable_bytes as u64);
-            }
-            EngineKind::Raft => {
-                options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-                options.set_max_total_wal_size(4 * self.raft_memtable_bytes as u64);
-            }
-        }
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_atomic_flush(self.kv_atomic_flush);
+        options.set_db_write_buffer_size(self.kv_memtables_bytes_max);
+        options.set_max_total_wal_size(4 * self.kv_memtable_bytes as u64);
         options
     }
 
@@ -139,12 +122,9 @@ impl EngineOptions {
         table.set_block_size(16 * KIB);
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        // The raft engine is read in ranges and for keys that exist; filters save nothing.
-        if cf.engine() == EngineKind::Kv {
-            table.set_bloom_filter(BLOOM_BITS, false);
-        }
+        table.set_bloom_filter(BLOOM_BITS, false);
         let mut options = Options::default();
-        if matches!(cf, Cf::Raft | Cf::RaftLog) {
+        if cf == Cf::Raft {
             options = options
                 .get_options_from_string(REGION_RECORD_HINTS)
                 .expect("RocksDB has this option: the string is a constant");
@@ -152,10 +132,7 @@ impl EngineOptions {
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_level_compaction_dynamic_level_bytes(true);
-        options.set_write_buffer_size(match cf.engine() {
-            EngineKind::Kv => self.kv_memtable_bytes,
-            EngineKind::Raft => self.raft_memtable_bytes,
-        });
+        options.set_write_buffer_size(self.kv_memtable_bytes);
         options.set_max_write_buffer_number(3);
         if matches!(cf, Cf::Raw | Cf::Raw2) {
             options.set_compaction_filter_factory(ExpiryFilterFactory::new(cf, clocks.clone()));

@@ -12,9 +12,9 @@ use rocksdb::ReadOptions;
 use super::engine::{Inner, OpenWith};
 use super::opening::OpenError;
 use super::options::EngineOptions;
-use crate::engine::{Cf, Direction, EngineError, EngineKind, ReadView, Visitor};
+use crate::engine::{Cf, Direction, EngineError, ReadView, Visitor};
 
-/// An engine in RocksDB that cannot be written. All reads see the state of its opening.
+/// The kv engine, to be read only. All reads see the state of its opening.
 pub struct RocksReader {
     inner: Inner,
 }
@@ -25,12 +25,11 @@ impl RocksReader {
     /// # Errors
     /// If the settings, the logs or RocksDB refuse.
     pub(crate) fn open(
-        kind: EngineKind,
         folder: &Path,
         options: &EngineOptions,
         with: OpenWith<'_>,
     ) -> Result<Self, OpenError> {
-        let inner = Inner::open_read_only(kind, folder, options, with)?;
+        let inner = Inner::open_read_only(folder, options, with)?;
         Ok(Self { inner })
     }
 }

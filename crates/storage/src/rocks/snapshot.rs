@@ -93,6 +93,6 @@ impl ReadView for RocksSnapshot {
 
 impl std::fmt::Debug for RocksSnapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RocksSnapshot({})", self.open.inner.kind)
+        f.write_str("RocksSnapshot")
     }
 }

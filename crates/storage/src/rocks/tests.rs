@@ -9,20 +9,19 @@ use std::path::Path;
 
 use super::*;
 use crate::batch::WriteBatch;
-use crate::engine::{Cf, Direction, Durability, Engine, EngineKind, ReadView};
+use crate::engine::{Cf, Direction, Durability, Engine, ReadView};
 
 /// Small memtables, so that tests reach files and stay cheap.
 pub(super) fn options() -> EngineOptions {
     EngineOptions {
         block_cache_bytes: 1 << 20,
         kv_memtable_bytes: 1 << 20,
-        raft_memtable_bytes: 4 << 20,
         ..EngineOptions::default()
     }
 }
 
-pub(super) fn open(kind: EngineKind, folder: &Path) -> Result<RocksEngine, OpenError> {
-    RocksEngine::open(kind, folder, &options())
+pub(super) fn open(folder: &Path) -> Result<RocksEngine, OpenError> {
+    RocksEngine::open(folder, &options())
 }
 
 pub(super) fn put(engine: &RocksEngine, cf: Cf, key: &str, value: &str, durability: Durability) {
@@ -34,7 +33,7 @@ pub(super) fn put(engine: &RocksEngine, cf: Cf, key: &str, value: &str, durabili
 #[test]
 fn what_is_read_once_takes_no_place_in_the_cache() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let engine = open(folder.path()).unwrap();
     let value = "v".repeat(4096);
     for number in 0..64 {
         let key = format!("key{number:03}");
@@ -69,7 +68,7 @@ fn what_is_read_once_takes_no_place_in_the_cache() {
 #[test]
 fn a_write_at_once_does_not_wait_for_compactions() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let engine = open(folder.path()).unwrap();
     let written = |key: &'static str| {
         let mut batch = WriteBatch::new();
         batch.put(Cf::Default, key, "value");

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use strata_proto::stratapb::RawSpace;
 use strata_storage::keys;
 use strata_storage::{
-    Direction, Durability, Engine, EngineError, EngineKind, EngineOptions, ReadView, RocksEngine,
-    WriteBatch, raw_value,
+    Direction, Durability, Engine, EngineError, EngineOptions, ReadView, RocksEngine, WriteBatch,
+    raw_value,
 };
 
 /// Bytes of a batch in which the keys are written.
@@ -64,7 +64,7 @@ pub fn run(global: &Global, args: &IteratorArgs) -> Outcome {
             folder.0.display()
         ))
     })?;
-    let engine = RocksEngine::open(EngineKind::Kv, &folder.0, &EngineOptions::default())
+    let engine = RocksEngine::open(&folder.0, &EngineOptions::default())
         .map_err(|error| Failure::error(error.to_string()))?;
     let plan = Plan::without_regions(args.keys, args.value_size);
     fill(&engine, &plan).map_err(|error| Failure::error(error.to_string()))?;
@@ -162,7 +162,7 @@ mod tests {
     use std::cell::Cell;
 
     fn open(folder: &std::path::Path) -> RocksEngine {
-        RocksEngine::open(EngineKind::Kv, folder, &EngineOptions::default()).unwrap()
+        RocksEngine::open(folder, &EngineOptions::default()).unwrap()
     }
 
     fn times(count: u64) -> impl Fn() -> bool {

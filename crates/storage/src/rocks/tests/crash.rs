@@ -18,12 +18,13 @@ use strata_proto::stratapb::RaftApplyState;
 use strata_raft::Storage;
 use tempfile::TempDir;
 
-use super::super::engine::OpenWith;
 use super::{open, options};
 use crate::batch::WriteBatch;
+use crate::disk::DiskEngine;
 use crate::engine::{Cf, Durability, Engine, EngineError, EngineKind, Engines, ReadView};
 use crate::error::{Error, StartFault};
 use crate::peer_storage::{PeerStorage, PeerStorageOptions};
+use crate::raft_log::LogFault;
 use crate::region_records::{write_apply_state, write_region_state};
 use crate::rocks::{EngineOptions, OpenError, OptionsError, RocksEngine};
 use crate::wal::WalFault;
@@ -44,7 +45,11 @@ fn copy(from: &Path) -> TempDir {
     to
 }
 
-/// The newest write-ahead log in a folder.
+fn open_raft(folder: &Path) -> Result<DiskEngine, OpenError> {
+    DiskEngine::open(EngineKind::Raft, folder, &options())
+}
+
+/// The newest log in a folder.
 fn log_file(folder: &Path) -> PathBuf {
     let mut logs: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -74,21 +79,26 @@ fn length(file: &Path) -> u64 {
     fs::metadata(file).unwrap().len()
 }
 
-/// A crashed raft engine with 1,000 synced keys in a log of some blocks.
+const KEYS: usize = 1000;
+
+/// A crashed raft engine with 1,000 synced keys, each a batch.
 fn thousand_keys() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(EngineKind::Raft, folder.path()).unwrap();
-    for n in 0..1000 {
+    let engine = open_raft(folder.path()).unwrap();
+    for n in 0..KEYS {
         let mut batch = WriteBatch::new();
         batch.put(Cf::RaftLog, format!("{n:04}"), vec![n as u8; 200]);
         engine.write(&batch, Durability::Synced).unwrap();
     }
-    let crashed = copy(folder.path());
-    assert!(length(&log_file(crashed.path())) > 5 * BLOCK);
-    crashed
+    copy(folder.path())
 }
 
-fn count(engine: &RocksEngine) -> usize {
+/// Bytes of the records of `thousand_keys`.
+const RECORD: u64 = 32 + 1 + 1 + 4 + 2 + 200;
+/// Where they begin.
+const FIRST_RECORD: u64 = 4096;
+
+fn count(engine: &DiskEngine) -> usize {
     let mut count = 0;
     let mut visit = |key: &[u8], _: &[u8]| {
         assert_eq!(
@@ -110,77 +120,70 @@ fn count(engine: &RocksEngine) -> usize {
 fn crash_rule_raft_wal_recovery() {
     // Synced records survive.
     let folder = thousand_keys();
-    assert_eq!(count(&open(EngineKind::Raft, folder.path()).unwrap()), 1000);
+    assert_eq!(count(&open_raft(folder.path()).unwrap()), KEYS);
 
     // A cut tail looks like a torn write: the record that it hits is lost, no other.
     let folder = thousand_keys();
-    let log = log_file(folder.path());
-    cut(&log, length(&log) - 10);
-    assert_eq!(count(&open(EngineKind::Raft, folder.path()).unwrap()), 999);
+    let end = FIRST_RECORD + KEYS as u64 * RECORD;
+    cut(&log_file(folder.path()), end - 10);
+    assert_eq!(count(&open_raft(folder.path()).unwrap()), KEYS - 1);
 
-    // A flipped bit before the last block never drops a synced record in silence: it is
+    // A flipped bit before the last record never drops a synced record in silence: it is
     // refused, with file and offset.
     let original = thousand_keys();
-    let last_block = (length(&log_file(original.path())) - 1) / BLOCK * BLOCK;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for _ in 0..30 {
         let folder = copy(original.path());
         let log = log_file(folder.path());
-        let byte = rng.random_range(0..last_block);
+        let byte = rng.random_range(FIRST_RECORD..end - RECORD);
         flip(&log, byte, 1 << rng.random_range(0..8));
-        let error = open(EngineKind::Raft, folder.path()).unwrap_err();
-        let OpenError::DamagedWal { engine, damage } = &error else {
-            panic!("expected damage, got {error}");
-        };
-        assert_eq!((*engine, &damage.file), (EngineKind::Raft, &log));
-        assert!(
-            damage.offset <= byte && byte < damage.offset + 400,
-            "{error}"
-        );
+        let record = byte - (byte - FIRST_RECORD) % RECORD;
+        assert_eq!(damage(folder.path()), (log, LogFault::Record(record)));
     }
+    let folder = copy(original.path());
+    let log = log_file(folder.path());
+    flip(&log, 20, 1);
+    assert_eq!(damage(folder.path()), (log, LogFault::Header));
 }
 
-/// The recovery mode alone refuses a flipped bit of a payload too, should the walk ever
-/// be left out; this is what the mode is for.
-#[test]
-fn crash_rule_raft_wal_recovery_by_rocksdb_itself() {
-    let folder = thousand_keys();
-    flip(&log_file(folder.path()), BLOCK + 500, 1);
-    let settings = options();
-    let with = OpenWith {
-        cache: &settings.new_cache(),
-        create: false,
-        keep: None,
-    };
-    let opened = RocksEngine::open_unwalked(EngineKind::Raft, folder.path(), &settings, with);
-    assert!(
-        matches!(opened, Err(OpenError::Refused { .. })),
-        "{opened:?}"
-    );
+/// Why the raft engine in a folder is refused.
+fn damage(folder: &Path) -> (PathBuf, LogFault) {
+    match open_raft(folder).unwrap_err() {
+        OpenError::DamagedRaftLog(damage) => (damage.file, damage.fault),
+        other => panic!("expected damage, got {other}"),
+    }
 }
 
 /// RocksDB would loop for ever on a recycled type where nothing is recycled.
 #[test]
-fn crash_rule_raft_wal_recovery_refuses_recycled_type_before_open() {
-    for kind in [EngineKind::Raft, EngineKind::Kv] {
-        let folder = tempfile::tempdir().unwrap();
-        let engine = open(kind, folder.path()).unwrap();
-        let mut batch = WriteBatch::new();
-        batch.put(kind.column_families()[0], "key", "value");
-        engine.write(&batch, Durability::Synced).unwrap();
-        let crashed = copy(folder.path());
-        let log = log_file(crashed.path());
-        // Bit 2 of the first record's type; it lies in the last block as well.
-        flip(&log, 6, 4);
-        let before = fs::read(&log).unwrap();
-        let error = open(kind, crashed.path()).unwrap_err();
-        let OpenError::DamagedWal { damage, .. } = &error else {
-            panic!("expected damage, got {error}");
-        };
-        assert_eq!((damage.offset, damage.fault), (0, WalFault::ForeignType(5)));
-        assert!(error.to_string().contains("at offset 0"), "{error}");
-        assert_eq!(before, fs::read(&log).unwrap(), "the log is as it was");
-    }
+fn crash_rule_kv_wal_recovery_refuses_recycled_type_before_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(folder.path()).unwrap();
+    let mut batch = WriteBatch::new();
+    batch.put(Cf::Raw, "key", "value");
+    engine.write(&batch, Durability::Synced).unwrap();
+    let crashed = copy(folder.path());
+    let log = log_file(crashed.path());
+    // Bit 2 of the first record's type; it lies in the last block as well.
+    flip(&log, 6, 4);
+    let before = fs::read(&log).unwrap();
+    let error = open(crashed.path()).unwrap_err();
+    let OpenError::DamagedWal { damage, .. } = &error else {
+        panic!("expected damage, got {error}");
+    };
+    assert_eq!((damage.offset, damage.fault), (0, WalFault::ForeignType(5)));
+    assert!(error.to_string().contains("at offset 0"), "{error}");
+    assert_eq!(before, fs::read(&log).unwrap(), "the log is as it was");
+}
+
+/// Versions before format 2 had the raft engine in RocksDB, with logs of the same names.
+#[test]
+fn raft_engine_of_an_earlier_version_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let error = open_raft(folder.path()).unwrap_err();
+    let foreign = OpenError::ForeignRaftEngine(folder.path().to_owned());
+    assert_eq!(error, foreign);
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn crash_rule_kv_wal_off_refused() {
     };
     let refused = OptionsError::KvWalOffWithoutAtomicFlush;
     assert_eq!(settings.validate(), Err(refused));
-    let opened = RocksEngine::open(EngineKind::Kv, &path, &settings);
+    let opened = RocksEngine::open(&path, &settings);
     assert_eq!(opened.unwrap_err(), OpenError::Options(refused));
     let opened = DataFolder::open(&path, &settings, &Default::default());
     assert_eq!(
@@ -212,7 +215,7 @@ fn crash_rule_kv_wal_off_with_atomic_flush() {
         kv_atomic_flush: true,
         ..options()
     };
-    let engine = RocksEngine::open(EngineKind::Kv, folder.path(), &settings).unwrap();
+    let engine = RocksEngine::open(folder.path(), &settings).unwrap();
     let write = |n: u32, durability| {
         let mut batch = WriteBatch::new();
         batch.put(Cf::Raw, "z", n.to_string());
@@ -223,7 +226,7 @@ fn crash_rule_kv_wal_off_with_atomic_flush() {
     write(2, Durability::Synced);
     write(3, Durability::Unsynced);
     let crashed = copy(folder.path());
-    let after = RocksEngine::open(EngineKind::Kv, crashed.path(), &settings).unwrap();
+    let after = RocksEngine::open(crashed.path(), &settings).unwrap();
     for (cf, key) in [(Cf::Raw, "z"), (Cf::Raft, "applied")] {
         let found = after.get(cf, key.as_bytes()).unwrap();
         assert_eq!(found.as_deref(), Some(&b"2"[..]));
@@ -257,14 +260,14 @@ fn crash_rule_failed_sync_on_real_files() {
         .unwrap_or_else(|| panic!("the child did not report: {text}"));
     assert!(acknowledged > 0);
     // What was acknowledged is there after the process has ended.
-    let engine = open(EngineKind::Raft, folder.path()).unwrap();
+    let engine = open_raft(folder.path()).unwrap();
     assert!(count(&engine) >= acknowledged);
 }
 
 fn fail_a_real_write(folder: &Path) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use nix::sys::signal::{SigHandler, Signal, signal};
-    let engine = open(EngineKind::Raft, folder).unwrap();
+    let engine = open_raft(folder).unwrap();
     // SAFETY: ignoring a signal installs no handler.
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
     let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
@@ -283,7 +286,6 @@ fn fail_a_real_write(folder: &Path) {
     let poisoned = |answer| matches!(answer, Err(EngineError::Poisoned { .. }));
     assert!(poisoned(write(acknowledged)));
     assert!(poisoned(engine.make_durable()));
-    assert!(poisoned(engine.flush()));
     let line = format!("\nacknowledged {acknowledged}\n");
     std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
@@ -361,13 +363,13 @@ fn killed_node() -> (TempDir, TempDir) {
     (copy(folders.0.path()), copy(folders.1.path()))
 }
 
-fn open_both(folders: &(TempDir, TempDir)) -> Result<Engines<RocksEngine>, OpenError> {
-    let raft = open(EngineKind::Raft, folders.1.path())?;
-    let kv = open(EngineKind::Kv, folders.0.path())?;
+fn open_both(folders: &(TempDir, TempDir)) -> Result<Engines<DiskEngine>, OpenError> {
+    let raft = open_raft(folders.1.path())?;
+    let kv = DiskEngine::open(EngineKind::Kv, folders.0.path(), &options())?;
     Ok(Engines::new(kv, raft))
 }
 
-fn load(engines: &Engines<RocksEngine>) -> Result<PeerStorage<RocksEngine>, Error> {
+fn load(engines: &Engines<DiskEngine>) -> Result<PeerStorage<DiskEngine>, Error> {
     let options = PeerStorageOptions::default();
     let loaded = PeerStorage::load(engines, REGION, 1, &options)?;
     Ok(loaded.expect("the region is known"))
@@ -382,10 +384,9 @@ fn bad_input_cut_raft_wal() {
         (LAST, LAST)
     );
 
-    // Cut back by blocks: RocksDB takes it for a torn write, the start check does not.
+    // Cut back by many records: it may be a torn write, but the start check knows better.
     let folders = killed_node();
-    let log = log_file(folders.1.path());
-    cut(&log, length(&log) - 2 * BLOCK);
+    cut(&log_file(folders.1.path()), FIRST_RECORD + 2 * BLOCK);
     let engines = open_both(&folders).unwrap();
     let error = load(&engines).unwrap_err();
     let Error::StartCheck { region_id, fault } = &error else {
@@ -408,28 +409,17 @@ fn bad_input_flipped_bit_raft_wal() {
     let error = open_both(&folders).unwrap_err();
     let line = error.to_string();
     assert!(
-        !line.contains('\n') && line.contains("damaged write-ahead log"),
+        !line.contains('\n') && line.contains("raft engine: damaged log"),
         "{line}"
     );
     assert!(line.contains(log.to_str().unwrap()), "{line}");
 
-    // In the last block a flipped length, as a cut, looks like a torn write: the node may
-    // come up with a shorter log, or the start check refuses it. Nothing else happens.
-    let (_kv, raft) = killed_node();
-    let total = length(&log_file(raft.path()));
-    let last_block = (total - 1) / BLOCK * BLOCK;
-    for byte in (last_block..total).step_by(977).take(20) {
-        let raft = copy(raft.path());
-        flip(&log_file(raft.path()), byte, 0x40);
-        match open(EngineKind::Raft, raft.path()) {
-            Err(OpenError::DamagedWal { .. } | OpenError::Refused { .. }) => {}
-            Err(other) => panic!("byte {byte}: {other}"),
-            Ok(engine) => {
-                let state = crate::read_raft_state(&engine, REGION).unwrap().unwrap();
-                assert!(state.last_index <= LAST, "byte {byte}");
-            }
-        }
-    }
+    // Behind the last record nothing counts.
+    let (kv, raft) = killed_node();
+    let log = log_file(raft.path());
+    flip(&log, length(&log) - 100, 0x40);
+    let storage = load(&open_both(&(kv, raft)).unwrap()).unwrap();
+    assert_eq!(storage.last().index, LAST);
 }
 
 #[test]
@@ -458,7 +448,8 @@ fn bad_input_flipped_bit_kv_wal() {
     // Where the raft log was compacted beyond what kv holds, the start check refuses.
     let (kv, raft) = killed_node();
     flip(&log_file(kv.path()), BLOCK + 4321, 0x10);
-    let engines = open_both(&(kv, raft)).unwrap();
+    let folders = (kv, raft);
+    let engines = open_both(&folders).unwrap();
     let mut compact = WriteBatch::new();
     let (first, kept) = (keys::raft_log(REGION, 0), keys::raft_log(REGION, LAST - 10));
     compact.delete_range(Cf::RaftLog, first, kept);

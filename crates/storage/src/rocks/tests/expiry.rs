@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::open;
 use crate::batch::WriteBatch;
-use crate::engine::{Cf, Durability, Engine, EngineKind, ReadView};
+use crate::engine::{Cf, Durability, Engine, ReadView};
 use crate::expiry::ExpiryLookup;
 use crate::raw_value;
 use crate::rocks::RocksEngine;
@@ -26,7 +26,7 @@ fn present(view: &impl ReadView, cf: Cf, key: &str) -> bool {
 #[test]
 fn ttl_filter_drops_expired_values_of_live_regions() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let engine = open(folder.path()).unwrap();
     for cf in [Cf::Raw, Cf::Raw2] {
         // An older value that never expires lies in a deeper file.
         write(&engine, cf, "za", None);
@@ -55,7 +55,7 @@ fn ttl_filter_drops_expired_values_of_live_regions() {
 #[test]
 fn ttl_filter_spares_what_an_open_snapshot_sees() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let engine = open(folder.path()).unwrap();
     write(&engine, Cf::Raw, "za", Some(100));
     let snapshot = engine.snapshot();
     engine.publish_expiry_clocks(clocks(200));

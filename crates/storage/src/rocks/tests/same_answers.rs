@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{open, options};
 use crate::batch::WriteBatch;
+use crate::disk::DiskEngine;
 use crate::engine::{Cf, Direction, Durability, Engine, EngineError, EngineKind, ReadView};
 use crate::mem::MemEngine;
 use crate::rocks::RocksEngine;
@@ -114,7 +115,7 @@ fn compare(left: &impl ReadView, right: &impl ReadView) -> Result<(), TestCaseEr
 fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let folder = tempfile::tempdir().unwrap();
     let memory = MemEngine::new(EngineKind::Kv);
-    let mut disk = open(EngineKind::Kv, folder.path()).unwrap();
+    let mut disk = open(folder.path()).unwrap();
     let mut snapshots = Vec::new();
     for step in steps {
         match step {
@@ -141,7 +142,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     compare(&left, &right)?;
                 }
                 drop(disk);
-                disk = RocksEngine::open(EngineKind::Kv, folder.path(), &options()).unwrap();
+                disk = RocksEngine::open(folder.path(), &options()).unwrap();
             }
         }
     }
@@ -163,7 +164,7 @@ proptest! {
 #[test]
 fn rocks_snapshot_outlives_every_handle() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let engine = open(folder.path()).unwrap();
     super::put(&engine, Cf::Raw, "a", "1", Durability::Unsynced);
     let snapshot = engine.snapshot();
     super::put(&engine, Cf::Raw, "a", "2", Durability::Unsynced);
@@ -173,7 +174,7 @@ fn rocks_snapshot_outlives_every_handle() {
         Some(&b"1"[..])
     );
     drop(snapshot);
-    let engine = open(EngineKind::Kv, folder.path()).unwrap();
+    let engine = open(folder.path()).unwrap();
     assert_eq!(
         engine.get(Cf::Raw, b"a").unwrap().as_deref(),
         Some(&b"2"[..])
@@ -181,18 +182,24 @@ fn rocks_snapshot_outlives_every_handle() {
 }
 
 #[test]
-fn rocks_refuses_foreign_column_family() {
+fn engines_refuse_foreign_column_families() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(EngineKind::Raft, folder.path()).unwrap();
-    let foreign = EngineError::ForeignColumnFamily {
-        engine: EngineKind::Raft,
-        cf: Cf::Lock,
-    };
-    assert_eq!(engine.get(Cf::Lock, b"a"), Err(foreign.clone()));
-    let mut batch = WriteBatch::new();
-    batch.put(Cf::Lock, "a", "1");
-    assert_eq!(engine.write(&batch, Durability::Synced), Err(foreign));
-    batch.clear();
-    batch.put(Cf::RaftLog, "a", "1");
-    assert_eq!(engine.write(&batch, Durability::Synced), Ok(()));
+    for (kind, own, other) in [
+        (EngineKind::Raft, Cf::RaftLog, Cf::Lock),
+        (EngineKind::Kv, Cf::Lock, Cf::RaftLog),
+    ] {
+        let folder = folder.path().join(kind.to_string());
+        let engine = DiskEngine::open(kind, &folder, &options()).unwrap();
+        let foreign = EngineError::ForeignColumnFamily {
+            engine: kind,
+            cf: other,
+        };
+        assert_eq!(engine.get(other, b"a"), Err(foreign.clone()));
+        let mut batch = WriteBatch::new();
+        batch.put(other, "a", "1");
+        assert_eq!(engine.write(&batch, Durability::Synced), Err(foreign));
+        batch.clear();
+        batch.put(own, "a", "1");
+        assert_eq!(engine.write(&batch, Durability::Synced), Ok(()));
+    }
 }

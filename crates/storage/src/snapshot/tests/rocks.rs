@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
-use crate::rocks::{EngineOptions, RocksEngine};
+use crate::disk::DiskEngine;
+use crate::rocks::EngineOptions;
 
 fn options(wal: bool) -> EngineOptions {
     EngineOptions {
         block_cache_bytes: 1 << 20,
         kv_memtable_bytes: 1 << 20,
-        raft_memtable_bytes: 1 << 20,
+        log_file_bytes: 1 << 20,
         kv_wal: wal,
         kv_atomic_flush: !wal,
         ..EngineOptions::default()
@@ -18,7 +19,7 @@ fn options(wal: bool) -> EngineOptions {
 }
 
 struct Node {
-    engines: Engines<RocksEngine>,
+    engines: Engines<DiskEngine>,
     files: DiskFiles,
     folder: PathBuf,
 }
@@ -26,7 +27,7 @@ struct Node {
 fn node(folder: &Path, wal: bool) -> Node {
     use crate::engine::EngineKind::{Kv, Raft};
     let open = |kind: crate::EngineKind| {
-        RocksEngine::open(kind, &folder.join(kind.to_string()), &options(wal)).unwrap()
+        DiskEngine::open(kind, &folder.join(kind.to_string()), &options(wal)).unwrap()
     };
     Node {
         engines: Engines::new(open(Kv), open(Raft)),
@@ -75,7 +76,7 @@ fn snapshot_of_real_files_installs_and_keeps_them() {
     }
     let manager = open(&from.files);
     let mut generator =
-        Generator::<RocksEngine>::begin(&manager, from.engines.kv.snapshot(), REGION).unwrap();
+        Generator::<DiskEngine>::begin(&manager, from.engines.kv.snapshot(), REGION).unwrap();
     let mut steps = 0;
     let snapshot = loop {
         steps += 1;
@@ -103,7 +104,7 @@ fn snapshot_of_real_files_installs_and_keeps_them() {
     drop(view);
     // The files stay what they were, also when the engine writes and compacts.
     for cf in DATA {
-        to.engines.kv.compact(cf).unwrap();
+        to.engines.kv.as_kv().unwrap().compact(cf).unwrap();
     }
     for file in 0..received.meta().files.len() as u32 {
         received.verify_file(file).unwrap();

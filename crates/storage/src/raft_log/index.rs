@@ -1,0 +1,338 @@
+//! What the log holds, in memory: where each entry lies, and all other records whole.
+//!
+//! Entries of a region follow each other, are read in ranges, and go from the front; so each
+//! region has a queue of places in the order of indexes. What else there is (a hard state for
+//! each region, the store's identity) is small, and its values stay here.
+//!
+//! The index counts for each file how many of its values are still wanted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::form::{RECORD_HEADER_BYTES, StoredChange};
+use crate::keys;
+
+/// Bytes that a value is counted with beside itself: its key, and its share of a record.
+const VALUE_OVERHEAD_BYTES: u64 = 48;
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Number of the file.
+    pub file: u32,
+    /// Bytes of the value.
+    pub length: u32,
+    /// Offset in the file.
+    pub offset: u64,
+    /// CRC-32 of the value.
+    pub checksum: u32,
+}
+
+impl Place {
+    /// Where a value lies that begins at `begin` in the payload of the record at `at`.
+    pub fn of(file: u32, at: u64, begin: usize, value: &[u8]) -> Self {
+        Self {
+            file,
+            // A record has less than 4 GiB.
+            length: value.len() as u32,
+            offset: at + (RECORD_HEADER_BYTES + begin) as u64,
+            checksum: crc32fast::hash(value),
+        }
+    }
+}
+
+/// A value, or where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// To be read from a file.
+    Entry(Place),
+    /// Kept in memory.
+    Record(Bytes),
+}
+
+/// A key in the order of the log's keys, and what is held under it.
+pub(super) type Item = (Key, Held);
+
+/// A key; those of entries are made when they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Region and index.
+    Entry(u64, u64),
+    /// Any other.
+    Record(Bytes),
+}
+
+impl Key {
+    /// Calls `visit` with the key's bytes.
+    pub fn with<T>(&self, visit: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Self::Entry(region_id, index) => visit(&keys::raft_log(*region_id, *index)),
+            Self::Record(key) => visit(key),
+        }
+    }
+}
+
+/// The values of one file that are still wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Number of values.
+    pub values: u64,
+    /// Their bytes, about.
+    pub bytes: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    /// Entries by region, ascending by index.
+    regions: BTreeMap<u64, VecDeque<(u64, Place)>>,
+    records: BTreeMap<Bytes, (Place, Bytes)>,
+    /// By file; files of which nothing is wanted are absent.
+    wanted: BTreeMap<u32, Wanted>,
+    /// Sum over `wanted`.
+    wanted_bytes: u64,
+}
+
+impl Index {
+    /// Bytes of all values that are wanted, about.
+    pub fn wanted_bytes(&self) -> u64 {
+        self.wanted_bytes
+    }
+
+    /// What of a file is wanted.
+    pub fn wanted_of(&self, file: u32) -> Wanted {
+        self.wanted.get(&file).copied().unwrap_or_default()
+    }
+
+    /// Takes a change in; `place` says where the value of a put lies.
+    pub fn take(&mut self, change: StoredChange<'_>, place: impl FnOnce() -> Place) {
+        match change {
+            StoredChange::Put(key, value, _) => self.put(key, value, place()),
+            StoredChange::Delete(key) => self.delete(key),
+            StoredChange::DeleteRange(start, end) => self.delete_range(start, end),
+        }
+    }
+
+    /// Puts a value that lies at `place`.
+    pub fn put(&mut self, key: &[u8], value: &[u8], place: Place) {
+        let before = match keys::parse_raft_log(key) {
+            Some((region_id, index)) => self.put_entry(region_id, index, place),
+            None => {
+                // A copy: the value would keep the whole batch in memory.
+                let held = (place, Bytes::copy_from_slice(value));
+                match self.records.get_mut(key) {
+                    Some(found) => Some(std::mem::replace(found, held).0),
+                    None => {
+                        self.records.insert(Bytes::copy_from_slice(key), held);
+                        None
+                    }
+                }
+            }
+        };
+        let bytes = u64::from(place.length) + VALUE_OVERHEAD_BYTES;
+        let wanted = self.wanted.entry(place.file).or_default();
+        wanted.values += 1;
+        wanted.bytes += bytes;
+        self.wanted_bytes += bytes;
+        if let Some(before) = before {
+            self.unwant(before);
+        }
+    }
+
+    fn put_entry(&mut self, region_id: u64, index: u64, place: Place) -> Option<Place> {
+        let entries = self.regions.entry(region_id).or_default();
+        if entries.back().is_none_or(|(last, _)| *last < index) {
+            entries.push_back((index, place));
+            return None;
+        }
+        match entries.binary_search_by_key(&index, |(at, _)| *at) {
+            Ok(found) => Some(std::mem::replace(&mut entries[found].1, place)),
+            Err(missing) => {
+                entries.insert(missing, (index, place));
+                None
+            }
+        }
+    }
+
+    /// Removes a key; nothing happens if it is absent.
+    pub fn delete(&mut self, key: &[u8]) {
+        let gone = match keys::parse_raft_log(key) {
+            Some((region_id, index)) => self.delete_entries(region_id, index, index.checked_add(1)),
+            None => self
+                .records
+                .remove(key)
+                .into_iter()
+                .map(|(place, _)| place)
+                .collect(),
+        };
+        gone.into_iter().for_each(|place| self.unwant(place));
+    }
+
+    /// Removes all keys in `[start, end)`.
+    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) {
+        if start >= end {
+            return;
+        }
+        let bounds = (Bound::Included(start), Bound::Excluded(end));
+        let found = self.records.range::<[u8], _>(bounds);
+        let records: Vec<Bytes> = found.map(|(key, _)| key.clone()).collect();
+        for key in records {
+            if let Some((place, _)) = self.records.remove(&key) {
+                self.unwant(place);
+            }
+        }
+        for (region_id, low, high) in self.parts(start, Some(end)) {
+            let gone = self.delete_entries(region_id, low, high);
+            gone.into_iter().for_each(|place| self.unwant(place));
+        }
+    }
+
+    fn delete_entries(&mut self, region_id: u64, low: u64, high: Option<u64>) -> Vec<Place> {
+        let Some(entries) = self.regions.get_mut(&region_id) else {
+            return Vec::new();
+        };
+        let from = entries.partition_point(|(index, _)| *index < low);
+        let to = match high {
+            None => entries.len(),
+            Some(high) => entries.partition_point(|(index, _)| *index < high),
+        };
+        let gone = if from < to {
+            entries.drain(from..to).map(|(_, place)| place).collect()
+        } else {
+            Vec::new()
+        };
+        if entries.is_empty() {
+            self.regions.remove(&region_id);
+        } else if entries.capacity() > 4 * entries.len().max(1024) {
+            // A log that was long once does not keep its room.
+            entries.shrink_to(2 * entries.len());
+        }
+        gone
+    }
+
+    fn unwant(&mut self, place: Place) {
+        let bytes = u64::from(place.length) + VALUE_OVERHEAD_BYTES;
+        let wanted = self.wanted.get_mut(&place.file);
+        let wanted = wanted.expect("a value is counted for its file");
+        wanted.values -= 1;
+        wanted.bytes -= bytes;
+        if wanted.values == 0 {
+            self.wanted.remove(&place.file);
+        }
+        self.wanted_bytes -= bytes;
+    }
+
+    /// Where the value under a key lies, of records and entries alike.
+    pub fn place_of(&self, key: &[u8]) -> Option<Place> {
+        match keys::parse_raft_log(key) {
+            Some((region_id, index)) => self.entry(region_id, index),
+            None => self.records.get(key).map(|(place, _)| *place),
+        }
+    }
+
+    /// What is held under a key.
+    pub fn get(&self, key: &[u8]) -> Option<Held> {
+        match keys::parse_raft_log(key) {
+            Some((region_id, index)) => self.entry(region_id, index).map(Held::Entry),
+            None => self
+                .records
+                .get(key)
+                .map(|(_, value)| Held::Record(value.clone())),
+        }
+    }
+
+    fn entry(&self, region_id: u64, index: u64) -> Option<Place> {
+        let entries = self.regions.get(&region_id)?;
+        // Most logs have no holes.
+        let guess = index.checked_sub(entries.front()?.0)?;
+        match entries.get(usize::try_from(guess).ok()?) {
+            Some((at, place)) if *at == index => Some(*place),
+            _ => {
+                let found = entries.binary_search_by_key(&index, |(at, _)| *at).ok()?;
+                Some(entries[found].1)
+            }
+        }
+    }
+
+    /// Everything in `[start, end)`, or from `start` on, in the order of keys.
+    pub fn range(&self, start: &[u8], end: Option<&[u8]>) -> Vec<Item> {
+        if end.is_some_and(|end| end <= start) {
+            return Vec::new();
+        }
+        let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut records = self
+            .records
+            .range::<[u8], _>((Bound::Included(start), upper))
+            .peekable();
+        let mut found = Vec::new();
+        for (region_id, low, high) in self.parts(start, end) {
+            let prefix = keys::raft_log_range(region_id).0;
+            while let Some((key, (_, value))) = records.next_if(|(key, _)| ***key < *prefix) {
+                found.push((Key::Record(key.clone()), Held::Record(value.clone())));
+            }
+            let entries = &self.regions[&region_id];
+            let from = entries.partition_point(|(index, _)| *index < low);
+            let to = match high {
+                None => entries.len(),
+                Some(high) => entries.partition_point(|(index, _)| *index < high),
+            };
+            let mut at = from;
+            while at < to {
+                let (index, place) = entries[at];
+                // No other key lies between two entries, unless it is longer than theirs.
+                while let Some((key, (_, value))) =
+                    records.next_if(|(key, _)| ***key < *keys::raft_log(region_id, index))
+                {
+                    found.push((Key::Record(key.clone()), Held::Record(value.clone())));
+                }
+                found.push((Key::Entry(region_id, index), Held::Entry(place)));
+                at += 1;
+            }
+        }
+        found.extend(
+            records
+                .map(|(key, (_, value))| (Key::Record(key.clone()), Held::Record(value.clone()))),
+        );
+        found
+    }
+
+    /// For each region with entries in `[start, end)`: their indexes `[low, high)`, where `None`
+    /// is behind all.
+    fn parts(&self, start: &[u8], end: Option<&[u8]>) -> Vec<(u64, u64, Option<u64>)> {
+        let first = keys::region_of_raft_key(start).unwrap_or(0);
+        let last = end.and_then(keys::region_of_raft_key).unwrap_or(u64::MAX);
+        let regions = match first <= last {
+            true => self.regions.range(first..=last),
+            // The range ends before the keys of regions begin, or begins behind them.
+            false => return Vec::new(),
+        };
+        let parts = regions.filter_map(|(region_id, _)| {
+            let prefix = keys::raft_log_range(*region_id).0;
+            // `None`: behind all entries.
+            let low = first_index_from(&prefix, start)?;
+            let high = end.and_then(|end| first_index_from(&prefix, end));
+            (high != Some(0)).then_some((*region_id, low, high))
+        });
+        parts.collect()
+    }
+}
+
+/// The first index whose entry's key is not below `bound`; `None` if there is none.
+/// `prefix` is what the keys of the region's entries begin with.
+fn first_index_from(prefix: &[u8], bound: &[u8]) -> Option<u64> {
+    let Some(rest) = bound.strip_prefix(prefix) else {
+        return (bound <= prefix).then_some(0);
+    };
+    let mut index = [0; 8];
+    let common = rest.len().min(8);
+    index[..common].copy_from_slice(&rest[..common]);
+    let index = u64::from_be_bytes(index);
+    // A longer bound lies behind the entry whose key it begins with.
+    if rest.len() > 8 {
+        index.checked_add(1)
+    } else {
+        Some(index)
+    }
+}

@@ -1,0 +1,330 @@
+//! The log as several threads use it.
+//!
+//! Write  Under the lock: one record is written, and the index says where its values lie. So a
+//!        read may see what is not synced yet, as it may with an unsynced write.
+//! Sync   Outside the lock, one thread at a time, of everything that was written when it begins:
+//!        a thread that comes meanwhile waits, and mostly finds its record synced by the next.
+//! Read   Under the lock only the places are looked up, all of a range at once, so that a scan sees
+//!        one state; values are read outside of it. A file is not used again while someone reads
+//!        from it.
+//!
+//! The first failure is kept and refuses every later write (crash rule 9).
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::files::{LogFile, LogFolder};
+use super::index::{Held, Index, Item, Place};
+use super::recovery::{RecoveryError, recover};
+use super::state::State;
+use crate::batch::WriteBatch;
+use crate::engine::{Cf, Direction, Durability, EngineError, EngineKind, Visitor};
+
+/// Most bytes that a scan reads at once, unless one value is larger.
+const READ_BYTES_MAX: u64 = 256 << 10;
+/// Bytes between two values that are read along with them.
+const GAP_BYTES_MAX: u64 = 1 << 10;
+
+/// See the module.
+pub(super) struct Log<D: LogFolder> {
+    state: Mutex<State<D>>,
+    /// Held by the thread that syncs.
+    syncing: Mutex<()>,
+    failure: Mutex<Option<String>>,
+}
+
+/// All of the log at one moment; its files are not used again while it is there.
+pub(super) struct LogView<D: LogFolder> {
+    index: Index,
+    files: Vec<(u32, Arc<D::File>)>,
+}
+
+impl<D: LogFolder> Log<D> {
+    /// Reads the log in `folder`, to write to it later if `write`.
+    pub fn open(folder: D, file_bytes: u64, write: bool) -> Result<Self, RecoveryError> {
+        let found = recover(&folder, write)?;
+        Ok(Self {
+            state: Mutex::new(State::new(folder, file_bytes, found)),
+            syncing: Mutex::new(()),
+            failure: Mutex::new(None),
+        })
+    }
+
+    /// As [`Engine::write`](crate::Engine::write).
+    pub fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), EngineError> {
+        self.check_writable()?;
+        if let Some(change) = batch
+            .changes()
+            .iter()
+            .find(|change| change.cf() != Cf::RaftLog)
+        {
+            return Err(foreign(change.cf()));
+        }
+        if !batch.is_empty() {
+            let mut state = self.state.lock();
+            // Another thread's write may have failed while this one waited.
+            self.check_writable()?;
+            let written = state.write(batch);
+            written.map_err(|error| self.fail(&error))?;
+        }
+        match durability {
+            Durability::Unsynced => Ok(()),
+            Durability::Synced => self.make_durable(),
+        }
+    }
+
+    /// As [`Engine::make_durable`](crate::Engine::make_durable).
+    pub fn make_durable(&self) -> Result<(), EngineError> {
+        let wanted = self.state.lock().last_sequence();
+        let _syncing = self.syncing.lock();
+        self.check_writable()?;
+        let (newest, last) = {
+            let state = self.state.lock();
+            if state.synced() >= wanted {
+                return Ok(());
+            }
+            (state.newest(), state.last_sequence())
+        };
+        if let Some(newest) = newest {
+            newest.sync().map_err(|error| self.fail(&error))?;
+            self.state.lock().on_synced(last);
+        }
+        Ok(())
+    }
+
+    /// As [`ReadView::get`](crate::ReadView::get).
+    pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        check_family(cf)?;
+        let (place, file) = {
+            let state = self.state.lock();
+            match state.index.get(key) {
+                None => return Ok(None),
+                Some(Held::Record(value)) => return Ok(Some(value)),
+                Some(Held::Entry(place)) => (place, state.file(place.file)),
+            }
+        };
+        read_value(&*file, place).map(Some)
+    }
+
+    /// As [`ReadView::scan`](crate::ReadView::scan).
+    pub fn scan(
+        &self,
+        cf: Cf,
+        (start, end): (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        check_family(cf)?;
+        let (items, files) = {
+            let state = self.state.lock();
+            let items = state.index.range(start, end);
+            let mut numbers: Vec<u32> = items.iter().filter_map(file_of).collect();
+            numbers.sort_unstable();
+            numbers.dedup();
+            let files = numbers.iter().map(|number| (*number, state.file(*number)));
+            (items, files.collect::<Vec<_>>())
+        };
+        visit_all(items, &files, direction, visit)
+    }
+
+    /// All of it as of now.
+    pub fn view(&self) -> LogView<D> {
+        let state = self.state.lock();
+        LogView {
+            index: state.index.clone(),
+            files: state.files(),
+        }
+    }
+
+    /// Bytes of all files whose records count.
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used_bytes()
+    }
+
+    fn check_writable(&self) -> Result<(), EngineError> {
+        match &*self.failure.lock() {
+            None => Ok(()),
+            Some(first) => Err(EngineError::Poisoned {
+                engine: EngineKind::Raft,
+                first: first.clone(),
+            }),
+        }
+    }
+
+    /// Keeps the first failure.
+    fn fail(&self, error: &io::Error) -> EngineError {
+        let detail = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                format!("{error}; make room on this disk and start the node again")
+            }
+            _ => error.to_string(),
+        };
+        self.failure.lock().get_or_insert_with(|| detail.clone());
+        EngineError::WriteFailed {
+            engine: EngineKind::Raft,
+            detail,
+        }
+    }
+}
+
+impl<D: LogFolder> LogView<D> {
+    /// As [`ReadView::get`](crate::ReadView::get).
+    pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        check_family(cf)?;
+        match self.index.get(key) {
+            None => Ok(None),
+            Some(Held::Record(value)) => Ok(Some(value)),
+            Some(Held::Entry(place)) => {
+                read_value(file_in(&self.files, place.file), place).map(Some)
+            }
+        }
+    }
+
+    /// As [`ReadView::scan`](crate::ReadView::scan).
+    pub fn scan(
+        &self,
+        cf: Cf,
+        (start, end): (&[u8], Option<&[u8]>),
+        direction: Direction,
+        visit: Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        check_family(cf)?;
+        visit_all(self.index.range(start, end), &self.files, direction, visit)
+    }
+}
+
+fn file_of(item: &Item) -> Option<u32> {
+    match &item.1 {
+        Held::Entry(place) => Some(place.file),
+        Held::Record(_) => None,
+    }
+}
+
+fn file_in<F>(files: &[(u32, Arc<F>)], number: u32) -> &F {
+    let found = files.iter().find(|(found, _)| *found == number);
+    &found
+        .unwrap_or_else(|| panic!("file {number} is in the index and not held"))
+        .1
+}
+
+fn visit_all<F: LogFile>(
+    mut items: Vec<Item>,
+    files: &[(u32, Arc<F>)],
+    direction: Direction,
+    visit: Visitor<'_>,
+) -> Result<(), EngineError> {
+    if direction == Direction::Backward {
+        items.reverse();
+    }
+    let mut piece = Piece::default();
+    for at in 0..items.len() {
+        let (key, held) = &items[at];
+        let answer = match held {
+            Held::Record(value) => key.with(|key| visit(key, value)),
+            Held::Entry(place) => {
+                let value = piece.value(*place, &items[at + 1..], files)?;
+                key.with(|key| visit(key, value))
+            }
+        };
+        if answer.is_break() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A piece of a file with several values: entries of a log lie near each other.
+#[derive(Default)]
+struct Piece {
+    file: Option<u32>,
+    start: u64,
+    bytes: Vec<u8>,
+    /// Bytes that the next piece has at most: little is read for a scan that ends soon.
+    limit: u64,
+}
+
+impl Piece {
+    /// The value at `place`, read with as many of `following` as lie behind it.
+    fn value<F: LogFile>(
+        &mut self,
+        place: Place,
+        following: &[Item],
+        files: &[(u32, Arc<F>)],
+    ) -> Result<&[u8], EngineError> {
+        let held = self.start..self.start + self.bytes.len() as u64;
+        let value = place.offset..place.offset + u64::from(place.length);
+        let is_held =
+            self.file == Some(place.file) && held.start <= value.start && value.end <= held.end;
+        if !is_held {
+            self.limit = (4 * self.limit).clamp(16 << 10, READ_BYTES_MAX);
+            let mut end = value.end;
+            for (_, next) in following {
+                let Held::Entry(next) = next else { break };
+                let next_end = next.offset + u64::from(next.length);
+                let is_near = next.file == place.file
+                    && (end..=end + GAP_BYTES_MAX).contains(&next.offset)
+                    && next_end - value.start <= self.limit;
+                if !is_near {
+                    break;
+                }
+                end = next_end;
+            }
+            self.bytes.resize((end - value.start) as usize, 0);
+            // What is in it counts only once it was read.
+            self.file = None;
+            let file = file_in(files, place.file);
+            file.read_at(value.start, &mut self.bytes)
+                .map_err(|error| read_failed(&error))?;
+            (self.file, self.start) = (Some(place.file), value.start);
+        }
+        let begin = (value.start - self.start) as usize;
+        let bytes = &self.bytes[begin..begin + place.length as usize];
+        check_value(bytes, place)?;
+        Ok(bytes)
+    }
+}
+
+fn read_value(file: &impl LogFile, place: Place) -> Result<Bytes, EngineError> {
+    let mut value = vec![0; place.length as usize];
+    file.read_at(place.offset, &mut value)
+        .map_err(|error| read_failed(&error))?;
+    check_value(&value, place)?;
+    Ok(value.into())
+}
+
+fn check_value(value: &[u8], place: Place) -> Result<(), EngineError> {
+    if crc32fast::hash(value) == place.checksum {
+        return Ok(());
+    }
+    Err(EngineError::Corruption {
+        engine: EngineKind::Raft,
+        detail: format!(
+            "{} bytes at offset {} of file {:06}.log are not what was written",
+            place.length, place.offset, place.file
+        ),
+    })
+}
+
+fn read_failed(error: &io::Error) -> EngineError {
+    EngineError::ReadFailed {
+        engine: EngineKind::Raft,
+        detail: error.to_string(),
+    }
+}
+
+fn check_family(cf: Cf) -> Result<(), EngineError> {
+    match cf {
+        Cf::RaftLog => Ok(()),
+        _ => Err(foreign(cf)),
+    }
+}
+
+fn foreign(cf: Cf) -> EngineError {
+    EngineError::ForeignColumnFamily {
+        engine: EngineKind::Raft,
+        cf,
+    }
+}

@@ -1,0 +1,314 @@
+//! Reading the log's files when it is opened, without writing anything.
+//!
+//! Headers   Of all files. The newest life says which lives count; of these none may be missing.
+//! Records   Of each file from the oldest life on, into the index. A file is whole if its records
+//!           reach to the first of the next life, as a life begins only when the one before is
+//!           synced to its end.
+//! Tail      The records of the newest life end where one does not check. That is a write that was
+//!           under way, unless a record behind it says that it was synced (crash rule 10). What
+//!           the last sync brought to disk has no such witness, as nothing is written behind it:
+//!           mostly the last record, or the few that shared the sync. Damage there counts as torn,
+//!           and the start check of the regions finds what is missing then.
+//!
+//! The log goes on in a new life, never behind a tail: what lies there could be taken for records
+//! once the bytes in front of it fit.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::{LogFile, LogFolder};
+use super::form::{
+    FILE_HEADER_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordHeader, StoredChange, StoredChanges,
+};
+use super::index::{Index, Place};
+
+/// Bytes that are read at once when the log is opened.
+const READ_BYTES: usize = 1 << 20;
+
+/// What is wrong with the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogFault {
+    /// A file begins with something else than a header.
+    #[error("damaged header at offset 0")]
+    Header,
+    /// A record does not check, and it was synced.
+    #[error("damaged record at offset {0}")]
+    Record(u64),
+    /// A record checks, and its payload does not parse: it is of another version.
+    #[error("record at offset {0} does not parse")]
+    Form(u64),
+    /// Two files say that they are of the same life.
+    #[error("the file says that it is of life {0}, as another does")]
+    Twin(u64),
+    /// A file is gone that must be there; named is the one behind it.
+    #[error("the file of life {0}, before this one, is missing")]
+    Missing(u64),
+}
+
+/// Damage in the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {fault}", file.display())]
+pub struct LogDamage {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong.
+    pub fault: LogFault,
+}
+
+/// Why the log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    /// It is damaged.
+    #[error(transparent)]
+    Damage(#[from] LogDamage),
+    /// The system failed.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// A file whose records count.
+#[derive(Debug)]
+pub(super) struct LiveFile<F> {
+    pub number: u32,
+    pub file: Arc<F>,
+    /// Number of this use of it.
+    pub life: u64,
+    /// What its records are marked with.
+    pub mark: u64,
+    /// Where its records end.
+    pub end: u64,
+    /// Bytes that were ever written to it.
+    pub length: u64,
+}
+
+/// What was found.
+pub(super) struct Recovered<F> {
+    pub index: Index,
+    /// By life.
+    pub live: Vec<LiveFile<F>>,
+    /// Files without records that count.
+    pub spare: Vec<(u32, F)>,
+    /// The life after the newest.
+    pub next_life: u64,
+    /// The sequence after the last.
+    pub next_sequence: u64,
+}
+
+/// Reads all files of `folder`, to write to them later if `write`.
+pub(super) fn recover<D: LogFolder>(
+    folder: &D,
+    write: bool,
+) -> Result<Recovered<D::File>, RecoveryError> {
+    let mut by_life: BTreeMap<u64, (u32, D::File, FileHeader)> = BTreeMap::new();
+    let damage = |number, fault| LogDamage {
+        file: folder.path(number),
+        fault,
+    };
+    let mut numbers = folder.list()?;
+    numbers.sort_unstable();
+    for number in numbers {
+        let file = folder.open(number, write)?;
+        match read_header(&file)? {
+            None => return Err(damage(number, LogFault::Header).into()),
+            Some(header) => {
+                let life = header.life;
+                if by_life.insert(life, (number, file, header)).is_some() {
+                    return Err(damage(number, LogFault::Twin(life)).into());
+                }
+            }
+        }
+    }
+    let oldest = by_life
+        .last_key_value()
+        .map_or(0, |(_, newest)| newest.2.oldest_life);
+    let counting = by_life.split_off(&oldest);
+    // Before any is read: a file in front of a gap would seem to end too early.
+    for (expected, (life, (number, ..))) in (oldest..).zip(&counting) {
+        if *life != expected {
+            return Err(damage(*number, LogFault::Missing(expected)).into());
+        }
+    }
+    let old = by_life.into_values();
+    let spare = old.map(|(number, file, _)| (number, file)).collect();
+    let mut found = Recovered {
+        index: Index::default(),
+        live: Vec::new(),
+        spare,
+        next_life: 1,
+        next_sequence: 1,
+    };
+    let mut files = counting.into_iter().peekable();
+    while let Some((life, (number, file, header))) = files.next() {
+        let until = files.peek().map(|(_, (_, _, next))| next.first_sequence);
+        let walk = Walk {
+            folder,
+            number,
+            file: &file,
+            header,
+            length: file.length()?,
+        };
+        let (end, next_sequence) = walk.run(until, &mut found.index)?;
+        found.next_life = life + 1;
+        found.next_sequence = next_sequence;
+        found.live.push(LiveFile {
+            number,
+            length: walk.length,
+            file: Arc::new(file),
+            life,
+            mark: header.mark,
+            end,
+        });
+    }
+    Ok(found)
+}
+
+fn read_header(file: &impl LogFile) -> io::Result<Option<FileHeader>> {
+    let length = file.length()?.min(FILE_HEADER_BYTES);
+    let mut bytes = vec![0; length as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(FileHeader::decode(&bytes))
+}
+
+/// The walk over one file.
+struct Walk<'a, D: LogFolder> {
+    folder: &'a D,
+    number: u32,
+    file: &'a D::File,
+    header: FileHeader,
+    length: u64,
+}
+
+impl<D: LogFolder> Walk<'_, D> {
+    /// Takes all records in, up to the sequence `until` if another life begins with it. Returns
+    /// where they end, and the sequence after the last.
+    fn run(&self, until: Option<u64>, index: &mut Index) -> Result<(u64, u64), RecoveryError> {
+        let mut window = Window::new(self.file, self.length, READ_BYTES);
+        let mut sequence = self.header.first_sequence;
+        let mut at = FILE_HEADER_BYTES;
+        while until.is_none_or(|until| sequence < until) {
+            let Some((header, record)) = window.record(at)? else {
+                break;
+            };
+            if (header.mark, header.sequence) != (self.header.mark, sequence) {
+                break;
+            }
+            self.take(at, &record[RECORD_HEADER_BYTES..], index)?;
+            at += record.len() as u64;
+            sequence += 1;
+        }
+        match until {
+            Some(until) if sequence < until => {
+                return Err(self.damage(LogFault::Record(at)).into());
+            }
+            Some(_) => {}
+            None if self.was_synced(&mut window, at, sequence)? => {
+                return Err(self.damage(LogFault::Record(at)).into());
+            }
+            None => {}
+        }
+        Ok((at, sequence))
+    }
+
+    fn take(&self, at: u64, payload: &[u8], index: &mut Index) -> Result<(), LogDamage> {
+        for change in StoredChanges::of(payload) {
+            let change = change.map_err(|()| self.damage(LogFault::Form(at)))?;
+            index.take(change, || {
+                let StoredChange::Put(_, value, begin) = change else {
+                    unreachable!("only a put has a place: {change:?}");
+                };
+                Place::of(self.number, at, begin, value)
+            });
+        }
+        Ok(())
+    }
+
+    /// True if some record behind `at`, where the records end, says that the one that should be
+    /// there was synced. Where a record's length is damaged the next may begin anywhere.
+    fn was_synced(
+        &self,
+        window: &mut Window<'_, D::File>,
+        at: u64,
+        sequence: u64,
+    ) -> io::Result<bool> {
+        let mut from = at + 1;
+        while from + RECORD_HEADER_BYTES as u64 <= self.length {
+            let bytes = window.bytes(from, RECORD_HEADER_BYTES)?;
+            // The mark is looked for at every place: nobody outside knows it.
+            let mark = self.header.mark.to_le_bytes();
+            let Some(hit) = bytes.windows(8).skip(8).position(|found| found == mark) else {
+                from += (bytes.len() - RECORD_HEADER_BYTES + 1) as u64;
+                continue;
+            };
+            from += hit as u64;
+            if let Some((header, _)) = window.record(from)?
+                && header.mark == self.header.mark
+                && header.sequence > sequence
+                && header.synced >= sequence
+            {
+                return Ok(true);
+            }
+            from += 1;
+        }
+        Ok(false)
+    }
+
+    fn damage(&self, fault: LogFault) -> LogDamage {
+        LogDamage {
+            file: self.folder.path(self.number),
+            fault,
+        }
+    }
+}
+
+/// A piece of a file in memory that moves on as it is read.
+pub(super) struct Window<'a, F> {
+    file: &'a F,
+    /// Bytes of the file.
+    length: u64,
+    /// Bytes that are read at once, unless one record is larger.
+    read_bytes: usize,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a, F: LogFile> Window<'a, F> {
+    /// Of a file with `length` bytes, of which `read_bytes` are read at once.
+    pub fn new(file: &'a F, length: u64, read_bytes: usize) -> Self {
+        Self {
+            file,
+            length,
+            read_bytes,
+            start: 0,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// The bytes from `at` on that are in memory, at least `least` unless the file ends before.
+    fn bytes(&mut self, at: u64, least: usize) -> io::Result<&[u8]> {
+        let end = self.start + self.bytes.len() as u64;
+        let wanted = at.saturating_add(least as u64).min(self.length);
+        if at < self.start || wanted > end {
+            let length = self.length.saturating_sub(at);
+            let length = length.min(least.max(self.read_bytes) as u64) as usize;
+            self.bytes.resize(length, 0);
+            self.file.read_at(at, &mut self.bytes)?;
+            self.start = at;
+        }
+        Ok(&self.bytes[(at - self.start) as usize..])
+    }
+
+    /// The record at `at`; `None` if what is there is none.
+    pub fn record(&mut self, at: u64) -> io::Result<Option<(RecordHeader, &[u8])>> {
+        let Some(header) = RecordHeader::decode(self.bytes(at, RECORD_HEADER_BYTES)?) else {
+            return Ok(None);
+        };
+        let total = RECORD_HEADER_BYTES + header.length;
+        if at + total as u64 > self.length {
+            return Ok(None);
+        }
+        let record = &self.bytes(at, total)?[..total];
+        Ok(header.holds(record).then_some((header, record)))
+    }
+}

@@ -1,0 +1,312 @@
+//! What is written where: the files in use, the one that grows, and the index.
+//!
+//! Write    One record at the end of the newest life, then the index. A record never spans files;
+//!          one that does not fit begins the next life, one larger than a file makes its file
+//!          longer.
+//! Life     1. The file so far is synced to its end: the next life's header says so.
+//!          2. A header with the next life goes into a spare file, or a new one, and is synced.
+//!          3. Records follow.
+//!          Between 2 and 3 nothing of the spare file's earlier life counts any more, as the header
+//!          names the oldest life that does.
+//! Collect  When files hold twice what is wanted of them, each write also walks a piece of the
+//!          oldest file and takes along what the index still finds there. A file of which nothing
+//!          is wanted becomes a spare one. Always the oldest: a deletion must outlive the puts in
+//!          front of it, and behind the oldest file there are none.
+//! Fill     A file grows by zeros some way ahead of its records, and a spare one has been written
+//!          whole: a sync then finds the file's length and blocks as they were, and writes data
+//!          only.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use super::files::{LogFile, LogFolder};
+use super::form::{
+    FILE_HEADER_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordBuilder, StoredChange, StoredChanges,
+};
+use super::index::{Index, Place};
+use super::recovery::{LiveFile, Recovered, Window};
+use crate::batch::WriteBatch;
+
+/// Files that are not used again before there are more of them than this, unless what they hold
+/// is wanted by less than half.
+const FILES_MIN: u64 = 4;
+/// Bytes that are walked for each byte written, while files hold too much that nobody wants.
+const WALKED_PER_WRITTEN: u64 = 3;
+/// Bytes that are walked at once, unless the batch is large.
+const WALK_BYTES: u64 = 64 << 10;
+/// Bytes by which a new file grows.
+const FILL_BYTES: u64 = 256 << 10;
+/// Files that wait to be used again; more are removed.
+const SPARE_MAX: usize = 2;
+
+/// See the module.
+pub(super) struct State<D: LogFolder> {
+    folder: D,
+    /// Bytes of a file, unless one record is larger.
+    file_bytes: u64,
+    pub index: Index,
+    /// By life; at least one once something was written.
+    live: VecDeque<LiveFile<D::File>>,
+    /// Whether the newest is of this opening, so that it may grow.
+    writing: bool,
+    spare: Vec<(u32, Arc<D::File>)>,
+    next_life: u64,
+    next_sequence: u64,
+    next_number: u32,
+    /// The last record that is known to be on disk.
+    synced: u64,
+    /// How far the oldest file was walked.
+    walked_to: u64,
+    /// Bytes that may be walked.
+    walk_credit: u64,
+}
+
+impl<D: LogFolder> State<D> {
+    /// Goes on where `found` ends. Writes nothing yet.
+    pub fn new(folder: D, file_bytes: u64, found: Recovered<D::File>) -> Self {
+        let live = found.live.iter().map(|live| live.number);
+        let spare = found.spare.iter().map(|(number, _)| *number);
+        let next_number = live.chain(spare).max().map_or(1, |number| number + 1);
+        Self {
+            folder,
+            file_bytes,
+            index: found.index,
+            live: found.live.into(),
+            writing: false,
+            spare: found
+                .spare
+                .into_iter()
+                .map(|(number, file)| (number, Arc::new(file)))
+                .collect(),
+            next_life: found.next_life,
+            next_sequence: found.next_sequence,
+            next_number,
+            synced: 0,
+            walked_to: FILE_HEADER_BYTES,
+            // The first write begins a file, however little it is: that pays for an old one.
+            walk_credit: WALKED_PER_WRITTEN * FILL_BYTES,
+        }
+    }
+
+    /// Sequence of the last record.
+    pub fn last_sequence(&self) -> u64 {
+        self.next_sequence - 1
+    }
+
+    /// The newest file: to sync it makes all records durable.
+    pub fn newest(&self) -> Option<Arc<D::File>> {
+        self.live.back().map(|live| live.file.clone())
+    }
+
+    /// The last record that is known to be on disk.
+    pub fn synced(&self) -> u64 {
+        self.synced
+    }
+
+    /// All records up to `sequence` are on disk.
+    pub fn on_synced(&mut self, sequence: u64) {
+        self.synced = self.synced.max(sequence);
+    }
+
+    /// The file of this number.
+    ///
+    /// # Panics
+    /// If no record of it counts.
+    pub fn file(&self, number: u32) -> Arc<D::File> {
+        let live = self.live.iter().find(|live| live.number == number);
+        let live = live.unwrap_or_else(|| panic!("file {number} is in the index and not in use"));
+        live.file.clone()
+    }
+
+    /// All files in use.
+    pub fn files(&self) -> Vec<(u32, Arc<D::File>)> {
+        let files = self
+            .live
+            .iter()
+            .map(|live| (live.number, live.file.clone()));
+        files.collect()
+    }
+
+    /// Bytes of all files in use.
+    pub fn used_bytes(&self) -> u64 {
+        self.live.iter().map(|live| live.length).sum()
+    }
+
+    /// Writes a batch as one record, which survives a power cut when the newest file is synced.
+    /// Returns its sequence.
+    ///
+    /// # Errors
+    /// The record may be there or not: nothing may be written any more.
+    pub fn write(&mut self, batch: &WriteBatch) -> io::Result<u64> {
+        let mut builder = RecordBuilder::with_capacity(batch.approximate_bytes());
+        // What is taken along comes first, so that the batch has its way.
+        self.collect(&mut builder, batch.approximate_bytes() as u64)?;
+        builder.changes(batch);
+        self.make_room(builder.len() as u64)?;
+        let sequence = self.next_sequence;
+        let current = self.live.back_mut().expect("room was made in a file");
+        let record = builder.finish(current.mark, sequence, self.synced);
+        let at = current.end;
+        current.file.write_at(at, record)?;
+        current.end += record.len() as u64;
+        fill(current, self.file_bytes);
+        take(&mut self.index, current.number, at, record);
+        self.next_sequence += 1;
+        self.walk_credit += WALKED_PER_WRITTEN * record.len() as u64;
+        Ok(sequence)
+    }
+
+    /// Begins a new life if the newest file cannot take `bytes`.
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        if let Some(newest) = self.live.back() {
+            let fits = newest.end + bytes <= self.file_bytes || newest.end == FILE_HEADER_BYTES;
+            if self.writing && fits {
+                return Ok(());
+            }
+            newest.file.sync()?;
+            self.synced = self.last_sequence();
+        }
+        self.retire();
+        let header = FileHeader {
+            life: self.next_life,
+            first_sequence: self.next_sequence,
+            oldest_life: self
+                .live
+                .front()
+                .map_or(self.next_life, |oldest| oldest.life),
+            mark: self.folder.random_number(),
+        };
+        let (number, file) = self.begin_file(&header)?;
+        self.live.push_back(LiveFile {
+            number,
+            length: file.length()?,
+            file,
+            life: header.life,
+            mark: header.mark,
+            end: FILE_HEADER_BYTES,
+        });
+        self.next_life += 1;
+        self.writing = true;
+        while self.spare.len() > SPARE_MAX {
+            let (number, _) = self.spare.remove(0);
+            self.folder.remove(number)?;
+        }
+        Ok(())
+    }
+
+    /// A file with this header, on disk: a spare one that nobody reads, or a new one.
+    fn begin_file(&mut self, header: &FileHeader) -> io::Result<(u32, Arc<D::File>)> {
+        let free = |(_, file): &(u32, Arc<D::File>)| Arc::strong_count(file) == 1;
+        if let Some(found) = self.spare.iter().position(free) {
+            let (number, file) = self.spare.remove(found);
+            file.write_at(0, &header.encode())?;
+            file.sync()?;
+            // Not before: on disk its records counted until now.
+            if file.length()? > self.file_bytes {
+                file.cut(self.file_bytes)?;
+            }
+            return Ok((number, file));
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let file = self.folder.create(number, &header.encode())?;
+        Ok((number, Arc::new(file)))
+    }
+
+    /// Makes spare files of the oldest ones of which nothing is wanted.
+    fn retire(&mut self) {
+        while let Some(oldest) = self.live.front() {
+            let is_newest = self.live.len() == 1;
+            if is_newest || self.index.wanted_of(oldest.number).values > 0 {
+                return;
+            }
+            let oldest = self.live.pop_front().expect("there is an oldest");
+            self.spare.push((oldest.number, oldest.file));
+            self.walked_to = FILE_HEADER_BYTES;
+        }
+    }
+
+    /// Walks a piece of the oldest file if files hold too much that nobody wants, and adds to
+    /// `builder` what is wanted. `batch_bytes` will be written besides.
+    fn collect(&mut self, builder: &mut RecordBuilder, batch_bytes: u64) -> io::Result<()> {
+        let kept = 2 * (self.index.wanted_bytes() + self.file_bytes);
+        // A file that did not grow to its end counts whole: there may be many of them.
+        let held = self
+            .live
+            .iter()
+            .map(|live| live.length.max(self.file_bytes));
+        if held.sum::<u64>() <= kept.max(FILES_MIN * self.file_bytes) {
+            self.walk_credit = 0;
+            return Ok(());
+        }
+        if self.walk_credit < WALK_BYTES {
+            return Ok(());
+        }
+        self.retire();
+        if self.live.len() < 2 {
+            return Ok(());
+        }
+        let oldest = &self.live[0];
+        // What was taken along gives credit too: it must not make one write walk a whole file.
+        let most = WALK_BYTES.max(WALKED_PER_WRITTEN * batch_bytes);
+        let until = oldest.end.min(self.walked_to + self.walk_credit.min(most));
+        // Not more than is walked: each write reads anew.
+        let read_bytes = (until - self.walked_to) as usize;
+        let mut window = Window::new(&*oldest.file, oldest.end, read_bytes);
+        let mut at = self.walked_to;
+        while at < until {
+            let Some((_, record)) = window.record(at)? else {
+                let line = format!(
+                    "{}: damaged record at offset {at}",
+                    self.folder.path(oldest.number).display()
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, line));
+            };
+            let payload = &record[RECORD_HEADER_BYTES..];
+            for change in StoredChanges::of(payload).flatten() {
+                let StoredChange::Put(key, value, begin) = change else {
+                    continue;
+                };
+                let offset = at + (RECORD_HEADER_BYTES + begin) as u64;
+                let place = self.index.place_of(key);
+                if place.is_some_and(|at| (at.file, at.offset) == (oldest.number, offset)) {
+                    builder.put(key, value);
+                }
+            }
+            at += record.len() as u64;
+        }
+        self.walk_credit = self.walk_credit.saturating_sub(at - self.walked_to);
+        self.walked_to = at;
+        Ok(())
+    }
+}
+
+/// Takes the changes of a record in that lies at `at` in the file `number`.
+pub(super) fn take(index: &mut Index, number: u32, at: u64, record: &[u8]) {
+    for change in StoredChanges::of(&record[RECORD_HEADER_BYTES..]) {
+        let change = change.expect("a record that was just made");
+        index.take(change, || {
+            let StoredChange::Put(_, value, begin) = change else {
+                unreachable!("only a put has a place: {change:?}");
+            };
+            Place::of(number, at, begin, value)
+        });
+    }
+}
+
+/// Writes zeros behind the records of a file that has just grown, so that the next records do
+/// not make it grow. Without room for them the records themselves will tell.
+fn fill<F: LogFile>(file: &mut LiveFile<F>, file_bytes: u64) {
+    if file.end <= file.length {
+        return;
+    }
+    file.length = file.end;
+    let until = file.end.next_multiple_of(FILL_BYTES).min(file_bytes);
+    if file.end < until {
+        let zeros = vec![0; (until - file.end) as usize];
+        if file.file.write_at(file.end, &zeros).is_ok() {
+            file.length = until;
+        }
+    }
+}
