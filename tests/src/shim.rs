@@ -6,8 +6,11 @@
 //! surely on disk), and its path. The line is written before the call returns, so that
 //! nothing can have been acknowledged on a sync that is not recorded.
 //!
-//! `STRATA_SYNC_DELAY_MS` makes each sync of a write-ahead log of a raft engine (`raft/*.log`)
-//! take so much longer, as on a slower disk. The delay comes behind the sync itself.
+//! A log of a raft engine (`raft/*.log`) has its length before it has its records, and is used
+//! again. Of these the line holds where the records end that were written when the sync began:
+//! the end of the last write that was no zeros, from the header at offset 0 on.
+//!
+//! `STRATA_SYNC_DELAY_MS` makes each sync of a log of a raft engine take so much longer, as on a slower disk. The delay comes behind the sync itself.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -20,6 +23,7 @@ const SOURCE: &str = r#"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +41,20 @@ __attribute__((constructor)) static void open_log(void) {
     if (delay) delay_ms = atol(delay);
 }
 
+#define FILES 65536
+/* Ends of records plus one; 0 where nothing was written. */
+static long long written[FILES], synced[FILES];
+static pthread_mutex_t ends = PTHREAD_MUTEX_INITIALIZER;
+
+static int path_of(int fd, char *path, size_t room) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, room - 1);
+    if (length <= 0) return 0;
+    path[length] = 0;
+    return 1;
+}
+
 static int is_raft_log(const char *path) {
     const char *name = strrchr(path, '/');
     if (!name || name - path < 5 || strncmp(name - 5, "/raft", 5) != 0) return 0;
@@ -52,23 +70,64 @@ static void pass_time(void) {
 static int recorded(const char *name, int fd) {
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
     struct stat before;
-    int known = fstat(fd, &before) == 0;
+    int known = fstat(fd, &before) == 0 && fd < FILES;
+    pthread_mutex_lock(&ends);
+    long long end = known ? written[fd] : 0;
+    pthread_mutex_unlock(&ends);
     int result = real(fd);
     int saved = errno;
     if (result == 0 && known && (log_fd >= 0 || delay_ms > 0)) {
-        char link[64], path[4096], line[4352];
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        ssize_t length = readlink(link, path, sizeof path - 1);
-        if (length > 0) {
-            path[length] = 0;
+        char path[4096], line[4352];
+        if (path_of(fd, path, sizeof path)) {
             if (delay_ms > 0 && is_raft_log(path)) pass_time();
-            int bytes = snprintf(line, sizeof line, "%s %lld %s\n", name,
-                                 (long long)before.st_size, path);
+            /* Two syncs of a file may end in another order than they began. */
+            pthread_mutex_lock(&ends);
+            if (end > synced[fd]) synced[fd] = end;
+            long long length = synced[fd] ? synced[fd] - 1 : (long long)before.st_size;
+            int bytes = snprintf(line, sizeof line, "%s %lld %s\n", name, length, path);
             if (log_fd >= 0 && write(log_fd, line, bytes) != bytes) _exit(111);
+            pthread_mutex_unlock(&ends);
         }
     }
     errno = saved;
     return result;
+}
+
+static ssize_t placed(const char *name, int fd, const void *data, size_t bytes, off_t at) {
+    ssize_t (*real)(int, const void *, size_t, off_t) =
+        (ssize_t (*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, name);
+    ssize_t result = real(fd, data, bytes, at);
+    int saved = errno;
+    char path[4096];
+    static const char zeros[32];
+    int is_fill = bytes >= sizeof zeros && memcmp(data, zeros, sizeof zeros) == 0;
+    if (result > 0 && log_fd >= 0 && fd < FILES && !is_fill && path_of(fd, path, sizeof path) &&
+        is_raft_log(path)) {
+        pthread_mutex_lock(&ends);
+        written[fd] = at + result + 1;
+        if (at == 0) synced[fd] = 0;
+        pthread_mutex_unlock(&ends);
+    }
+    errno = saved;
+    return result;
+}
+
+ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at) {
+    return placed("pwrite", fd, data, bytes, at);
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at) {
+    return placed("pwrite64", fd, data, bytes, at);
+}
+
+int close(int fd) {
+    if (fd >= 0 && fd < FILES) {
+        pthread_mutex_lock(&ends);
+        written[fd] = synced[fd] = 0;
+        pthread_mutex_unlock(&ends);
+    }
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "close");
+    return real(fd);
 }
 
 int fdatasync(int fd) { return recorded("fdatasync", fd); }
@@ -121,7 +180,8 @@ fn library_folder() -> PathBuf {
 pub struct SyncRecord {
     /// `fdatasync` or `fsync`.
     pub call: String,
-    /// Length of the file in bytes when the sync began.
+    /// Length of the file in bytes when the sync began; of a raft engine's log, where its records
+    /// ended then.
     pub length: u64,
     /// The file.
     pub path: PathBuf,

@@ -15,7 +15,7 @@ fn small_disks() -> NemesisOptions {
         ("STRATA_STORE_RESERVE_SPACE", "16MiB"),
         ("STRATA_STORE_SPACE_CHECK_INTERVAL", "50ms"),
         // Logs reach the disk soon, and go soon.
-        ("STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE", "4MiB"),
+        ("STRATA_STORAGE_LOG_FILE_SIZE", "4MiB"),
     ];
     let own = environment.map(|(key, value)| (key.to_string(), value.to_string()));
     NemesisOptions {

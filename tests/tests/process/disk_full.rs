@@ -38,7 +38,7 @@ fn small_buffers() -> ClusterOptions {
     with_environment(&[
         NO_RESERVE,
         ("STRATA_STORAGE_WRITE_BUFFER_SIZE", "4MiB"),
-        ("STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE", "4MiB"),
+        ("STRATA_STORAGE_LOG_FILE_SIZE", "4MiB"),
     ])
 }
 
@@ -104,12 +104,9 @@ async fn assert_comes_back(cluster: &mut Cluster, disk: &SmallDisk, acknowledged
     assert!(pairs >= acknowledged.len() as u64, "{pairs} pairs");
 }
 
-/// A memtable that is larger than the disk: what fails is the append to the log.
-fn large_log_buffer() -> ClusterOptions {
-    with_environment(&[
-        NO_RESERVE,
-        ("STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE", "128MiB"),
-    ])
+/// A file of the log that is larger than the disk: what fails is the append to it.
+fn large_log_file() -> ClusterOptions {
+    with_environment(&[NO_RESERVE, ("STRATA_STORAGE_LOG_FILE_SIZE", "128MiB")])
 }
 
 /// The victim's last line names the full disk, what to do, and the file.
@@ -122,7 +119,7 @@ fn assert_names(line: &str, folder: &Path, ending: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_disk_full_raft_write() {
-    let mut cluster = Cluster::start_with(large_log_buffer()).await;
+    let mut cluster = Cluster::start_with(large_log_file()).await;
     let client = patient_client(&cluster).await;
     let disk = move_to_small_disk(&mut cluster, "raft", 8 * MIB).await;
     cluster.start_node(VICTIM);
@@ -139,7 +136,7 @@ async fn bad_input_disk_full_raft_write() {
 async fn bad_input_disk_full_raft_write_of_the_only_node() {
     let mut cluster = Cluster::prepare(ClusterOptions {
         nodes: 1,
-        ..large_log_buffer()
+        ..large_log_file()
     });
     let disk = SmallDisk::mount(&cluster.spec(1).folder, 16 * MIB);
     cluster.spec_mut(1).enter = disk.enter();

@@ -26,7 +26,7 @@ pub(super) fn short_logs(settings: &[(&str, &str)]) -> ClusterOptions {
         ("STRATA_RAFT_LOG_GC_COUNT_LIMIT", "100"),
         ("STRATA_RAFT_LOG_GC_SIZE_LIMIT", "8MiB"),
         ("STRATA_RAFT_LOG_GC_THRESHOLD", "10"),
-        ("STRATA_STORAGE_LOG_WRITE_BUFFER_SIZE", "8MiB"),
+        ("STRATA_STORAGE_LOG_FILE_SIZE", "8MiB"),
         ("STRATA_SNAPSHOT_GC_INTERVAL", "3s"),
     ];
     let all = early.iter().chain(settings);
