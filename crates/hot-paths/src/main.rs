@@ -22,6 +22,7 @@ mod messages;
 mod paths;
 mod peer_log;
 mod raft_group;
+mod raft_log;
 mod rocks;
 mod store;
 

@@ -6,6 +6,7 @@ use crate::idle::IdleTick;
 use crate::messages::{PutMessages, RaftMessageDecode, RaftMessageEncode};
 use crate::peer_log::{LogAppend, LogRead};
 use crate::raft_group::RaftCommit;
+use crate::raft_log::RaftLogWrite;
 use crate::rocks::{RocksGet, RocksWrite};
 use crate::store::{LeaseGet, StorePut};
 
@@ -40,7 +41,7 @@ pub struct PathEntry {
 }
 
 /// All of them, from the raft core outwards.
-pub static PATHS: [PathEntry; 13] = [
+pub static PATHS: [PathEntry; 14] = [
     PathEntry {
         name: "raft-commit-1",
         operations: 4096,
@@ -88,6 +89,12 @@ pub static PATHS: [PathEntry; 13] = [
         operations: 4096,
         operation: "16 entries read from a replica's log, from its cache",
         prepare: |_| Ok(Box::new(LogRead::new()?)),
+    },
+    PathEntry {
+        name: "raft-log-write-16",
+        operations: 2048,
+        operation: "a batch of 16 entries into the log on disk, collecting included; no sync",
+        prepare: |folder| Ok(Box::new(RaftLogWrite::new(folder)?)),
     },
     PathEntry {
         name: "rocks-write-16",
