@@ -12,6 +12,10 @@ use crate::engine::{Cf, Direction, Engine, ReadView};
 use crate::error::Error;
 use crate::keys;
 
+/// Entries that are looked up at once: a scan costs its whole range, and a follower that is far
+/// behind wants only a part of it.
+const ENTRIES_AT_ONCE: u64 = 256;
+
 /// Reads entries `[low, high)` from the raft engine, as many as fit into `bytes_max`, at
 /// least one; stops at a hole. Returns them and whether the limit was what ended it.
 pub(super) fn read_entries(
@@ -24,34 +28,38 @@ pub(super) fn read_entries(
     let mut bytes = 0u64;
     let mut full = false;
     let mut corrupt = None;
-    let mut visit = |key: &[u8], value: &[u8]| {
-        let index = low + entries.len() as u64;
-        if keys::parse_raft_log(key) != Some((region_id, index)) {
-            return ControlFlow::Break(());
-        }
-        let Some(entry) = decode_entry(Bytes::copy_from_slice(value), index) else {
-            corrupt = Some(index);
-            return ControlFlow::Break(());
+    let mut from = low;
+    while from < high {
+        let to = high.min(from.saturating_add(ENTRIES_AT_ONCE));
+        let mut visit = |key: &[u8], value: &[u8]| {
+            let index = low + entries.len() as u64;
+            if keys::parse_raft_log(key) != Some((region_id, index)) {
+                return ControlFlow::Break(());
+            }
+            let Some(entry) = decode_entry(Bytes::copy_from_slice(value), index) else {
+                corrupt = Some(index);
+                return ControlFlow::Break(());
+            };
+            bytes = bytes.saturating_add(entry_bytes(&entry));
+            if bytes > bytes_max && !entries.is_empty() {
+                full = true;
+                return ControlFlow::Break(());
+            }
+            entries.push(entry);
+            ControlFlow::Continue(())
         };
-        bytes = bytes.saturating_add(entry_bytes(&entry));
-        if bytes > bytes_max && !entries.is_empty() {
-            full = true;
-            return ControlFlow::Break(());
+        let (start, end) = (
+            keys::raft_log(region_id, from),
+            keys::raft_log(region_id, to),
+        );
+        let forward = Direction::Forward;
+        raft.scan(Cf::RaftLog, &start, Some(&end), forward, &mut visit)?;
+        // Fewer than were asked for: the limit, a hole, or damage.
+        if low + (entries.len() as u64) < to {
+            break;
         }
-        entries.push(entry);
-        ControlFlow::Continue(())
-    };
-    let (start, end) = (
-        keys::raft_log(region_id, low),
-        keys::raft_log(region_id, high),
-    );
-    raft.scan(
-        Cf::RaftLog,
-        &start,
-        Some(&end),
-        Direction::Forward,
-        &mut visit,
-    )?;
+        from = to;
+    }
     match corrupt {
         Some(index) => Err(Error::CorruptEntry { region_id, index }),
         None => Ok((entries, full)),
