@@ -1,6 +1,6 @@
 //! The log of one replica as storage keeps it, up to the batch that an engine would write.
 //!
-//! What RocksDB does with such a batch is a path of its own.
+//! What the raft engine does with such a batch is a path of its own (`raft_log`).
 
 use std::hint::black_box;
 

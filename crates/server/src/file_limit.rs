@@ -9,7 +9,8 @@ use slog::{Logger, warn};
 
 use crate::config::Config;
 
-/// Engines of a node, each with `storage.open-files-max`.
+/// The data engine opens up to `storage.open-files-max`; the files of the log engine, a few unless
+/// long logs are kept in small files, have room for as many.
 const ENGINES: u64 = 2;
 /// Descriptors beside those of engines and connections: logs that are written, snapshots,
 /// streams to other stores, the runtime's own.

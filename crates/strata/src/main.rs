@@ -35,8 +35,8 @@ use exit::{Failure, Outcome};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Settings of the allocator, which reads them under this name before `main`. Pages that are free
-/// go back to the system within two seconds instead of twenty, by a thread of the allocator: 15 MB
-/// less for a loaded node, at no cost that shows. `_RJEM_MALLOC_CONF` in the environment goes
+/// go back to the system within two seconds instead of ten, by a thread of the allocator: 15 MB less
+/// for a loaded node, at no cost that shows. `_RJEM_MALLOC_CONF` in the environment goes
 /// before.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static ALLOCATOR_SETTINGS: Option<&'static std::ffi::c_char> = Some(

@@ -13,14 +13,13 @@ use crate::engine::{Cf, Durability, Engine, ReadView};
 use crate::{WriteBatch, keys};
 
 /// Files that are read or written at a start beside tables, logs and manifests.
-const SMALL_FILES: [&str; 9] = [
+const SMALL_FILES: [&str; 8] = [
     "FORMAT",
     "IDENT",
     "LOCK",
     "FORMAT.tmp",
     "IDENT.tmp",
     "kv/CURRENT",
-    "raft/CURRENT",
     "kv/IDENTITY",
     "raft/000001.log",
 ];

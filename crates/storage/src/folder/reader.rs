@@ -12,6 +12,7 @@ use super::{Claim, FolderError, files};
 use crate::bootstrap;
 use crate::disk::DiskReader;
 use crate::engine::{EngineKind, Engines};
+use crate::raft_log;
 use crate::rocks::{EngineOptions, OpenWith};
 
 /// A data folder that is only read. No node can start on it meanwhile.
@@ -45,6 +46,12 @@ impl FolderReader {
             };
             DiskReader::open(kind, &files::engine_folder(path, kind), options, with)
         };
+        // A first start that was killed before it came to the engines.
+        if files::read_ident(path)?.is_none()
+            && !raft_log::has_files(&files::engine_folder(path, EngineKind::Raft)).unwrap_or(true)
+        {
+            return Err(no_store());
+        }
         let engines = Engines {
             raft: open(EngineKind::Raft)?,
             kv: open(EngineKind::Kv)?,

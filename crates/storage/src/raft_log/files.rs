@@ -9,10 +9,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
+
 /// Ending of the names of the log's files.
 const ENDING: &str = "log";
 /// Ending of a file that is being made; one that is left is made again.
 const NEW_ENDING: &str = "new";
+
+/// Numbers of files are below: there is room for those that follow.
+const NUMBER_END: u32 = 1 << 30;
 
 /// A file that is read and written at any place.
 pub(super) trait LogFile: Send + Sync + 'static {
@@ -22,7 +27,9 @@ pub(super) trait LogFile: Send + Sync + 'static {
     /// Writes all of `data`.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// Returns when what was written survives a power cut, and the file's length with it.
+    /// Returns when what was written survives a power cut, and the file's length with it. Once it
+    /// has failed it fails always, also for threads that were waiting: the system tells of a failure
+    /// only once, and what could not be written counts as written from then on.
     fn sync(&self) -> io::Result<()>;
 
     /// Bytes of the file.
@@ -89,7 +96,7 @@ impl LogFolder for DiskFolder {
                 .and_then(|stem| stem.to_str()?.parse().ok());
             if let (true, Some(number)) = (is_log, number)
                 && self.path(number) == path
-                && number < u32::MAX
+                && number < NUMBER_END
             {
                 numbers.push(number);
             }
@@ -107,7 +114,7 @@ impl LogFolder for DiskFolder {
             OpenOptions::new().read(true).write(write).open(&path)
         };
         match open() {
-            Ok(file) => Ok(DiskFile { file, path }),
+            Ok(file) => Ok(DiskFile::new(file, path)),
             Err(error) => Err(named(&path, &error)),
         }
     }
@@ -126,7 +133,7 @@ impl LogFolder for DiskFolder {
             Ok(file)
         };
         match make() {
-            Ok(file) => Ok(DiskFile { file, path }),
+            Ok(file) => Ok(DiskFile::new(file, path)),
             Err(error) => Err(named(&path, &error)),
         }
     }
@@ -151,6 +158,8 @@ impl LogFolder for DiskFolder {
 pub(super) struct DiskFile {
     file: File,
     path: PathBuf,
+    /// Whether a sync has failed; held during each.
+    sync_failed: Mutex<bool>,
 }
 
 impl LogFile for DiskFile {
@@ -163,7 +172,13 @@ impl LogFile for DiskFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.named(self.file.sync_data())
+        let mut failed = self.sync_failed.lock();
+        let synced = match *failed {
+            true => Err(io::Error::other("an earlier sync has failed")),
+            false => self.file.sync_data(),
+        };
+        *failed = synced.is_err();
+        self.named(synced)
     }
 
     fn length(&self) -> io::Result<u64> {
@@ -176,6 +191,14 @@ impl LogFile for DiskFile {
 }
 
 impl DiskFile {
+    fn new(file: File, path: PathBuf) -> Self {
+        Self {
+            file,
+            path,
+            sync_failed: Mutex::new(false),
+        }
+    }
+
     fn named<T>(&self, answer: io::Result<T>) -> io::Result<T> {
         answer.map_err(|error| named(&self.path, &error))
     }

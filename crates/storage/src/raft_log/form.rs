@@ -15,7 +15,8 @@
 //! keys, each behind its length as a varint. Integers are little-endian. CRC-32 is IEEE's.
 //!
 //! Files are used again: what lies behind the last record of a file is of an earlier life, or
-//! was never written. A record counts only with the mark of its file's life and the next sequence.
+//! was never written. A header is written over an earlier one: it lies in one sector, of which a disk
+//! writes all or nothing. A record counts only with the mark of its file's life and the next sequence.
 //! Nobody outside knows a mark, so no value that a client writes can hold what looks like a record.
 //! Nothing here panics on what is read from disk.
 
@@ -27,12 +28,15 @@ pub(super) const FILE_HEADER_BYTES: u64 = 4096;
 pub(super) const RECORD_HEADER_BYTES: usize = 32;
 
 const MAGIC: [u8; 8] = *b"STRATAL1";
-const HEADER_FIELDS_BYTES: usize = 44;
+/// Bytes of a header that mean something.
+pub(super) const FILE_HEADER_FIELDS_BYTES: usize = 44;
 /// Bytes of a header that its checksum covers.
 const HEADER_SUMMED_BYTES: usize = 40;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const DELETE_RANGE: u8 = 3;
+/// Lives and sequences are below: there is room for all that follow.
+const NUMBER_END: u64 = 1 << 62;
 /// Longest varint of a length: 32 bits.
 const VARINT_BYTES_MAX: usize = 5;
 
@@ -51,8 +55,8 @@ pub(super) struct FileHeader {
 
 impl FileHeader {
     /// The header's bytes.
-    pub fn encode(&self) -> [u8; HEADER_FIELDS_BYTES] {
-        let mut out = [0; HEADER_FIELDS_BYTES];
+    pub fn encode(&self) -> [u8; FILE_HEADER_FIELDS_BYTES] {
+        let mut out = [0; FILE_HEADER_FIELDS_BYTES];
         out[..8].copy_from_slice(&MAGIC);
         out[8..16].copy_from_slice(&self.life.to_le_bytes());
         out[16..24].copy_from_slice(&self.first_sequence.to_le_bytes());
@@ -65,7 +69,7 @@ impl FileHeader {
 
     /// Reads the beginning of a file, as far as it goes; `None` if it is no header.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let fields = bytes.get(..HEADER_FIELDS_BYTES)?;
+        let fields = bytes.get(..FILE_HEADER_FIELDS_BYTES)?;
         let (summed, sum) = fields.split_at(HEADER_SUMMED_BYTES);
         let header = Self {
             life: u64_at(fields, 8),
@@ -74,7 +78,10 @@ impl FileHeader {
             mark: u64_at(fields, 32),
         };
         let holds = fields[..8] == MAGIC && *sum == crc32fast::hash(summed).to_le_bytes();
-        (holds && header.oldest_life <= header.life).then_some(header)
+        let sane = header.oldest_life <= header.life
+            && header.life < NUMBER_END
+            && header.first_sequence < NUMBER_END;
+        (holds && sane).then_some(header)
     }
 }
 

@@ -17,6 +17,11 @@ use crate::keys;
 /// Bytes that a value is counted with beside itself: its key, and its share of a record.
 const VALUE_OVERHEAD_BYTES: u64 = 48;
 
+/// Places for which the queue of a region has room, for each that it holds.
+const ROOM_MAX: usize = 4;
+/// Places that a queue counts as holding, however few they are.
+const ROOM_MIN: usize = 16;
+
 /// Where a value lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -205,7 +210,7 @@ impl Index {
         };
         if entries.is_empty() {
             self.regions.remove(&region_id);
-        } else if entries.capacity() > 4 * entries.len().max(1024) {
+        } else if entries.capacity() > ROOM_MAX * entries.len().max(ROOM_MIN) {
             // A log that was long once does not keep its room.
             entries.shrink_to(2 * entries.len());
         }

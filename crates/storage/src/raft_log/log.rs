@@ -63,34 +63,48 @@ impl<D: LogFolder> Log<D> {
         {
             return Err(foreign(change.cf()));
         }
-        if !batch.is_empty() {
+        if batch.is_empty() {
+            return match durability {
+                Durability::Unsynced => Ok(()),
+                Durability::Synced => self.make_durable(),
+            };
+        }
+        let written = {
             let mut state = self.state.lock();
             // Another thread's write may have failed while this one waited.
             self.check_writable()?;
-            let written = state.write(batch);
-            written.map_err(|error| self.fail(&error))?;
-        }
+            state.write(batch).map_err(|error| self.fail(&error))?
+        };
         match durability {
             Durability::Unsynced => Ok(()),
-            Durability::Synced => self.make_durable(),
+            Durability::Synced => self.sync_to(written),
         }
     }
 
     /// As [`Engine::make_durable`](crate::Engine::make_durable).
     pub fn make_durable(&self) -> Result<(), EngineError> {
-        let wanted = self.state.lock().last_sequence();
+        let last = self.state.lock().last_sequence();
+        self.sync_to(last)
+    }
+
+    /// Returns when the record `wanted` and all before it are on disk.
+    fn sync_to(&self, wanted: u64) -> Result<(), EngineError> {
         let _syncing = self.syncing.lock();
         self.check_writable()?;
         let (newest, last) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             if state.synced() >= wanted {
                 return Ok(());
             }
-            (state.newest(), state.last_sequence())
+            let newest = state.newest().map_err(|error| self.fail(&error))?;
+            (newest, state.last_sequence())
         };
         if let Some(newest) = newest {
             newest.sync().map_err(|error| self.fail(&error))?;
-            self.state.lock().on_synced(last);
+            let mut state = self.state.lock();
+            // A new life may have begun meanwhile, with a sync of the same file that failed.
+            self.check_writable()?;
+            state.on_synced(last);
         }
         Ok(())
     }
@@ -130,7 +144,7 @@ impl<D: LogFolder> Log<D> {
         visit_all(items, &files, direction, visit)
     }
 
-    /// All of it as of now.
+    /// All of it as of now. Copies the index; nothing but tests and tools takes one.
     pub fn view(&self) -> LogView<D> {
         let state = self.state.lock();
         LogView {
@@ -140,6 +154,7 @@ impl<D: LogFolder> Log<D> {
     }
 
     /// Bytes of all files whose records count.
+    #[cfg(test)]
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().used_bytes()
     }

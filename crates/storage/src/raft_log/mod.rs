@@ -42,10 +42,15 @@ use crate::batch::WriteBatch;
 use crate::engine::{
     Cf, Direction, Durability, Engine, EngineError, EngineKind, ReadView, Visitor,
 };
-use files::DiskFolder;
+use files::{DiskFolder, LogFolder};
 use log::{Log, LogView};
 pub(crate) use recovery::RecoveryError;
 pub use recovery::{LogDamage, LogFault};
+
+/// Whether a folder holds files of a log.
+pub(crate) fn has_files(folder: &Path) -> std::io::Result<bool> {
+    Ok(!DiskFolder::new(folder).list()?.is_empty())
+}
 
 /// The raft engine on disk. Clones are handles of the same log.
 #[derive(Clone)]
@@ -88,10 +93,12 @@ impl RaftLogEngine {
             _keep: keep,
         })
     }
+}
 
+#[cfg(test)]
+impl RaftLogEngine {
     /// Bytes of the files whose records count.
-    #[must_use]
-    pub fn used_bytes(&self) -> u64 {
+    fn used_bytes(&self) -> u64 {
         self.log.used_bytes()
     }
 }

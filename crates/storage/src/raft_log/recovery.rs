@@ -1,6 +1,7 @@
 //! Reading the log's files when it is opened, without writing anything.
 //!
-//! Headers   Of all files. The newest life says which lives count; of these none may be missing.
+//! Headers   Of all files. The newest life says which lives count; of these none may be missing. That
+//!           the newest file itself is gone nothing here can tell.
 //! Records   Of each file from the oldest life on, into the index. A file is whole if its records
 //!           reach to the first of the next life, as a life begins only when the one before is
 //!           synced to its end.
@@ -11,9 +12,10 @@
 //!           and the start check of the regions finds what is missing then.
 //!
 //! The log goes on in a new life, never behind a tail: what lies there could be taken for records
-//! once the bytes in front of it fit.
+//! once the bytes in front of it fit. Before that the records without a witness are written once more
+//! ([`state`](super::state)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,6 +85,15 @@ pub(super) struct LiveFile<F> {
     pub length: u64,
 }
 
+/// Where the records of a file end.
+struct Walked {
+    end: u64,
+    /// The sequence after the last.
+    next_sequence: u64,
+    /// Where those begin of which no other says that they were synced.
+    unproven: u64,
+}
+
 /// What was found.
 pub(super) struct Recovered<F> {
     pub index: Index,
@@ -94,6 +105,8 @@ pub(super) struct Recovered<F> {
     pub next_life: u64,
     /// The sequence after the last.
     pub next_sequence: u64,
+    /// Where in the newest file the records begin of which no other says that they were synced.
+    pub unproven: u64,
 }
 
 /// Reads all files of `folder`, to write to them later if `write`.
@@ -138,6 +151,7 @@ pub(super) fn recover<D: LogFolder>(
         spare,
         next_life: 1,
         next_sequence: 1,
+        unproven: FILE_HEADER_BYTES,
     };
     let mut files = counting.into_iter().peekable();
     while let Some((life, (number, file, header))) = files.next() {
@@ -149,16 +163,17 @@ pub(super) fn recover<D: LogFolder>(
             header,
             length: file.length()?,
         };
-        let (end, next_sequence) = walk.run(until, &mut found.index)?;
+        let walked = walk.run(until, &mut found.index)?;
         found.next_life = life + 1;
-        found.next_sequence = next_sequence;
+        found.next_sequence = walked.next_sequence;
+        found.unproven = walked.unproven;
         found.live.push(LiveFile {
             number,
             length: walk.length,
             file: Arc::new(file),
             life,
             mark: header.mark,
-            end,
+            end: walked.end,
         });
     }
     Ok(found)
@@ -181,12 +196,13 @@ struct Walk<'a, D: LogFolder> {
 }
 
 impl<D: LogFolder> Walk<'_, D> {
-    /// Takes all records in, up to the sequence `until` if another life begins with it. Returns
-    /// where they end, and the sequence after the last.
-    fn run(&self, until: Option<u64>, index: &mut Index) -> Result<(u64, u64), RecoveryError> {
+    /// Takes all records in, up to the sequence `until` if another life begins with it.
+    fn run(&self, until: Option<u64>, index: &mut Index) -> Result<Walked, RecoveryError> {
         let mut window = Window::new(self.file, self.length, READ_BYTES);
         let mut sequence = self.header.first_sequence;
         let mut at = FILE_HEADER_BYTES;
+        // Sequences and places.
+        let mut unproven: VecDeque<(u64, u64)> = VecDeque::new();
         while until.is_none_or(|until| sequence < until) {
             let Some((header, record)) = window.record(at)? else {
                 break;
@@ -195,6 +211,10 @@ impl<D: LogFolder> Walk<'_, D> {
                 break;
             }
             self.take(at, &record[RECORD_HEADER_BYTES..], index)?;
+            while unproven.front().is_some_and(|(of, _)| *of <= header.synced) {
+                unproven.pop_front();
+            }
+            unproven.push_back((sequence, at));
             at += record.len() as u64;
             sequence += 1;
         }
@@ -208,7 +228,11 @@ impl<D: LogFolder> Walk<'_, D> {
             }
             None => {}
         }
-        Ok((at, sequence))
+        Ok(Walked {
+            end: at,
+            next_sequence: sequence,
+            unproven: unproven.front().map_or(at, |(_, place)| *place),
+        })
     }
 
     fn take(&self, at: u64, payload: &[u8], index: &mut Index) -> Result<(), LogDamage> {

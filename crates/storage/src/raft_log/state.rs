@@ -3,6 +3,9 @@
 //! Write    One record at the end of the newest life, then the index. A record never spans files;
 //!          one that does not fit begins the next life, one larger than a file makes its file
 //!          longer.
+//! Start    The newest header, and records of which no other says that they were synced, are written
+//!          once more before they are synced: where a sync failed under an earlier process, the system holds in memory
+//!          what is not on disk, and takes it for written.
 //! Life     1. The file so far is synced to its end: the next life's header says so.
 //!          2. A header with the next life goes into a spare file, or a new one, and is synced.
 //!          3. Records follow.
@@ -12,9 +15,9 @@
 //!          oldest file and takes along what the index still finds there. A file of which nothing
 //!          is wanted becomes a spare one. Always the oldest: a deletion must outlive the puts in
 //!          front of it, and behind the oldest file there are none.
-//! Fill     A file grows by zeros some way ahead of its records, and a spare one has been written
-//!          whole: a sync then finds the file's length and blocks as they were, and writes data
-//!          only.
+//! Fill     A file grows by zeros some way ahead of its records, and a spare one has mostly been
+//!          written whole: a sync then finds the file's length and blocks as they were, and writes
+//!          data only.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +25,8 @@ use std::sync::Arc;
 
 use super::files::{LogFile, LogFolder};
 use super::form::{
-    FILE_HEADER_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordBuilder, StoredChange, StoredChanges,
+    FILE_HEADER_BYTES, FILE_HEADER_FIELDS_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordBuilder,
+    StoredChange, StoredChanges,
 };
 use super::index::{Index, Place};
 use super::recovery::{LiveFile, Recovered, Window};
@@ -39,6 +43,8 @@ const WALK_BYTES: u64 = 64 << 10;
 const FILL_BYTES: u64 = 256 << 10;
 /// Files that wait to be used again; more are removed.
 const SPARE_MAX: usize = 2;
+/// Files that are removed when a life begins, as whoever writes waits for that.
+const REMOVED_MAX: usize = 4;
 
 /// See the module.
 pub(super) struct State<D: LogFolder> {
@@ -56,6 +62,8 @@ pub(super) struct State<D: LogFolder> {
     next_number: u32,
     /// The last record that is known to be on disk.
     synced: u64,
+    /// Where in the newest file records begin that must be written once more.
+    unproven: Option<u64>,
     /// How far the oldest file was walked.
     walked_to: u64,
     /// Bytes that may be walked.
@@ -83,6 +91,7 @@ impl<D: LogFolder> State<D> {
             next_sequence: found.next_sequence,
             next_number,
             synced: 0,
+            unproven: Some(found.unproven),
             walked_to: FILE_HEADER_BYTES,
             // The first write begins a file, however little it is: that pays for an old one.
             walk_credit: WALKED_PER_WRITTEN * FILL_BYTES,
@@ -95,8 +104,30 @@ impl<D: LogFolder> State<D> {
     }
 
     /// The newest file: to sync it makes all records durable.
-    pub fn newest(&self) -> Option<Arc<D::File>> {
-        self.live.back().map(|live| live.file.clone())
+    ///
+    /// # Errors
+    /// What an earlier process left cannot be written once more.
+    pub fn newest(&mut self) -> io::Result<Option<Arc<D::File>>> {
+        self.write_unproven()?;
+        Ok(self.live.back().map(|live| live.file.clone()))
+    }
+
+    /// Writes the header and the records of an earlier process once more that may be in memory only.
+    fn write_unproven(&mut self) -> io::Result<()> {
+        let (Some(mut at), Some(newest)) = (self.unproven.take(), self.live.back()) else {
+            return Ok(());
+        };
+        let mut piece = vec![0; WALK_BYTES as usize];
+        let header = &mut piece[..FILE_HEADER_FIELDS_BYTES];
+        newest.file.read_at(0, header)?;
+        newest.file.write_at(0, header)?;
+        while at < newest.end {
+            let length = (newest.end - at).min(WALK_BYTES) as usize;
+            newest.file.read_at(at, &mut piece[..length])?;
+            newest.file.write_at(at, &piece[..length])?;
+            at += length as u64;
+        }
+        Ok(())
     }
 
     /// The last record that is known to be on disk.
@@ -129,6 +160,7 @@ impl<D: LogFolder> State<D> {
     }
 
     /// Bytes of all files in use.
+    #[cfg(test)]
     pub fn used_bytes(&self) -> u64 {
         self.live.iter().map(|live| live.length).sum()
     }
@@ -159,12 +191,14 @@ impl<D: LogFolder> State<D> {
 
     /// Begins a new life if the newest file cannot take `bytes`.
     fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        if let Some(newest) = self.live.back() {
-            let fits = newest.end + bytes <= self.file_bytes || newest.end == FILE_HEADER_BYTES;
-            if self.writing && fits {
-                return Ok(());
-            }
-            newest.file.sync()?;
+        if self.writing
+            && let Some(newest) = self.live.back()
+            && (newest.end + bytes <= self.file_bytes || newest.end == FILE_HEADER_BYTES)
+        {
+            return Ok(());
+        }
+        if let Some(newest) = self.newest()? {
+            newest.sync()?;
             self.synced = self.last_sequence();
         }
         self.retire();
@@ -188,8 +222,8 @@ impl<D: LogFolder> State<D> {
         });
         self.next_life += 1;
         self.writing = true;
-        while self.spare.len() > SPARE_MAX {
-            let (number, _) = self.spare.remove(0);
+        let surplus = self.spare.len().saturating_sub(SPARE_MAX);
+        for (number, _) in self.spare.drain(..surplus.min(REMOVED_MAX)) {
             self.folder.remove(number)?;
         }
         Ok(())
@@ -258,7 +292,8 @@ impl<D: LogFolder> State<D> {
         while at < until {
             let Some((_, record)) = window.record(at)? else {
                 let line = format!(
-                    "{}: damaged record at offset {at}",
+                    "{}: damaged record at offset {at}; restore the file, or replace the store by \
+                     a new one",
                     self.folder.path(oldest.number).display()
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, line));

@@ -5,11 +5,12 @@
 //! Logs     Damage where no torn write can be ([`wal`](crate::wal)): RocksDB would cut the log there.
 //! Refusal  An [`OpenError`] is one line, with what to do about it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::options::OptionsError;
 use crate::engine::EngineKind;
-use crate::raft_log::{LogDamage, RecoveryError};
+use crate::raft_log::{self, LogDamage, RecoveryError};
 use crate::wal::{self, WalDamage};
 
 /// Why an engine could not be opened.
@@ -42,12 +43,14 @@ pub enum OpenError {
     #[error("raft engine: damaged log: {0}; restore the file, or replace the store by a new one")]
     DamagedRaftLog(LogDamage),
     /// The raft log cannot be read.
-    #[error("raft engine: cannot open the log in {}: {detail}; restore the folder, or replace the store by a new one", folder.display())]
+    #[error("raft engine: cannot open the log in {}: {detail}; {advice}", folder.display())]
     UnreadableRaftLog {
         /// The engine's folder.
         folder: PathBuf,
         /// What the system reported.
         detail: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// There is no raft log, and there should be one.
     #[error("raft engine: {} holds no log; restore the folder, or replace the store by a new one", .0.display())]
@@ -86,6 +89,12 @@ impl OpenError {
             RecoveryError::System(error) => Self::UnreadableRaftLog {
                 folder: folder.to_owned(),
                 detail: error.to_string(),
+                advice: match error.kind() {
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                        "make room on this disk and start the node again"
+                    }
+                    _ => "mend what is there, and start the node again",
+                },
             },
         }
     }
@@ -98,12 +107,7 @@ pub(crate) fn check_raft_folder(folder: &Path, create: bool) -> Result<(), OpenE
         return Err(OpenError::ForeignRaftEngine(folder.to_owned()));
     }
     // A folder that cannot be listed is refused when it is opened.
-    let is_log = |entry: std::fs::DirEntry| {
-        let path = entry.path();
-        path.extension().is_some_and(|ending| ending == "log")
-    };
-    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    if create || entries.any(is_log) {
+    if create || raft_log::has_files(folder).unwrap_or(true) {
         return Ok(());
     }
     Err(OpenError::RaftLogMissing(folder.to_owned()))

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use rand::Rng;
@@ -48,6 +48,7 @@ pub struct MemFolder {
 pub struct MemFile {
     shared: Arc<Shared>,
     content: Arc<Mutex<Content>>,
+    sync_failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -115,6 +116,14 @@ impl Content {
             since: Vec::new(),
             before: 0,
         }
+    }
+
+    /// Takes out the changes before the one with this number. Another sync may have begun later
+    /// and ended before: then there are none.
+    fn take_since(&mut self, until: usize) -> Vec<Change> {
+        let done = until.saturating_sub(self.before);
+        self.before += done;
+        self.since.drain(..done).collect()
     }
 
     fn write(&mut self, at: usize, data: &[u8]) {
@@ -298,6 +307,7 @@ impl MemFolder {
         MemFile {
             shared: self.shared.clone(),
             content,
+            sync_failed: AtomicBool::new(false),
         }
     }
 }
@@ -408,27 +418,36 @@ impl LogFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.sync_failed.load(Ordering::SeqCst) {
+            return Err(io::Error::other("an earlier sync has failed"));
+        }
         // Only what was written when it begins is promised, so no more is kept.
-        let (begun, until) = {
+        let until = {
             let content = self.content.lock();
-            (content.data.clone(), content.before + content.since.len())
+            content.before + content.since.len()
         };
-        self.shared.change(|state| {
+        let synced = self.shared.change(|state| {
             state.plays(Fault::Sync)?;
             state.counts.syncs += 1;
             Ok(())
-        })?;
+        });
+        if let Err(error) = synced {
+            self.sync_failed.store(true, Ordering::SeqCst);
+            // It stays in memory, counts as written, and is not on disk.
+            self.content.lock().take_since(until);
+            return Err(error);
+        }
         let mut state = self.shared.state.lock();
         while state.is_gate_shut {
             self.shared.changed.wait(&mut state);
         }
         drop(state);
         let mut content = self.content.lock();
-        // Another sync may have begun later and ended before.
-        if let Some(done) = until.checked_sub(content.before) {
-            content.synced = begun;
-            content.since.drain(..done);
-            content.before = until;
+        for change in content.take_since(until) {
+            match change {
+                Change::Write(at, data) => put(&mut content.synced, at, &data),
+                Change::Cut(length) => content.synced.truncate(length),
+            }
         }
         Ok(())
     }
