@@ -7,8 +7,8 @@
 //! nothing can have been acknowledged on a sync that is not recorded.
 //!
 //! A log of a raft engine (`raft/*.log`) has its length before it has its records, and is used
-//! again. Of these the line holds where the records end that were written when the sync began:
-//! the end of the last write that was no zeros, from the header at offset 0 on.
+//! again. Of these the line holds where the records end that were written when the sync began: the
+//! end of the last write that was no zeros, from the header at offset 0 on.
 //!
 //! `STRATA_SYNC_DELAY_MS` makes each sync of a log of a raft engine take so much longer, as on a slower disk. The delay comes behind the sync itself.
 
@@ -96,13 +96,16 @@ static int recorded(const char *name, int fd) {
 static ssize_t placed(const char *name, int fd, const void *data, size_t bytes, off_t at) {
     ssize_t (*real)(int, const void *, size_t, off_t) =
         (ssize_t (*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, name);
-    ssize_t result = real(fd, data, bytes, at);
-    int saved = errno;
-    char path[4096];
+    char path[4096], there[64];
     static const char zeros[32];
     int is_fill = bytes >= sizeof zeros && memcmp(data, zeros, sizeof zeros) == 0;
-    if (result > 0 && log_fd >= 0 && fd < FILES && !is_fill && path_of(fd, path, sizeof path) &&
-        is_raft_log(path)) {
+    /* A header that is written once more begins nothing. */
+    int is_again = at == 0 && bytes <= sizeof there &&
+        pread(fd, there, bytes, 0) == (ssize_t)bytes && memcmp(data, there, bytes) == 0;
+    ssize_t result = real(fd, data, bytes, at);
+    int saved = errno;
+    if (result > 0 && log_fd >= 0 && fd < FILES && !is_fill && !is_again &&
+        path_of(fd, path, sizeof path) && is_raft_log(path)) {
         pthread_mutex_lock(&ends);
         written[fd] = at + result + 1;
         if (at == 0) synced[fd] = 0;
@@ -118,6 +121,23 @@ ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at) {
 
 ssize_t pwrite64(int fd, const void *data, size_t bytes, off64_t at) {
     return placed("pwrite64", fd, data, bytes, at);
+}
+
+/* A log gets its name with its header in it, synced under another name. */
+int rename(const char *from, const char *to) {
+    int (*real)(const char *, const char *) =
+        (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename");
+    struct stat made;
+    int known = log_fd >= 0 && is_raft_log(to) && stat(from, &made) == 0;
+    int result = real(from, to);
+    int saved = errno;
+    if (result == 0 && known) {
+        char line[4352];
+        int bytes = snprintf(line, sizeof line, "rename %lld %s\n", (long long)made.st_size, to);
+        if (write(log_fd, line, bytes) != bytes) _exit(111);
+    }
+    errno = saved;
+    return result;
 }
 
 int close(int fd) {
@@ -178,7 +198,7 @@ fn library_folder() -> PathBuf {
 /// One completed sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncRecord {
-    /// `fdatasync` or `fsync`.
+    /// `fdatasync` or `fsync`; `rename` for a file of a raft engine that has got its name, whole.
     pub call: String,
     /// Length of the file in bytes when the sync began; of a raft engine's log, where its records
     /// ended then.
@@ -301,6 +321,55 @@ mod tests {
                 path: file
             }]
         );
+    }
+
+    /// Writes to files named as a raft engine's are: a header, zeros ahead, records, and all of it
+    /// once more when the file is used again.
+    const WRITER: &str = r#"
+import os, sys
+folder = sys.argv[1]
+fd = os.open(folder + "/000001.new", os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, b"h" * 44, 0)
+os.fsync(fd)
+os.rename(folder + "/000001.new", folder + "/000001.log")
+for life in range(2):
+    if life: os.pwrite(fd, b"g" * 44, 0); os.fdatasync(fd)
+    os.pwrite(fd, b"r" * 100, 4096)
+    os.pwrite(fd, bytes(5000), 4196)
+    os.fdatasync(fd)
+    os.pwrite(fd, b"r" * 50, 4196)
+    os.fdatasync(fd)
+os.pwrite(fd, b"g" * 44, 0)
+os.fdatasync(fd)
+"#;
+
+    #[test]
+    fn the_shim_records_where_the_records_of_a_raft_engine_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, raft) = (folder.path().join("syncs"), folder.path().join("raft"));
+        std::fs::create_dir(&raft).unwrap();
+        let output = Command::new("python3")
+            .args(["-c", WRITER])
+            .arg(&raft)
+            .envs(SyncShim::build().environment(&log))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let file = raft.join("000001.log");
+        let records = SyncShim::read(&log);
+        let lengths: Vec<_> = records
+            .iter()
+            .filter(|record| record.path == file)
+            .map(|record| (&record.call[..], record.length))
+            .collect();
+        let once = [("fdatasync", 4196), ("fdatasync", 4246)];
+        let mut expected = vec![("rename", 44)];
+        expected.extend(once);
+        expected.push(("fdatasync", 44));
+        expected.extend(once);
+        // The header once more, as it was.
+        expected.push(once[1]);
+        assert_eq!(lengths, expected);
     }
 
     #[test]

@@ -14,7 +14,7 @@ fn small_disks() -> NemesisOptions {
     let environment = [
         ("STRATA_STORE_RESERVE_SPACE", "16MiB"),
         ("STRATA_STORE_SPACE_CHECK_INTERVAL", "50ms"),
-        // Logs reach the disk soon, and go soon.
+        // Files of the log go soon.
         ("STRATA_STORAGE_LOG_FILE_SIZE", "4MiB"),
     ];
     let own = environment.map(|(key, value)| (key.to_string(), value.to_string()));
