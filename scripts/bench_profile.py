@@ -29,6 +29,7 @@ PROGRAM = (
     ("allocating", r"_rjem_|malloc|calloc|realloc|\bfree$|tcache|__rust_(alloc|dealloc|realloc)"),
     ("copying, comparing", r"^__?mem(move|cpy|cmp|set)|^__memcmp"),
     ("RocksDB", r"rocksdb"),
+    ("raft log", r"raft_log|crc32fast"),
     ("HTTP/2, gRPC, tokio",
      r"h2::|hyper|tonic|\bhttp::|http_body|tower|tokio|mio::|hashbrown|slab::|indexmap|fnv"),
     ("encoding", r"prost|strata_proto|bytes::"),
