@@ -43,11 +43,15 @@ pub(super) struct LogView<D: LogFolder> {
 }
 
 impl<D: LogFolder> Log<D> {
-    /// Reads the log in `folder`, to write to it later if `write`.
+    /// Reads the log in `folder`. To write to it later (`write`), what is found is made durable.
     pub fn open(folder: D, file_bytes: u64, write: bool) -> Result<Self, RecoveryError> {
         let found = recover(&folder, write)?;
+        let mut state = State::new(folder, file_bytes, found);
+        if write {
+            state.settle()?;
+        }
         Ok(Self {
-            state: Mutex::new(State::new(folder, file_bytes, found)),
+            state: Mutex::new(state),
             syncing: Mutex::new(()),
             failure: Mutex::new(None),
         })

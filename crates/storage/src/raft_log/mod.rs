@@ -18,7 +18,7 @@
 //!
 //! Invariants
 //! * What a crash leaves is a prefix of the batches in the order they were written, with all that
-//!   were synced.
+//!   were synced. What an opened log holds is on disk.
 //! * A file is used again only when nothing in it is wanted, what was taken along from it is on
 //!   disk, and nobody reads from it.
 //! * About half of what the files hold is unwanted at most, beside a few files; walking for that is
@@ -68,7 +68,7 @@ pub struct RaftLogSnapshot {
 
 impl RaftLogEngine {
     /// Opens the log in `folder`, which is made if there is none, or in which one begins. Files
-    /// have `file_bytes`. Writes nothing else before the first batch.
+    /// have `file_bytes`. What is found is durable when this returns.
     pub(crate) fn open(
         folder: &Path,
         file_bytes: u64,

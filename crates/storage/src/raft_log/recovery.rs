@@ -1,4 +1,4 @@
-//! Reading the log's files when it is opened, without writing anything.
+//! Reading the log's files when it is opened. Nothing is written here.
 //!
 //! Headers   Of all files. The newest life says which lives count; of these none may be missing. That
 //!           the newest file itself is gone nothing here can tell.

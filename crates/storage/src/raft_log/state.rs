@@ -3,8 +3,8 @@
 //! Write    One record at the end of the newest life, then the index. A record never spans files;
 //!          one that does not fit begins the next life, one larger than a file makes its file
 //!          longer.
-//! Start    The newest header, and records of which no other says that they were synced, are written
-//!          once more before they are synced: where a sync failed under an earlier process, the system holds in memory
+//! Start    What is found is synced before anyone reads it. The newest header, and records of which no
+//!          other says that they were synced, are written once more before: where a sync failed under an earlier process, the system holds in memory
 //!          what is not on disk, and takes it for written.
 //! Life     1. The file so far is synced to its end: the next life's header says so.
 //!          2. A header with the next life goes into a spare file, or a new one, and is synced.
@@ -71,7 +71,7 @@ pub(super) struct State<D: LogFolder> {
 }
 
 impl<D: LogFolder> State<D> {
-    /// Goes on where `found` ends. Writes nothing yet.
+    /// Goes on where `found` ends. Nothing is on disk for sure before [`State::settle`].
     pub fn new(folder: D, file_bytes: u64, found: Recovered<D::File>) -> Self {
         let live = found.live.iter().map(|live| live.number);
         let spare = found.spare.iter().map(|(number, _)| *number);
@@ -96,6 +96,19 @@ impl<D: LogFolder> State<D> {
             // The first write begins a file, however little it is: that pays for an old one.
             walk_credit: WALKED_PER_WRITTEN * FILL_BYTES,
         }
+    }
+
+    /// Makes durable what was found: an earlier process may have written it and been killed before
+    /// the sync. Whoever reads it takes it for promised.
+    ///
+    /// # Errors
+    /// The log must not be used.
+    pub fn settle(&mut self) -> io::Result<()> {
+        if let Some(newest) = self.newest()? {
+            newest.sync()?;
+            self.synced = self.last_sequence();
+        }
+        Ok(())
     }
 
     /// Sequence of the last record.
@@ -197,10 +210,7 @@ impl<D: LogFolder> State<D> {
         {
             return Ok(());
         }
-        if let Some(newest) = self.newest()? {
-            newest.sync()?;
-            self.synced = self.last_sequence();
-        }
+        self.settle()?;
         self.retire();
         let header = FileHeader {
             life: self.next_life,

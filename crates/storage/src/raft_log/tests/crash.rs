@@ -198,6 +198,25 @@ fn process_that_is_killed_loses_nothing_though_nothing_was_synced() {
     }
 }
 
+/// A killed process had written what it had not synced. The next one shows it, and whoever reads it
+/// takes it for promised: it must be on disk before anything is written.
+#[test]
+fn what_a_start_shows_is_on_disk() {
+    for seed in 0..50 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let folder = MemFolder::default();
+        let log = open_with(&folder, FILE_BYTES);
+        for index in 0..=seed {
+            write(&log, &put_entry(1, index, &[1; 700]));
+        }
+        drop(log);
+        let shown = all(&open_with(&folder, FILE_BYTES));
+        assert_eq!(shown.len() as u64, seed + 1);
+        let left = folder.crash(&mut rng);
+        assert_eq!(all(&open_with(&left, FILE_BYTES)), shown, "seed {seed}");
+    }
+}
+
 /// What the killed process wrote counts as written, so it must become durable with what the
 /// next one writes behind it.
 #[test]
