@@ -203,6 +203,10 @@ pub(super) enum StoredChange<'a> {
     DeleteRange(&'a [u8], &'a [u8]),
 }
 
+/// What is no change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unparsed;
+
 /// Reads the changes of a payload; ends with `Err` where it does not parse.
 pub(super) struct StoredChanges<'a> {
     payload: &'a [u8],
@@ -247,13 +251,13 @@ impl<'a> StoredChanges<'a> {
 }
 
 impl<'a> Iterator for StoredChanges<'a> {
-    type Item = Result<StoredChange<'a>, ()>;
+    type Item = Result<StoredChange<'a>, Unparsed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.payload.len() {
             return None;
         }
-        let change = self.change().ok_or(());
+        let change = self.change().ok_or(Unparsed);
         if change.is_err() {
             self.at = self.payload.len();
         }

@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::form::{RECORD_HEADER_BYTES, StoredChange};
+use super::form::{RECORD_HEADER_BYTES, StoredChange, StoredChanges, Unparsed};
 use crate::keys;
 
 /// Bytes that a value is counted with beside itself: its key, and its share of a record.
@@ -111,13 +111,21 @@ impl Index {
         self.wanted.get(&file).copied().unwrap_or_default()
     }
 
-    /// Takes a change in; `place` says where the value of a put lies.
-    pub fn take(&mut self, change: StoredChange<'_>, place: impl FnOnce() -> Place) {
-        match change {
-            StoredChange::Put(key, value, _) => self.put(key, value, place()),
-            StoredChange::Delete(key) => self.delete(key),
-            StoredChange::DeleteRange(start, end) => self.delete_range(start, end),
+    /// Takes in the changes of the record at `at` in a file.
+    ///
+    /// # Errors
+    /// The payload does not parse; the changes in front of that are taken.
+    pub fn take_record(&mut self, file: u32, at: u64, payload: &[u8]) -> Result<(), Unparsed> {
+        for change in StoredChanges::of(payload) {
+            match change? {
+                StoredChange::Put(key, value, begin) => {
+                    self.put(key, value, Place::of(file, at, begin, value));
+                }
+                StoredChange::Delete(key) => self.delete(key),
+                StoredChange::DeleteRange(start, end) => self.delete_range(start, end),
+            }
         }
+        Ok(())
     }
 
     /// Puts a value that lies at `place`.

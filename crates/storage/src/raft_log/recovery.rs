@@ -21,10 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::files::{LogFile, LogFolder};
-use super::form::{
-    FILE_HEADER_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordHeader, StoredChange, StoredChanges,
-};
-use super::index::{Index, Place};
+use super::form::{FILE_HEADER_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordHeader};
+use super::index::Index;
 
 /// Bytes that are read at once when the log is opened.
 const READ_BYTES: usize = 1 << 20;
@@ -210,7 +208,9 @@ impl<D: LogFolder> Walk<'_, D> {
             if (header.mark, header.sequence) != (self.header.mark, sequence) {
                 break;
             }
-            self.take(at, &record[RECORD_HEADER_BYTES..], index)?;
+            let payload = &record[RECORD_HEADER_BYTES..];
+            let taken = index.take_record(self.number, at, payload);
+            taken.map_err(|_| self.damage(LogFault::Form(at)))?;
             while unproven.front().is_some_and(|(of, _)| *of <= header.synced) {
                 unproven.pop_front();
             }
@@ -233,19 +233,6 @@ impl<D: LogFolder> Walk<'_, D> {
             next_sequence: sequence,
             unproven: unproven.front().map_or(at, |(_, place)| *place),
         })
-    }
-
-    fn take(&self, at: u64, payload: &[u8], index: &mut Index) -> Result<(), LogDamage> {
-        for change in StoredChanges::of(payload) {
-            let change = change.map_err(|()| self.damage(LogFault::Form(at)))?;
-            index.take(change, || {
-                let StoredChange::Put(_, value, begin) = change else {
-                    unreachable!("only a put has a place: {change:?}");
-                };
-                Place::of(self.number, at, begin, value)
-            });
-        }
-        Ok(())
     }
 
     /// True if some record behind `at`, where the records end, says that the one that should be

@@ -28,7 +28,7 @@ use super::form::{
     FILE_HEADER_BYTES, FILE_HEADER_FIELDS_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordBuilder,
     StoredChange, StoredChanges,
 };
-use super::index::{Index, Place};
+use super::index::Index;
 use super::recovery::{LiveFile, Recovered, Window};
 use crate::batch::WriteBatch;
 
@@ -196,7 +196,9 @@ impl<D: LogFolder> State<D> {
         current.file.write_at(at, record)?;
         current.end += record.len() as u64;
         fill(current, self.file_bytes);
-        take(&mut self.index, current.number, at, record);
+        let payload = &record[RECORD_HEADER_BYTES..];
+        let taken = self.index.take_record(current.number, at, payload);
+        taken.expect("a record that was just made");
         self.next_sequence += 1;
         self.walk_credit += WALKED_PER_WRITTEN * record.len() as u64;
         Ok(sequence)
@@ -292,6 +294,13 @@ impl<D: LogFolder> State<D> {
             return Ok(());
         }
         let oldest = &self.live[0];
+        assert!(
+            self.walked_to < oldest.end,
+            "file {} was walked to {} of {} and is still wanted",
+            oldest.number,
+            self.walked_to,
+            oldest.end
+        );
         // What was taken along gives credit too: it must not make one write walk a whole file.
         let most = WALK_BYTES.max(WALKED_PER_WRITTEN * batch_bytes);
         let until = oldest.end.min(self.walked_to + self.walk_credit.min(most));
@@ -324,19 +333,6 @@ impl<D: LogFolder> State<D> {
         self.walk_credit = self.walk_credit.saturating_sub(at - self.walked_to);
         self.walked_to = at;
         Ok(())
-    }
-}
-
-/// Takes the changes of a record in that lies at `at` in the file `number`.
-pub(super) fn take(index: &mut Index, number: u32, at: u64, record: &[u8]) {
-    for change in StoredChanges::of(&record[RECORD_HEADER_BYTES..]) {
-        let change = change.expect("a record that was just made");
-        index.take(change, || {
-            let StoredChange::Put(_, value, begin) = change else {
-                unreachable!("only a put has a place: {change:?}");
-            };
-            Place::of(number, at, begin, value)
-        });
     }
 }
 
