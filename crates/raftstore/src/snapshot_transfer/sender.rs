@@ -14,7 +14,7 @@ use strata_proto::stratapb::{
     SnapshotEnd, SnapshotFrame, SnapshotOffer, SnapshotProgress, SnapshotRefusal,
     SnapshotRefusalKind, SnapshotReply, snapshot_frame::Frame, snapshot_reply::Reply,
 };
-use strata_storage::snapshot::{FileStore, SnapshotError, SnapshotRef};
+use strata_storage::snapshot::{CHUNK_BYTES, FileStore, SnapshotError, SnapshotRef};
 
 use super::{TransferOptions, WINDOW_CHUNKS};
 
@@ -73,6 +73,52 @@ enum Phase {
     Done,
 }
 
+/// What a sender gives next.
+#[derive(Debug)]
+pub enum NextFrame<F: FileStore> {
+    /// A frame without a chunk.
+    Ready(SnapshotFrame),
+    /// A chunk that is in a file.
+    Chunk(ChunkToRead<F>),
+}
+
+impl<F: FileStore> NextFrame<F> {
+    /// The frame; a chunk is read for it.
+    ///
+    /// # Errors
+    /// `Files`.
+    pub fn into_frame(self) -> Result<SnapshotFrame, SendFault> {
+        match self {
+            NextFrame::Ready(frame) => Ok(frame),
+            NextFrame::Chunk(chunk) => chunk.read(),
+        }
+    }
+}
+
+/// A chunk that its sender counts as sent, and that is to be read.
+#[derive(Debug)]
+pub struct ChunkToRead<F: FileStore> {
+    snapshot: SnapshotRef<F>,
+    file: u32,
+    offset: u64,
+    /// At most [`CHUNK_BYTES`].
+    bytes: u64,
+}
+
+impl<F: FileStore> ChunkToRead<F> {
+    /// Reads it. Blocks for the disk.
+    ///
+    /// # Errors
+    /// `Files`.
+    pub fn read(&self) -> Result<SnapshotFrame, SendFault> {
+        let bytes = self.bytes as usize;
+        let chunk = self.snapshot.read_chunk_of(self.file, self.offset, bytes)?;
+        Ok(SnapshotFrame {
+            frame: Some(Frame::Chunk(chunk)),
+        })
+    }
+}
+
 /// Sends one snapshot over one stream.
 #[derive(Debug)]
 pub struct SnapshotSender<F: FileStore> {
@@ -105,7 +151,7 @@ impl<F: FileStore> SnapshotSender<F> {
             sent: vec![0; snapshot.meta().files.len()],
             snapshot,
             message,
-            chunk_bytes: options.chunk_bytes,
+            chunk_bytes: options.chunk_bytes.clamp(1, CHUNK_BYTES),
             stall_time: options.stall_time,
             phase: Phase::New,
             held_bytes: 0,
@@ -145,6 +191,14 @@ impl<F: FileStore> SnapshotSender<F> {
     /// # Errors
     /// `Files`.
     pub fn next_frame(&mut self) -> Result<Option<SnapshotFrame>, SendFault> {
+        self.next_to_send()
+            .map(|next| next.into_frame())
+            .transpose()
+    }
+
+    /// As [`SnapshotSender::next_frame`], but what is to be read for it is left to the caller, who
+    /// may read several chunks at a time. Their frames must leave in the order of the calls.
+    pub fn next_to_send(&mut self) -> Option<NextFrame<F>> {
         let frame = match self.phase {
             Phase::New => {
                 self.phase = Phase::Offered;
@@ -153,15 +207,17 @@ impl<F: FileStore> SnapshotSender<F> {
                 })
             }
             Phase::Sending => match self.next_file() {
-                Some(_) if !self.has_room() => return Ok(None),
+                Some(_) if !self.has_room() => return None,
                 Some(file) => {
-                    let offset = self.sent[file as usize];
-                    let chunk = self
-                        .snapshot
-                        .read_chunk_of(file, offset, self.chunk_bytes)?;
-                    self.sent[file as usize] += chunk.data.len() as u64;
+                    let (offset, bytes) = (self.sent[file as usize], self.next_chunk_bytes(file));
+                    self.sent[file as usize] += bytes;
                     self.chunks_sent += 1;
-                    Frame::Chunk(chunk)
+                    return Some(NextFrame::Chunk(ChunkToRead {
+                        snapshot: self.snapshot.clone(),
+                        file,
+                        offset,
+                        bytes,
+                    }));
                 }
                 None => {
                     self.phase = Phase::Ended;
@@ -170,31 +226,9 @@ impl<F: FileStore> SnapshotSender<F> {
                     })
                 }
             },
-            Phase::Offered | Phase::Ended | Phase::Done => return Ok(None),
+            Phase::Offered | Phase::Ended | Phase::Done => return None,
         };
-        Ok(Some(SnapshotFrame { frame: Some(frame) }))
-    }
-
-    /// True if [`SnapshotSender::next_frame`] has a frame to give.
-    #[must_use]
-    pub fn has_frame(&self) -> bool {
-        match self.phase {
-            Phase::New => true,
-            Phase::Sending => self.has_room() || self.next_file().is_none(),
-            Phase::Offered | Phase::Ended | Phase::Done => false,
-        }
-    }
-
-    /// Bytes of the chunk that [`SnapshotSender::next_frame`] gives next; 0 if that is no
-    /// chunk. For the rate limit.
-    #[must_use]
-    pub fn next_chunk_bytes(&self) -> u64 {
-        let sending = self.phase == Phase::Sending && self.has_room();
-        let file = if sending { self.next_file() } else { None };
-        file.map_or(0, |file| {
-            let left = self.length(file) - self.sent[file as usize];
-            left.min(self.chunk_bytes as u64)
-        })
+        Some(NextFrame::Ready(SnapshotFrame { frame: Some(frame) }))
     }
 
     /// The host waited by its own will until `now` (for the rate limit): that time does
@@ -305,6 +339,12 @@ impl<F: FileStore> SnapshotSender<F> {
 
     fn sent_bytes(&self) -> u64 {
         self.sent.iter().sum()
+    }
+
+    /// Bytes of the next chunk of a file that is not sent whole.
+    fn next_chunk_bytes(&self, file: u32) -> u64 {
+        let left = self.length(file) - self.sent[file as usize];
+        left.min(self.chunk_bytes as u64)
     }
 
     fn has_room(&self) -> bool {

@@ -7,12 +7,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use bytes::Bytes;
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use rustix::io::{Errno, pread};
 
 /// What places in files, lengths and buffers are aligned to: no disk in use has larger blocks.
 const BLOCK_BYTES: usize = 4096;
@@ -23,33 +24,40 @@ pub(super) fn read(path: &Path, offset: u64, length: usize) -> io::Result<Option
     let in_block = (offset % BLOCK_BYTES as u64) as usize;
     let wanted = in_block + length;
     let room = wanted.next_multiple_of(BLOCK_BYTES);
-    let mut memory = vec![0_u8; room + BLOCK_BYTES];
+    // Not zeroed: the allocator clears a large piece that is used again by giving its pages back,
+    // and each of them then costs a fault.
+    let mut memory: Vec<u8> = Vec::with_capacity(room + BLOCK_BYTES);
     let start = memory.as_ptr().align_offset(BLOCK_BYTES);
+    memory.resize(start, 0);
     let filled = open(OpenOptions::new().read(true), path).and_then(|file| {
         let block = offset - in_block as u64;
-        fill(&file, &mut memory[start..start + room], block)
+        fill(&file, &mut memory.spare_capacity_mut()[..room], block)
     });
     match filled {
-        Ok(filled) if filled >= wanted => Ok(Some(
-            Bytes::from(memory).slice(start + in_block..start + wanted),
-        )),
+        Ok(filled) if filled >= wanted => {
+            // SAFETY: so many bytes behind `start` were read from the file.
+            unsafe { memory.set_len(start + filled) };
+            let read = Bytes::from(memory);
+            Ok(Some(read.slice(start + in_block..start + wanted)))
+        }
         Ok(_) => Ok(None),
         Err(error) if is_refused(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Reads until the buffer is full or the file ends; returns the bytes that were read.
-fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+/// Reads until the buffer is full or the file ends; returns the bytes that were read, from the
+/// buffer's beginning on.
+fn fill(file: &File, buffer: &mut [MaybeUninit<u8>], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        match pread(file, &mut buffer[filled..], offset + filled as u64) {
+            Ok(([], _)) => break,
+            Ok((read, _)) => filled += read.len(),
+            Err(Errno::INTR) => {}
             // Behind the end's last block no read is aligned.
-            Err(error) if is_refused(&error) && filled % BLOCK_BYTES != 0 => break,
-            Err(error) => return Err(error),
+            Err(Errno::INVAL) if filled % BLOCK_BYTES != 0 => break,
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(filled)
@@ -61,7 +69,7 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 
 /// True if the file system cannot pass by the cache, or not at this place.
 fn is_refused(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::EINVAL as i32)
+    Errno::from_io_error(error) == Some(Errno::INVAL)
 }
 
 #[cfg(test)]

@@ -11,10 +11,12 @@
 //!   the new one.
 
 use bytes::Bytes;
+use crc32fast::Hasher;
 use prost::Message;
 use strata_proto::stratapb::SnapshotForm;
 
 use super::error::SnapshotError;
+use super::reference::CHUNK_BYTES;
 use crate::record::{self, RecordKind};
 
 /// Ending of a record that is being written.
@@ -86,6 +88,27 @@ pub trait FileStore: Clone + Send + Sync + 'static {
     /// As those of `read`.
     fn read_once(&self, name: &str, offset: u64, length: usize) -> Result<Bytes, SnapshotError> {
         self.read(name, offset, length)
+    }
+
+    /// Adds `length` bytes from `offset` on to a checksum.
+    ///
+    /// # Errors
+    /// As those of `read`.
+    fn sum(
+        &self,
+        name: &str,
+        offset: u64,
+        length: u64,
+        hasher: &mut Hasher,
+    ) -> Result<(), SnapshotError> {
+        let end = offset.saturating_add(length);
+        let mut at = offset;
+        while at < end {
+            let bytes = (end - at).min(CHUNK_BYTES as u64);
+            hasher.update(&self.read(name, at, bytes as usize)?);
+            at += bytes;
+        }
+        Ok(())
     }
 
     /// Bytes of a file; `None` if there is none.

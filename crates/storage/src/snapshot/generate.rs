@@ -27,7 +27,7 @@ use super::files::FileStore;
 use super::manager::{Making, SnapshotManager};
 use super::meta::{contents, snapshot_id};
 use super::name::{Origin, Role, SnapshotKey, temporary};
-use super::reference::{CHUNK_BYTES, SnapshotRef};
+use super::reference::SnapshotRef;
 use super::table::{SnapshotEngine, TableWriter};
 use crate::engine::ReadView;
 use crate::region_records::{conf_state_of, read_apply_state, read_region_state};
@@ -242,12 +242,9 @@ impl<E: SnapshotEngine> Generator<E> {
     fn sum(&self, writing: &mut Writing<E::Writer>, name: &str) -> Result<(), SnapshotError> {
         let files = self.making.manager.files();
         let length = files.length(name)?.unwrap_or(0);
-        while writing.summed_bytes < length {
-            let bytes = (length - writing.summed_bytes).min(CHUNK_BYTES as u64);
-            let data = files.read(name, writing.summed_bytes, bytes as usize)?;
-            writing.hasher.update(&data);
-            writing.summed_bytes += bytes;
-        }
+        let new = length.saturating_sub(writing.summed_bytes);
+        files.sum(name, writing.summed_bytes, new, &mut writing.hasher)?;
+        writing.summed_bytes += new;
         Ok(())
     }
 
