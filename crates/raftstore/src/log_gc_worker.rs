@@ -20,8 +20,8 @@ use strata_storage::{Cf, Durability, Engine, Engines, Error, WriteBatch, keys, r
 use crate::job::{JobDone, RegionJob};
 use crate::region_worker::WorkerFault;
 
-/// Regions whose logs are deleted with one sync of the kv engine.
-const GATHERED_JOBS: usize = 256;
+/// Regions whose logs are deleted with one sync, or flush, of the kv engine.
+const GATHERED_JOBS: usize = 4096;
 
 /// Deletes compacted entries.
 pub struct LogGcWorker<E: Engine> {

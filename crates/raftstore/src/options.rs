@@ -77,8 +77,11 @@ pub struct StoreOptions {
     /// How often a leader reports its region to the scheduler. 5 s.
     pub heartbeat_interval: Duration,
     /// How often the kv engine learns which values have expired, if a region's clock has
-    /// moved. Each time costs a sync of the kv engine. 60 s.
+    /// moved. Each time costs a sync of the kv engine, or a flush if it has no log. 60 s.
     pub expiry_interval: Duration,
+    /// Longest time until a kv engine that has no log of its own is flushed, so that compacted
+    /// entries may go. 30 s.
+    pub flush_interval: Duration,
     /// How often a leader asks whether its log shall be compacted. 3 s.
     pub log_gc_tick_interval: Duration,
     /// Entries of a log beyond which it is compacted though a silent follower lacks some; a
@@ -142,6 +145,7 @@ impl Default for StoreOptions {
             max_answer_bytes: 32 << 20,
             heartbeat_interval: Duration::from_secs(5),
             expiry_interval: Duration::from_secs(60),
+            flush_interval: Duration::from_secs(30),
             log_gc_tick_interval: Duration::from_secs(3),
             log_gc_count_limit: 73_728,
             log_gc_size_limit: 72 << 20,

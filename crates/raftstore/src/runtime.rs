@@ -18,6 +18,7 @@
 mod applier;
 mod clock;
 mod inbox;
+mod log_gc;
 mod log_writer;
 mod mailbox;
 mod region_jobs;

@@ -3,7 +3,7 @@
 use strata_raftstore::{StoreOptions, TransferOptions};
 use strata_storage::EngineOptions;
 
-use crate::config::{Config, SnapshotConfig};
+use crate::config::{Config, SnapshotConfig, Switch};
 
 /// Processors for each raft shard, where the setting leaves it open: it runs on the network's
 /// threads, and beside it there is a thread that writes its log.
@@ -69,6 +69,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         max_write_wait: store.max_write_wait,
         max_answer_bytes: store.max_answer_size.bytes(),
         expiry_interval: store.expiry_interval,
+        flush_interval: config.storage.flush_interval,
         log_gc_tick_interval: raft.log_gc_tick_interval,
         log_gc_count_limit: raft.log_gc_count_limit,
         log_gc_size_limit: raft.log_gc_size_limit.0,
@@ -98,13 +99,15 @@ pub(crate) fn transfer_options(config: &SnapshotConfig) -> TransferOptions {
 pub(crate) fn engine_options(config: &Config) -> EngineOptions {
     let storage = &config.storage;
     EngineOptions {
+        kv_wal: storage.data_log == Switch::On,
+        // Without a log, what survives is one moment of all column families (crash rule 7).
+        kv_atomic_flush: storage.data_log == Switch::Off,
         block_cache_bytes: storage.block_cache_size.bytes(),
         kv_memtable_bytes: storage.write_buffer_size.bytes(),
         kv_memtables_bytes_max: storage.write_buffers_size_max.bytes(),
         log_file_bytes: storage.log_file_size.bytes(),
         open_files_max: i32::try_from(storage.open_files_max).unwrap_or(i32::MAX),
         background_jobs: i32::try_from(storage.background_threads).unwrap_or(i32::MAX),
-        ..EngineOptions::default()
     }
 }
 

@@ -184,6 +184,10 @@ impl Engine for DiskEngine {
         either!(self, engine => engine.make_durable())
     }
 
+    fn is_cheap_to_make_durable(&self) -> bool {
+        either!(self, engine => engine.is_cheap_to_make_durable())
+    }
+
     fn snapshot(&self) -> DiskSnapshot {
         match self {
             Self::Kv(engine) => DiskSnapshot::Kv(engine.snapshot()),

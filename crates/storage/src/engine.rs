@@ -9,7 +9,7 @@
 //! out through a [`ReadView`]: the engine itself (the newest state) or a snapshot of it.
 //!
 //! Invariants
-//! * All batches of one engine form one write-ahead log: what a crash leaves is a prefix
+//! * All batches of one engine form one sequence: what a crash leaves is a prefix
 //!   of the batches in the order they were written. A synced write therefore makes every
 //!   earlier write of the same engine durable too.
 //! * After the first failed write or sync an engine refuses every further write; it is
@@ -286,6 +286,12 @@ pub trait Engine: ReadView + Clone + Send + Sync + 'static {
     /// # Errors
     /// `WriteFailed` and `Poisoned`, both fatal.
     fn make_durable(&self) -> Result<(), EngineError>;
+
+    /// Whether [`Engine::make_durable`] costs little more than a sync. An engine without a log
+    /// flushes for it, and has much in memory only now and then; who can wait, waits until then.
+    fn is_cheap_to_make_durable(&self) -> bool {
+        true
+    }
 
     /// The state as of now.
     fn snapshot(&self) -> Self::Snapshot;

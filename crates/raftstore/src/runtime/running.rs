@@ -15,13 +15,12 @@ use strata_storage::{Engine, Engines};
 
 use super::applier::{Applier, ApplyMail, ApplyThread};
 use super::inbox::{Inbox, ShardMail, message_weight, request_weight, want_clock};
+use super::log_gc::run_log_gc_worker;
 use super::log_writer::{LogMail, run_log_writer};
 use super::mailbox::{MailReceiver, mailbox};
 use super::region_jobs::run_region_worker;
 use super::shard_task::{ApplyLane, ShardTask};
-use super::threads::{
-    PanicGuard, ReadMail, run_expiry, run_log_gc_worker, run_reader, send_read, stop_process,
-};
+use super::threads::{PanicGuard, ReadMail, run_expiry, run_reader, send_read, stop_process};
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, Transport, clock};
 use crate::apply::ApplyShard;
 use crate::claim::check_offer;
@@ -250,9 +249,10 @@ impl<E: SnapshotEngine> Running<E> {
             run_region_worker(region, &region_jobs, &inboxes, &metrics, &logger);
         })?;
         let log_gc = LogGcWorker::new(self.engines.clone());
+        let (kv, interval) = (self.engines.kv.clone(), self.options.flush_interval);
         let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
         self.spawn("log-gc".to_owned(), move || {
-            run_log_gc_worker(log_gc, &log_gc_jobs, &inboxes, &logger);
+            run_log_gc_worker(log_gc, &log_gc_jobs, (&kv, interval), &inboxes, &logger);
         })
     }
 

@@ -13,8 +13,7 @@ use crate::directory::DirectoryCell;
 use crate::error::Error;
 use crate::expiry::RegionClocks;
 use crate::gate::{ReadOutcome, serve_task};
-use crate::job::{JobDone, RegionJob};
-use crate::log_gc_worker::LogGcWorker;
+use crate::job::JobDone;
 use crate::shard::{ShardEvent, shard_of};
 use crate::task::ReadTask;
 
@@ -83,25 +82,6 @@ pub(super) fn run_reader<E: Engine>(
             ReadOutcome::Reply { reply, result } => reply.deliver(result),
             ReadOutcome::ClockWanted(task) => want_clock(&inboxes[task.shard], task),
             ReadOutcome::Fatal(fault) => stop_process(logger, &fault.to_string()),
-        }
-    }
-}
-
-/// The log gc worker: all jobs that wait share one sync of the kv engine.
-pub(super) fn run_log_gc_worker<E: Engine>(
-    mut worker: LogGcWorker<E>,
-    jobs: &Receiver<RegionJob>,
-    inboxes: &[Inbox],
-    logger: &Logger,
-) {
-    while let Ok(first) = jobs.recv() {
-        worker.push(&first);
-        jobs.try_iter().for_each(|job| worker.push(&job));
-        while worker.has_work() {
-            match worker.step() {
-                Ok(done) => done.into_iter().for_each(|done| answer_job(inboxes, done)),
-                Err(fault) => stop_process(logger, &fault.to_string()),
-            }
         }
     }
 }

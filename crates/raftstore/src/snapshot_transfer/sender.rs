@@ -77,7 +77,7 @@ enum Phase {
 #[derive(Debug)]
 pub enum NextFrame<F: FileStore> {
     /// A frame without a chunk.
-    Ready(SnapshotFrame),
+    Ready(Box<SnapshotFrame>),
     /// A chunk that is in a file.
     Chunk(ChunkToRead<F>),
 }
@@ -89,7 +89,7 @@ impl<F: FileStore> NextFrame<F> {
     /// `Files`.
     pub fn into_frame(self) -> Result<SnapshotFrame, SendFault> {
         match self {
-            NextFrame::Ready(frame) => Ok(frame),
+            NextFrame::Ready(frame) => Ok(*frame),
             NextFrame::Chunk(chunk) => chunk.read(),
         }
     }
@@ -228,11 +228,13 @@ impl<F: FileStore> SnapshotSender<F> {
             },
             Phase::Offered | Phase::Ended | Phase::Done => return None,
         };
-        Some(NextFrame::Ready(SnapshotFrame { frame: Some(frame) }))
+        Some(NextFrame::Ready(Box::new(SnapshotFrame {
+            frame: Some(frame),
+        })))
     }
 
-    /// The host waited by its own will until `now` (for the rate limit): that time does
-    /// not count as the receiver's silence.
+    /// The host waited until `now` by its own will (for the rate limit), or for its own disk: that
+    /// time does not count as the receiver's silence.
     pub fn forgive(&mut self, now: Duration) {
         self.heard = self.heard.max(now);
     }

@@ -18,7 +18,7 @@ pub use keys::{
     ApiConfig, Config, KEYS, Key, LogConfig, RaftConfig, SECTIONS, SchedulerConfig, ServerConfig,
     SetError, SnapshotConfig, StorageConfig, StoreConfig, TransportConfig,
 };
-pub use value::{ApiV1, LogFormat, LogLevel, Setting, Size};
+pub use value::{ApiV1, LogFormat, LogLevel, Setting, Size, Switch};
 
 /// Begins every environment variable that sets a key.
 pub const ENVIRONMENT_PREFIX: &str = "STRATA_";

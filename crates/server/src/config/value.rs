@@ -151,6 +151,16 @@ words!(
 );
 
 words!(
+    /// Whether something is done.
+    Switch {
+        /// It is not.
+        Off = "off",
+        /// It is.
+        On = "on",
+    }
+);
+
+words!(
     /// The least important line that is logged.
     LogLevel {
         /// What stops the node or loses service.

@@ -54,6 +54,8 @@ pub struct RocksEngine {
 pub(super) struct Inner {
     pub(super) db: DB,
     wal: bool,
+    /// A flush of so many bytes makes no table that is much too small.
+    flush_bytes: u64,
     pub(super) clocks: ExpiryClocks,
     /// The first failed write.
     failure: Mutex<Option<String>>,
@@ -114,6 +116,7 @@ impl RocksEngine {
             inner: Arc::new(Inner {
                 db,
                 wal: options.kv_wal,
+                flush_bytes: options.kv_memtable_bytes as u64 / 2,
                 clocks,
                 failure: Mutex::new(None),
                 holds: AtomicUsize::new(0),
@@ -255,6 +258,7 @@ impl Inner {
         Ok(Self {
             db,
             wal: options.kv_wal,
+            flush_bytes: options.kv_memtable_bytes as u64 / 2,
             clocks,
             failure: Mutex::new(None),
             holds: AtomicUsize::new(0),
@@ -318,6 +322,16 @@ impl Inner {
                 detail: error.into_string(),
             },
         }
+    }
+
+    /// Bytes in the memtables that writes go to.
+    fn unflushed_bytes(&self) -> u64 {
+        let of = |cf: &Cf| {
+            let handle = self.handle(*cf).ok()?;
+            let name = "rocksdb.cur-size-active-mem-table";
+            self.db.property_int_value_cf(handle, name).ok().flatten()
+        };
+        KIND.column_families().iter().filter_map(of).sum()
     }
 
     fn native_batch(&self, batch: &WriteBatch) -> Result<rocksdb::WriteBatch, EngineError> {
@@ -471,6 +485,10 @@ impl Engine for RocksEngine {
         self.inner.check_writable()?;
         let synced = self.inner.db.flush_wal(true);
         synced.map_err(|error| self.inner.fail(error))
+    }
+
+    fn is_cheap_to_make_durable(&self) -> bool {
+        self.inner.wal || self.inner.unflushed_bytes() >= self.inner.flush_bytes
     }
 
     fn snapshot(&self) -> RocksSnapshot {

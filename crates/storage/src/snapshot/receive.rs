@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::record::RecordKind;
 
 /// Bytes received between two syncs: what a restart may have to fetch again.
-pub const SYNC_BYTES: u64 = 32 << 20;
+pub const SYNC_BYTES: u64 = 16 << 20;
 
 /// The answer to an offer.
 pub enum Offered<F: FileStore> {

@@ -252,7 +252,11 @@ impl<F: FileStore> Outgoing<'_, F> {
                         permit.send(frame);
                     }
                 }
-                Some(frame) = reading.next(), if ready.is_none() => ready = Some(frame?),
+                Some(frame) = reading.next(), if ready.is_none() => {
+                    ready = Some(frame?);
+                    // The own disk was waited for, not the receiver.
+                    sender.forgive(link.now());
+                }
                 () = sleep_until(link.instant(sender.stalls_at())) => {
                     sender.check_stall(link.now())?;
                 }

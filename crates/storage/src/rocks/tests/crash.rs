@@ -233,6 +233,74 @@ fn crash_rule_kv_wal_off_with_atomic_flush() {
     }
 }
 
+/// RocksDB flushes when one column family is full. The others must be flushed with it, as of the same
+/// batch: an applied index behind the data would apply entries twice, one in front of them never.
+#[test]
+fn crash_rule_kv_wal_off_flushes_all_families_at_one_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = EngineOptions {
+        kv_wal: false,
+        kv_atomic_flush: true,
+        kv_memtable_bytes: 256 << 10,
+        ..options()
+    };
+    let engine = RocksEngine::open(folder.path(), &settings).unwrap();
+    for n in 0..2_000_u32 {
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::Raw, format!("z{n:06}"), vec![7; 1 << 10]);
+        batch.put(Cf::Raft, "applied", n.to_string());
+        engine.write(&batch, Durability::Unsynced).unwrap();
+    }
+    let crashed = copy(folder.path());
+    drop(engine);
+    let after = RocksEngine::open(crashed.path(), &settings).unwrap();
+    let applied = after.get(Cf::Raft, b"applied").unwrap();
+    let applied: u32 = String::from_utf8(applied.expect("it was flushed by itself").to_vec())
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(applied < 1_999, "a part is in memory only");
+    for n in 0..2_000_u32 {
+        let found = after.get(Cf::Raw, format!("z{n:06}").as_bytes()).unwrap();
+        assert_eq!(found.is_some(), n <= applied, "key {n}, applied {applied}");
+    }
+}
+
+/// Who can wait flushes an engine without a log when that makes a table worth having.
+#[test]
+fn a_flush_is_cheap_once_much_was_gathered() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = EngineOptions {
+        kv_wal: false,
+        kv_atomic_flush: true,
+        kv_memtable_bytes: 1 << 20,
+        ..options()
+    };
+    let engine = RocksEngine::open(folder.path(), &settings).unwrap();
+    let write = |keys: std::ops::Range<u32>| {
+        let mut batch = WriteBatch::new();
+        for key in keys {
+            batch.put(Cf::Raw, format!("z{key:04}"), vec![7; 4 << 10]);
+        }
+        engine.write(&batch, Durability::Unsynced).unwrap();
+    };
+    assert!(!engine.is_cheap_to_make_durable(), "nothing is there");
+    write(0..64);
+    assert!(
+        !engine.is_cheap_to_make_durable(),
+        "a quarter of a memtable"
+    );
+    write(64..160);
+    assert!(engine.is_cheap_to_make_durable(), "more than half of it");
+    engine.make_durable().unwrap();
+    assert!(!engine.is_cheap_to_make_durable(), "it is flushed");
+
+    // A sync is always cheap.
+    let folder = tempfile::tempdir().unwrap();
+    let engine = RocksEngine::open(folder.path(), &options()).unwrap();
+    assert!(engine.is_cheap_to_make_durable());
+}
+
 /// Set in the process that `crash_rule_failed_sync_on_real_files` starts.
 const CHILD: &str = "STRATA_TEST_FAILED_SYNC_FOLDER";
 

@@ -48,23 +48,23 @@ async fn a_restarted_receiver_resumes_at_what_was_synced() {
     let config = small_config();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    // Behind the first sync of 32 MiB.
-    let wire = Wire::to(address, vec![(33 << 20, Fault::Freeze)]).await;
+    // Behind the first sync of 16 MiB.
+    let wire = Wire::to(address, vec![(17 << 20, Fault::Freeze)]).await;
     let addresses = ["127.0.0.1:1", &wire.address];
     let mut leader = Node::new(&config, LEADER, &MemFiles::new(), addresses);
     let files = MemFiles::new();
     let first = Node::new(&config, FOLLOWER, &files, addresses);
     let serving = first.serve(listener);
-    let snapshot = make(&leader, 7, 9_000);
+    let snapshot = make(&leader, 7, 5_000);
     leader.link.clone().send(FOLLOWER, message(&snapshot));
     eventually("the wire is frozen", || {
         wire.faults.load(Ordering::Relaxed) == 1
     })
     .await;
-    // What is on the wire has arrived when 32.5 MiB have; none of it is answered any more.
-    eventually("more than 32 MiB arrived", || {
+    // What is on the wire has arrived when 16.5 MiB have; none of it is answered any more.
+    eventually("more than 16 MiB arrived", || {
         let held = first.link.of_region(7).under_way;
-        held.iter().any(|transfer| transfer.held_bytes > 65 << 19)
+        held.iter().any(|transfer| transfer.held_bytes > 33 << 19)
     })
     .await;
     // A power cut: what was not synced is gone, and nothing is closed in order.
@@ -81,7 +81,7 @@ async fn a_restarted_receiver_resumes_at_what_was_synced() {
     assert_same(&snapshot, &second.manager);
     let (sent, all) = (leader.chunks_sent(7), chunks_of(&snapshot));
     let again = sent - all;
-    // Between the synced 32 MiB and the 33 MiB and a window that had left.
+    // Between the synced 16 MiB and the 17 MiB and a window that had left.
     assert!(
         (1..=256 + WINDOW_CHUNKS + 1).contains(&again),
         "{again} chunks again"
