@@ -287,8 +287,9 @@ pub trait Engine: ReadView + Clone + Send + Sync + 'static {
     /// `WriteFailed` and `Poisoned`, both fatal.
     fn make_durable(&self) -> Result<(), EngineError>;
 
-    /// Whether [`Engine::make_durable`] costs little more than a sync. An engine without a log
-    /// flushes for it, and has much in memory only now and then; who can wait, waits until then.
+    /// Whether [`Engine::make_durable`] costs no more than it is worth: a sync always, a flush, which
+    /// an engine without a log makes for it, once the table that it writes is not much too small (half
+    /// a memtable). Who can wait, waits until then.
     fn is_cheap_to_make_durable(&self) -> bool {
         true
     }

@@ -1,7 +1,8 @@
 //! Opening, writing and reading a RocksDB: the kv engine.
 //!
 //! Open   Logs are walked first ([`wal`](crate::wal)), then RocksDB recovers.
-//! Write  One RocksDB batch; synced where asked. The first failure is kept and refuses
+//! Write  One RocksDB batch; synced where asked, which is a flush of all column families where the
+//!        engine has no log. The first failure is kept and refuses
 //!        everything after it (crash rule 9): RocksDB itself may clear some errors in the
 //!        background, and would then build on what the kernel has thrown away.
 //! Read   Values are copied once, from RocksDB's block into owned bytes; of an earlier moment

@@ -206,15 +206,21 @@ fn crash_rule_kv_wal_off_refused() {
     assert!(!path.exists(), "nothing is touched");
 }
 
+/// Settings of a kv engine without a log.
+fn without_wal(kv_memtable_bytes: usize) -> EngineOptions {
+    EngineOptions {
+        kv_wal: false,
+        kv_atomic_flush: true,
+        kv_memtable_bytes,
+        ..options()
+    }
+}
+
 /// With atomic flush the log may be off: a crash leaves the state of one moment.
 #[test]
 fn crash_rule_kv_wal_off_with_atomic_flush() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = EngineOptions {
-        kv_wal: false,
-        kv_atomic_flush: true,
-        ..options()
-    };
+    let settings = without_wal(options().kv_memtable_bytes);
     let engine = RocksEngine::open(folder.path(), &settings).unwrap();
     let write = |n: u32, durability| {
         let mut batch = WriteBatch::new();
@@ -234,16 +240,11 @@ fn crash_rule_kv_wal_off_with_atomic_flush() {
 }
 
 /// RocksDB flushes when one column family is full. The others must be flushed with it, as of the same
-/// batch: an applied index behind the data would apply entries twice, one in front of them never.
+/// batch: an applied index behind the data has entries applied twice, one ahead of them not at all.
 #[test]
 fn crash_rule_kv_wal_off_flushes_all_families_at_one_moment() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = EngineOptions {
-        kv_wal: false,
-        kv_atomic_flush: true,
-        kv_memtable_bytes: 256 << 10,
-        ..options()
-    };
+    let settings = without_wal(256 << 10);
     let engine = RocksEngine::open(folder.path(), &settings).unwrap();
     for n in 0..2_000_u32 {
         let mut batch = WriteBatch::new();
@@ -270,12 +271,7 @@ fn crash_rule_kv_wal_off_flushes_all_families_at_one_moment() {
 #[test]
 fn a_flush_is_cheap_once_much_was_gathered() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = EngineOptions {
-        kv_wal: false,
-        kv_atomic_flush: true,
-        kv_memtable_bytes: 1 << 20,
-        ..options()
-    };
+    let settings = without_wal(1 << 20);
     let engine = RocksEngine::open(folder.path(), &settings).unwrap();
     let write = |keys: std::ops::Range<u32>| {
         let mut batch = WriteBatch::new();
