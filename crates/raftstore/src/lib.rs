@@ -97,7 +97,7 @@ pub use runtime::{
 pub use serve::{ReadFault, Served, serve};
 pub use shard::{LogBatch, Shard, ShardAction, ShardEvent, apply_shard_of, shard_of};
 pub use snapshot_transfer::{
-    ChunkToRead, NextFrame, RateLimit, ReceiveSlots, Received, SendFault, SendRetry, SlotRefused,
+    NextFrame, RateLimit, ReceiveSlots, Received, SendFault, SendRetry, SlotRefused,
     SnapshotReceiver, SnapshotSender, TransferOptions, WINDOW_CHUNKS, refusal,
 };
 pub use store_fsm::{LoadError, LoadedStore, StoreFsm};

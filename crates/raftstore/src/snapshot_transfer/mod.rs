@@ -46,7 +46,7 @@ pub use rate::RateLimit;
 pub use receiver::{Received, SnapshotReceiver};
 pub use refusal::refusal;
 pub use retry::SendRetry;
-pub use sender::{ChunkToRead, NextFrame, SendFault, SnapshotSender};
+pub use sender::{NextFrame, SendFault, SnapshotSender};
 pub use slots::{ReceiveSlots, SlotRefused};
 
 /// Chunks that a sender has under way at most, in whole chunks of the largest size.

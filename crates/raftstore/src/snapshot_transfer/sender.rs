@@ -73,46 +73,39 @@ enum Phase {
     Done,
 }
 
-/// What a sender gives next.
+/// A frame that is to leave next. If it carries a chunk, that is counted as sent, and still in its
+/// file.
 #[derive(Debug)]
-pub enum NextFrame<F: FileStore> {
-    /// A frame without a chunk.
+pub struct NextFrame<F: FileStore>(Source<F>);
+
+#[derive(Debug)]
+enum Source<F: FileStore> {
     Ready(Box<SnapshotFrame>),
-    /// A chunk that is in a file.
-    Chunk(ChunkToRead<F>),
+    File {
+        snapshot: SnapshotRef<F>,
+        file: u32,
+        offset: u64,
+        /// At most [`CHUNK_BYTES`].
+        bytes: u64,
+    },
 }
 
 impl<F: FileStore> NextFrame<F> {
-    /// The frame; a chunk is read for it.
+    /// The frame. Blocks for the disk where a chunk is read.
     ///
     /// # Errors
-    /// `Files`.
+    /// `Files`. The stream is of no use then.
     pub fn into_frame(self) -> Result<SnapshotFrame, SendFault> {
-        match self {
-            NextFrame::Ready(frame) => Ok(*frame),
-            NextFrame::Chunk(chunk) => chunk.read(),
-        }
-    }
-}
-
-/// A chunk that its sender counts as sent, and that is to be read.
-#[derive(Debug)]
-pub struct ChunkToRead<F: FileStore> {
-    snapshot: SnapshotRef<F>,
-    file: u32,
-    offset: u64,
-    /// At most [`CHUNK_BYTES`].
-    bytes: u64,
-}
-
-impl<F: FileStore> ChunkToRead<F> {
-    /// Reads it. Blocks for the disk.
-    ///
-    /// # Errors
-    /// `Files`.
-    pub fn read(&self) -> Result<SnapshotFrame, SendFault> {
-        let bytes = self.bytes as usize;
-        let chunk = self.snapshot.read_chunk_of(self.file, self.offset, bytes)?;
+        let (snapshot, file, offset, bytes) = match self.0 {
+            Source::Ready(frame) => return Ok(*frame),
+            Source::File {
+                snapshot,
+                file,
+                offset,
+                bytes,
+            } => (snapshot, file, offset, bytes),
+        };
+        let chunk = snapshot.read_chunk_of(file, offset, bytes as usize)?;
         Ok(SnapshotFrame {
             frame: Some(Frame::Chunk(chunk)),
         })
@@ -191,13 +184,12 @@ impl<F: FileStore> SnapshotSender<F> {
     /// # Errors
     /// `Files`.
     pub fn next_frame(&mut self) -> Result<Option<SnapshotFrame>, SendFault> {
-        self.next_to_send()
-            .map(|next| next.into_frame())
-            .transpose()
+        self.next_to_send().map(NextFrame::into_frame).transpose()
     }
 
     /// As [`SnapshotSender::next_frame`], but what is to be read for it is left to the caller, who
     /// may read several chunks at a time. Their frames must leave in the order of the calls.
+    #[must_use]
     pub fn next_to_send(&mut self) -> Option<NextFrame<F>> {
         let frame = match self.phase {
             Phase::New => {
@@ -212,7 +204,7 @@ impl<F: FileStore> SnapshotSender<F> {
                     let (offset, bytes) = (self.sent[file as usize], self.next_chunk_bytes(file));
                     self.sent[file as usize] += bytes;
                     self.chunks_sent += 1;
-                    return Some(NextFrame::Chunk(ChunkToRead {
+                    return Some(NextFrame(Source::File {
                         snapshot: self.snapshot.clone(),
                         file,
                         offset,
@@ -228,9 +220,8 @@ impl<F: FileStore> SnapshotSender<F> {
             },
             Phase::Offered | Phase::Ended | Phase::Done => return None,
         };
-        Some(NextFrame::Ready(Box::new(SnapshotFrame {
-            frame: Some(frame),
-        })))
+        let frame = SnapshotFrame { frame: Some(frame) };
+        Some(NextFrame(Source::Ready(Box::new(frame))))
     }
 
     /// The host waited until `now` by its own will (for the rate limit), or for its own disk: that
