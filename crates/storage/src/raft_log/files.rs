@@ -16,6 +16,9 @@ const ENDING: &str = "log";
 /// Ending of a file that is being made; one that is left is made again.
 const NEW_ENDING: &str = "new";
 
+/// Name of the witness.
+const WITNESS: &str = "synced";
+
 /// Numbers of files are below: there is room for those that follow.
 const NUMBER_END: u32 = 1 << 30;
 
@@ -57,14 +60,23 @@ pub(super) trait LogFolder: Send + Sync + 'static {
     /// Removes a file. A power cut may bring it back.
     fn remove(&self, number: u32) -> io::Result<()>;
 
+    /// Opens the witness, to be written too if `write`; `None` if there is none.
+    fn open_witness(&self, write: bool) -> io::Result<Option<Self::File>>;
+
+    /// Makes the witness, as [`LogFolder::create`] makes a file.
+    fn create_witness(&self, bytes: &[u8]) -> io::Result<Self::File>;
+
     /// Where a file is, for people.
     fn path(&self, number: u32) -> PathBuf;
+
+    /// Where the witness is, for people.
+    fn witness_path(&self) -> PathBuf;
 
     /// A number that nobody can guess, another at each call.
     fn random_number(&self) -> u64;
 }
 
-/// A folder of the disk. Files are named `000001.log`.
+/// A folder of the disk. Files are named `000001.log`, and the witness `synced`.
 #[derive(Debug)]
 pub(super) struct DiskFolder {
     path: PathBuf,
@@ -76,6 +88,38 @@ impl DiskFolder {
         Self {
             path: path.to_owned(),
         }
+    }
+
+    fn create_at(&self, path: PathBuf, bytes: &[u8]) -> io::Result<DiskFile> {
+        let new = path.with_extension(NEW_ENDING);
+        let make = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true);
+            let file = options.open(&new)?;
+            file.write_all_at(bytes, 0)?;
+            file.sync_all()?;
+            std::fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()?;
+            Ok(file)
+        };
+        match make() {
+            Ok(file) => Ok(DiskFile::new(file, path)),
+            Err(error) => Err(named(&path, &error)),
+        }
+    }
+}
+
+fn open_at(path: PathBuf, write: bool) -> io::Result<DiskFile> {
+    let open = || {
+        // A pipe would wait for its other end.
+        if !std::fs::metadata(&path)?.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        OpenOptions::new().read(true).write(write).open(&path)
+    };
+    match open() {
+        Ok(file) => Ok(DiskFile::new(file, path)),
+        Err(error) => Err(named(&path, &error)),
     }
 }
 
@@ -105,37 +149,11 @@ impl LogFolder for DiskFolder {
     }
 
     fn open(&self, number: u32, write: bool) -> io::Result<DiskFile> {
-        let path = self.path(number);
-        let open = || {
-            // A pipe would wait for its other end.
-            if !std::fs::metadata(&path)?.is_file() {
-                return Err(io::Error::other("it is no file"));
-            }
-            OpenOptions::new().read(true).write(write).open(&path)
-        };
-        match open() {
-            Ok(file) => Ok(DiskFile::new(file, path)),
-            Err(error) => Err(named(&path, &error)),
-        }
+        open_at(self.path(number), write)
     }
 
     fn create(&self, number: u32, bytes: &[u8]) -> io::Result<DiskFile> {
-        let path = self.path(number);
-        let new = path.with_extension(NEW_ENDING);
-        let make = || {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true);
-            let file = options.open(&new)?;
-            file.write_all_at(bytes, 0)?;
-            file.sync_all()?;
-            std::fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()?;
-            Ok(file)
-        };
-        match make() {
-            Ok(file) => Ok(DiskFile::new(file, path)),
-            Err(error) => Err(named(&path, &error)),
-        }
+        self.create_at(self.path(number), bytes)
     }
 
     fn remove(&self, number: u32) -> io::Result<()> {
@@ -143,8 +161,23 @@ impl LogFolder for DiskFolder {
         std::fs::remove_file(&path).map_err(|error| named(&path, &error))
     }
 
+    fn open_witness(&self, write: bool) -> io::Result<Option<DiskFile>> {
+        match open_at(self.witness_path(), write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn create_witness(&self, bytes: &[u8]) -> io::Result<DiskFile> {
+        self.create_at(self.witness_path(), bytes)
+    }
+
     fn path(&self, number: u32) -> PathBuf {
         self.path.join(format!("{number:06}.{ENDING}"))
+    }
+
+    fn witness_path(&self) -> PathBuf {
+        self.path.join(WITNESS)
     }
 
     fn random_number(&self) -> u64 {

@@ -3,7 +3,8 @@
 //! Write  Under the lock: one record is written, and the index says where its values lie. So a
 //!        read may see what is not synced yet, as it may with an unsynced write.
 //! Sync   Outside the lock, one thread at a time, of everything that was written when it begins:
-//!        a thread that comes meanwhile waits, and mostly finds its record synced by the next.
+//!        a thread that comes meanwhile waits, and mostly finds its record synced by the next. The
+//!        witness says so before the thread returns.
 //! Read   Under the lock only the places are looked up, all of a range at once, so that a scan sees
 //!        one state; values are read outside of it. A file is not used again while someone reads
 //!        from it.
@@ -20,6 +21,7 @@ use super::files::{LogFile, LogFolder};
 use super::index::{Held, Index, Item, Place};
 use super::recovery::{RecoveryError, recover};
 use super::state::State;
+use super::witness::Witness;
 use crate::batch::WriteBatch;
 use crate::engine::{Cf, Direction, Durability, EngineError, EngineKind, Visitor};
 
@@ -31,8 +33,8 @@ const GAP_BYTES_MAX: u64 = 1 << 10;
 /// See the module.
 pub(super) struct Log<D: LogFolder> {
     state: Mutex<State<D>>,
-    /// Held by the thread that syncs.
-    syncing: Mutex<()>,
+    /// Held by the thread that syncs; a log that is only read has no witness.
+    syncing: Mutex<Option<Witness<D::File>>>,
     failure: Mutex<Option<String>>,
 }
 
@@ -47,12 +49,13 @@ impl<D: LogFolder> Log<D> {
     pub fn open(folder: D, file_bytes: u64, write: bool) -> Result<Self, RecoveryError> {
         let found = recover(&folder, write)?;
         let mut state = State::new(folder, file_bytes, found);
-        if write {
-            state.settle()?;
-        }
+        let witness = match write {
+            true => Some(state.settle_first()?),
+            false => None,
+        };
         Ok(Self {
             state: Mutex::new(state),
-            syncing: Mutex::new(()),
+            syncing: Mutex::new(witness),
             failure: Mutex::new(None),
         })
     }
@@ -93,22 +96,25 @@ impl<D: LogFolder> Log<D> {
 
     /// Returns when the record `wanted` and all before it are on disk.
     fn sync_to(&self, wanted: u64) -> Result<(), EngineError> {
-        let _syncing = self.syncing.lock();
+        let syncing = self.syncing.lock();
         self.check_writable()?;
-        let (newest, last) = {
+        let (newest, says) = {
             let mut state = self.state.lock();
             if state.synced() >= wanted {
                 return Ok(());
             }
             let newest = state.newest().map_err(|error| self.fail(&error))?;
-            (newest, state.last_sequence())
+            (newest, state.says())
         };
         if let Some(newest) = newest {
             newest.sync().map_err(|error| self.fail(&error))?;
+            if let Some(witness) = &*syncing {
+                witness.write(says).map_err(|error| self.fail(&error))?;
+            }
             let mut state = self.state.lock();
             // A new life may have begun meanwhile, with a sync of the same file that failed.
             self.check_writable()?;
-            state.on_synced(last);
+            state.on_synced(says.sequence);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 //! Out      The index says where an entry lies, `log` reads it and checks it; small records are
 //!          kept in memory.
 //! Opening  [`recovery`] reads all files into the index, and refuses what a torn write cannot
-//!          explain.
+//!          explain. The [`witness`] says how far the log must reach.
 //! Files    [`files`]: a folder of the disk, or of memory in tests.
 //!
 //! Nothing here has a thread: collecting is paid by those who write.
@@ -32,6 +32,7 @@ mod recovery;
 mod state;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,15 +1,15 @@
 //! Reading the log's files when it is opened. Nothing is written here.
 //!
-//! Headers   Of all files. The newest life says which lives count; of these none may be missing. That
-//!           the newest file itself is gone nothing here can tell.
+//! Headers   Of all files. The newest life says which lives count; of these none may be missing, nor
+//!           the one that the witness names.
 //! Records   Of each file from the oldest life on, into the index. A file is whole if its records
 //!           reach to the first of the next life, as a life begins only when the one before is
 //!           synced to its end.
 //! Tail      The records of the newest life end where one does not check. That is a write that was
-//!           under way, unless a record behind it says that it was synced (crash rule 10). What
-//!           the last sync brought to disk has no such witness, as nothing is written behind it:
-//!           mostly the last record, or the few that shared the sync. Damage there counts as torn,
-//!           and the start check of the regions finds what is missing then.
+//!           under way, unless a record behind it, or the [`witness`], says that it was synced (crash
+//!           rule 10). After a power cut the witness may be older than the last sync: damage to what
+//!           that brought to disk then counts as torn, and the start check of the regions finds what
+//!           is missing.
 //!
 //! The log goes on in a new life, never behind a tail: what lies there could be taken for records
 //! once the bytes in front of it fit. Before that the records without a witness are written once more
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use super::files::{LogFile, LogFolder};
 use super::form::{FILE_HEADER_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordHeader};
 use super::index::Index;
+use super::witness::{self, Witnessed};
 
 /// Bytes that are read at once when the log is opened.
 const READ_BYTES: usize = 1 << 20;
@@ -45,6 +46,15 @@ pub enum LogFault {
     /// A file is gone that must be there; named is the one behind it.
     #[error("the file of life {0}, before this one, is missing")]
     Missing(u64),
+    /// The newest file is gone; named is the witness.
+    #[error("the log was synced in life {0}, and the file of that life is missing")]
+    NewestMissing(u64),
+    /// The witness does not check.
+    #[error(
+        "damaged; it says how far the log must reach, and holds nothing else: restore it, or remove \
+         it to start without this check"
+    )]
+    Witness,
 }
 
 /// Damage in the log.
@@ -131,9 +141,17 @@ pub(super) fn recover<D: LogFolder>(
             }
         }
     }
-    let oldest = by_life
+    let witnessed = read_witness(folder)?;
+    let (newest, oldest) = by_life
         .last_key_value()
-        .map_or(0, |(_, newest)| newest.2.oldest_life);
+        .map_or((0, 0), |(life, newest)| (*life, newest.2.oldest_life));
+    if newest < witnessed.life {
+        let damage = LogDamage {
+            file: folder.witness_path(),
+            fault: LogFault::NewestMissing(witnessed.life),
+        };
+        return Err(damage.into());
+    }
     let counting = by_life.split_off(&oldest);
     // Before any is read: a file in front of a gap would seem to end too early.
     for (expected, (life, (number, ..))) in (oldest..).zip(&counting) {
@@ -160,6 +178,7 @@ pub(super) fn recover<D: LogFolder>(
             file: &file,
             header,
             length: file.length()?,
+            witnessed: witnessed.sequence,
         };
         let walked = walk.run(until, &mut found.index)?;
         found.next_life = life + 1;
@@ -177,6 +196,16 @@ pub(super) fn recover<D: LogFolder>(
     Ok(found)
 }
 
+fn read_witness<D: LogFolder>(folder: &D) -> Result<Witnessed, RecoveryError> {
+    witness::read(folder)?.map_err(|witness::Damaged| {
+        let damage = LogDamage {
+            file: folder.witness_path(),
+            fault: LogFault::Witness,
+        };
+        damage.into()
+    })
+}
+
 fn read_header(file: &impl LogFile) -> io::Result<Option<FileHeader>> {
     let length = file.length()?.min(FILE_HEADER_BYTES);
     let mut bytes = vec![0; length as usize];
@@ -191,6 +220,8 @@ struct Walk<'a, D: LogFolder> {
     file: &'a D::File,
     header: FileHeader,
     length: u64,
+    /// Last record that the witness says was synced.
+    witnessed: u64,
 }
 
 impl<D: LogFolder> Walk<'_, D> {
@@ -223,7 +254,7 @@ impl<D: LogFolder> Walk<'_, D> {
                 return Err(self.damage(LogFault::Record(at)).into());
             }
             Some(_) => {}
-            None if self.was_synced(&mut window, at, sequence)? => {
+            None if sequence <= self.witnessed || self.was_synced(&mut window, at, sequence)? => {
                 return Err(self.damage(LogFault::Record(at)).into());
             }
             None => {}

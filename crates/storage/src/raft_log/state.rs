@@ -30,6 +30,7 @@ use super::form::{
 };
 use super::index::Index;
 use super::recovery::{LiveFile, Recovered, Window};
+use super::witness::{Witness, Witnessed};
 use crate::batch::WriteBatch;
 
 /// Files that are not used again before there are more of them than this, unless what they hold
@@ -109,6 +110,23 @@ impl<D: LogFolder> State<D> {
             self.synced = self.last_sequence();
         }
         Ok(())
+    }
+
+    /// As [`State::settle`], when the log is opened; then the witness says so.
+    ///
+    /// # Errors
+    /// The log must not be used.
+    pub fn settle_first(&mut self) -> io::Result<Witness<D::File>> {
+        self.settle()?;
+        Witness::open(&self.folder, self.says())
+    }
+
+    /// What a witness says once the newest file is synced as it is now.
+    pub fn says(&self) -> Witnessed {
+        Witnessed {
+            life: self.next_life - 1,
+            sequence: self.last_sequence(),
+        }
     }
 
     /// Sequence of the last record.

@@ -1,16 +1,17 @@
 //! Damaged files: refused with file and offset, or at the very end taken for a torn write.
 //!
 //! Each batch of the logs here is synced before the next one is written, so that each record says
-//! of all before it that they were on disk.
+//! of all before it that they were on disk. The witness says it of the last one, too: without it, as
+//! a power cut may leave it, that one alone counts as torn.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::maker::Maker;
-use super::mem_folder::MemFolder;
+use super::mem_folder::{MemFolder, WITNESS};
 use super::{
-    Content, FILE_BYTES, all, change, delete_entries, open, put_entry, refusal, try_open, write,
-    write_synced,
+    Content, FILE_BYTES, all, change, delete_entries, open, open_with, put_entry, refusal,
+    try_open, write, write_synced,
 };
 use crate::raft_log::form::{
     FILE_HEADER_BYTES, FileHeader, RECORD_HEADER_BYTES, RecordBuilder, RecordHeader,
@@ -109,7 +110,7 @@ fn any_flipped_bit_in_the_header_of_a_file_that_counts_is_refused() {
 }
 
 #[test]
-fn flipped_bit_in_a_record_is_refused_and_in_the_very_last_one_taken_for_torn() {
+fn flipped_bit_in_a_record_is_refused_and_in_the_very_last_one_without_witness_taken_for_torn() {
     for seed in 0..3 {
         let (folder, states) = log(seed);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -124,15 +125,77 @@ fn flipped_bit_in_a_record_is_refused_and_in_the_very_last_one_taken_for_torn() 
                     let bit = (*at as usize + byte) * 8 + rng.random_range(0..8);
                     let damaged = folder.copy();
                     damaged.flip_bit(file.number, bit);
+                    let expected = (file.number, LogFault::Record(*at));
+                    assert_eq!(refusal(&damaged), expected, "byte {byte}");
+                    damaged.lose(WITNESS);
                     let is_newest = file.life == files.last().unwrap().life;
                     if is_newest && *at == last.0 {
                         assert_eq!(all(&open(&damaged)), states[states.len() - 2]);
                     } else {
-                        let expected = (file.number, LogFault::Record(*at));
                         assert_eq!(refusal(&damaged), expected, "byte {byte}");
                     }
                 }
             }
+        }
+    }
+}
+
+/// What nobody was promised may go: the witness is no further than the last sync.
+#[test]
+fn records_that_were_not_synced_may_be_torn_beside_the_witness() {
+    let folder = MemFolder::default();
+    let log = open(&folder);
+    write_synced(&log, &put_entry(1, 1, b"synced"));
+    let kept = all(&log);
+    write(&log, &put_entry(1, 2, b"written"));
+    write(&log, &put_entry(1, 3, b"written"));
+    let file = &counting(&folder)[0];
+    let (at, _) = file.records[1];
+    let torn = folder.copy();
+    torn.flip_bit(file.number, (at as usize + 40) * 8);
+    assert_eq!(all(&open(&torn)), kept);
+    // Made durable by a start, they are promised.
+    drop(log);
+    assert_eq!(all(&open(&folder)).len(), 3);
+    folder.flip_bit(file.number, (at as usize + 40) * 8);
+    assert_eq!(refusal(&folder), (file.number, LogFault::Record(at)));
+}
+
+#[test]
+fn any_flipped_bit_in_the_witness_is_refused_and_without_it_the_log_is_whole() {
+    let (folder, states) = log(9);
+    let length = folder.bytes(WITNESS).len();
+    for bit in 0..length * 8 {
+        let damaged = folder.copy();
+        damaged.flip_bit(WITNESS, bit);
+        assert_eq!(refusal(&damaged), (WITNESS, LogFault::Witness));
+    }
+    let cut = folder.copy();
+    cut.replace(WITNESS, folder.bytes(WITNESS)[..length - 1].to_vec());
+    assert_eq!(refusal(&cut), (WITNESS, LogFault::Witness));
+    cut.lose(WITNESS);
+    assert_eq!(all(&open(&cut)), states[states.len() - 1]);
+    assert_eq!(cut.bytes(WITNESS), folder.bytes(WITNESS), "it is made anew");
+}
+
+/// A log whose end was cut off at any place, after a kill.
+#[test]
+fn log_that_ends_before_what_was_synced_is_refused_wherever_it_was_cut() {
+    let folder = MemFolder::default();
+    let log = open_with(&folder, 1 << 20);
+    for index in 0..20 {
+        write_synced(&log, &put_entry(1, index, &[1; 100]));
+    }
+    drop(log);
+    let file = &counting(&folder)[0];
+    let bytes = folder.bytes(file.number);
+    for (place, (at, length)) in file.records.iter().enumerate() {
+        for left in [*at as usize, *at as usize + length - 1] {
+            let cut = folder.copy();
+            cut.replace(file.number, bytes[..left].to_vec());
+            assert_eq!(refusal(&cut), (file.number, LogFault::Record(*at)));
+            cut.lose(WITNESS);
+            assert_eq!(all(&open(&cut)).len(), place);
         }
     }
 }
@@ -160,8 +223,14 @@ fn missing_file_is_refused() {
                 let expected = (next.number, LogFault::Missing(lost.life));
                 assert_eq!(refusal(&damaged), expected);
             }
-            // Nothing tells of the newest but that it took the place of one that is missed.
+            // But for the witness nothing tells of the newest, unless it took the place of one
+            // that is missed.
             None => {
+                assert_eq!(
+                    refusal(&damaged),
+                    (WITNESS, LogFault::NewestMissing(lost.life))
+                );
+                damaged.lose(WITNESS);
                 check_taken_or_refused(&damaged, &states);
             }
         }
@@ -192,7 +261,7 @@ fn file_whose_header_was_blanked_is_refused() {
 }
 
 #[test]
-fn file_that_was_cut_short_is_refused_unless_it_is_the_newest() {
+fn file_that_was_cut_short_is_refused_unless_it_is_the_newest_without_witness() {
     let (folder, states) = log(5);
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let files = counting(&folder);
@@ -205,6 +274,11 @@ fn file_that_was_cut_short_is_refused_unless_it_is_the_newest() {
         for left in (0..HEADER_BYTES + 4).chain(anywhere).chain([end - 1]) {
             let damaged = folder.copy();
             damaged.replace(file.number, bytes[..left].to_vec());
+            assert!(
+                !check_taken_or_refused(&damaged, &states),
+                "{left} bytes left"
+            );
+            damaged.lose(WITNESS);
             let is_taken = check_taken_or_refused(&damaged, &states);
             assert!(!is_taken || file.number == newest, "{left} bytes left");
         }
@@ -237,6 +311,7 @@ fn record_that_checks_and_does_not_parse_is_refused() {
 fn overwritten_bytes_are_refused_or_end_the_log_and_never_change_it() {
     let mut taken = 0;
     let (folder, states) = log(6);
+    folder.lose(WITNESS);
     for seed in 0..600 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let damaged = folder.copy();
@@ -315,11 +390,8 @@ fn value_that_was_changed_on_disk_is_not_returned() {
     let other = folder.copy();
     let file = &counting(&folder)[0];
     other.flip_bit(file.number, (file.records[0].0 as usize + 1_000) * 8);
-    // The last record counts as torn when it is opened, so a second one is needed.
-    assert_eq!(all(&open(&other)), Content::new());
-    drop(log);
-    write_synced(&open(&folder), &put_entry(1, 2, b"second"));
-    let log = open(&folder);
+    let at = file.records[0].0;
+    assert_eq!(refusal(&other), (file.number, LogFault::Record(at)));
     folder.damage_in_use(file.number, file.records[0].0 as usize + 1_000);
     let found = super::get(&log, &crate::keys::raft_log(1, 1));
     assert!(

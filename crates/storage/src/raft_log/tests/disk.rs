@@ -57,7 +57,8 @@ fn log_on_disk_is_found_again_and_its_files_are_used_again() {
     assert_eq!(found.as_deref(), Some(&[231; 1_000][..]));
     let files = names(&folder);
     assert!(files.len() < 12, "{files:?}");
-    assert!(files.iter().all(|name| name.ends_with(".log")), "{files:?}");
+    let is_known = |name: &String| name.ends_with(".log") || name == "synced";
+    assert!(files.iter().all(is_known), "{files:?}");
 }
 
 #[test]
@@ -90,13 +91,59 @@ fn log_that_is_only_looked_at_stays_as_it_is() {
     let batch = put_record(keys::raft_state(1), b"state");
     engine.write(&batch, Durability::Synced).unwrap();
     drop(engine);
-    let path = folder.join("000001.log");
-    let before = std::fs::read(&path).unwrap();
+    let contents = || {
+        let names = names(&folder).into_iter();
+        let read = names.map(|name| (std::fs::read(folder.join(&name)).unwrap(), name));
+        read.collect::<Vec<_>>()
+    };
+    let before = contents();
+    assert_eq!(names(&folder), ["000001.log", "synced"]);
     let reader = RaftLogEngine::open_read_only(&folder, None).unwrap();
     let found = reader.get(Cf::RaftLog, &keys::raft_state(1)).unwrap();
     assert_eq!(found.as_deref(), Some(&b"state"[..]));
-    assert_eq!(names(&folder), ["000001.log"]);
-    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert!(contents() == before, "a reader wrote");
+}
+
+/// As whoever repairs a folder by hand would have it.
+#[test]
+fn log_that_lost_its_end_or_its_newest_file_is_refused_with_what_to_do() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("raft");
+    let engine = open(&folder);
+    for index in 0..100 {
+        let batch = put_entry(1, index, &[1; 1_000]);
+        engine.write(&batch, Durability::Synced).unwrap();
+    }
+    drop(engine);
+    let refusal = || match RaftLogEngine::open(&folder, FILE_BYTES, None) {
+        Err(RecoveryError::Damage(damage)) => damage.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let newest = folder.join("000002.log");
+    let whole = std::fs::read(&newest).unwrap();
+    // Nothing but the last record.
+    let filled = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    std::fs::write(&newest, &whole[..filled]).unwrap();
+    let line = refusal();
+    assert!(
+        line.contains("000002.log: damaged record at offset "),
+        "{line}"
+    );
+    std::fs::remove_file(&newest).unwrap();
+    let line = refusal();
+    assert!(
+        line.contains("synced: the log was synced in life 2"),
+        "{line}"
+    );
+    std::fs::write(&newest, &whole).unwrap();
+    let witness = folder.join("synced");
+    let kept = std::fs::read(&witness).unwrap();
+    std::fs::write(&witness, &kept[..20]).unwrap();
+    let line = refusal();
+    assert!(line.contains("remove it to start without"), "{line}");
+    std::fs::remove_file(&witness).unwrap();
+    assert_eq!(indexes(&open(&folder), 1, Direction::Forward).len(), 100);
+    assert_eq!(std::fs::read(&witness).unwrap(), kept, "it is made anew");
 }
 
 #[test]
@@ -117,7 +164,7 @@ fn other_files_in_the_folder_are_left_alone_and_what_is_no_file_is_refused() {
     let batch = put_record("a", b"1");
     engine.write(&batch, Durability::Synced).unwrap();
     drop(engine);
-    assert_eq!(names(folder.path()).len(), others.len() + 1);
+    assert_eq!(names(folder.path()).len(), others.len() + 2);
     std::fs::create_dir(folder.path().join("000007.log")).unwrap();
     let refused = RaftLogEngine::open(folder.path(), FILE_BYTES, None);
     assert!(matches!(refused, Err(RecoveryError::System(_))));

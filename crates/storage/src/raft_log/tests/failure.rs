@@ -101,8 +101,8 @@ fn what_a_failed_sync_left_in_memory_is_written_once_more_by_the_next_process() 
 fn failure_at_any_change_loses_nothing_that_was_synced() {
     for stop in 0..200 {
         let folder = MemFolder::default();
-        folder.stop_after(stop);
         let log = open(&folder);
+        folder.stop_after(stop);
         let mut states = vec![all(&log)];
         let mut first = None;
         for index in 0..60 {

@@ -24,6 +24,8 @@ use rand_chacha::ChaCha8Rng;
 use super::super::files::{LogFile, LogFolder};
 
 const SECTOR_BYTES: usize = 512;
+/// The witness, among the numbers of files.
+pub const WITNESS: u32 = u32::MAX;
 
 /// A failure to be played once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +50,7 @@ pub struct MemFolder {
 pub struct MemFile {
     shared: Arc<Shared>,
     content: Arc<Mutex<Content>>,
+    is_witness: bool,
     sync_failed: AtomicBool,
 }
 
@@ -76,7 +79,7 @@ struct State {
 pub struct Counts {
     /// Changes that can be stopped: writes, syncs, cuts, files made and removed.
     pub changes: usize,
-    /// Writes.
+    /// Writes, without those of the witness, as all below.
     pub writes: usize,
     /// Bytes of them.
     pub bytes: u64,
@@ -225,13 +228,16 @@ impl MemFolder {
 
     /// A copy whose bytes are all on disk.
     pub fn copy(&self) -> Self {
-        let numbers = self.numbers().into_iter();
+        let numbers: Vec<u32> = self.shared.state.lock().files.keys().copied().collect();
+        let numbers = numbers.into_iter();
         Self::of(numbers.map(|number| (number, self.bytes(number))).collect())
     }
 
-    /// Numbers of all files, ascending.
+    /// Numbers of all files, ascending, without the witness.
     pub fn numbers(&self) -> Vec<u32> {
-        self.shared.state.lock().files.keys().copied().collect()
+        let state = self.shared.state.lock();
+        let numbers = state.files.keys().copied();
+        numbers.filter(|number| *number != WITNESS).collect()
     }
 
     /// The bytes of a file.
@@ -303,10 +309,11 @@ impl MemFolder {
         }
     }
 
-    fn handle(&self, content: Arc<Mutex<Content>>) -> MemFile {
+    fn handle(&self, content: Arc<Mutex<Content>>, is_witness: bool) -> MemFile {
         MemFile {
             shared: self.shared.clone(),
             content,
+            is_witness,
             sync_failed: AtomicBool::new(false),
         }
     }
@@ -348,7 +355,7 @@ impl LogFolder for MemFolder {
     fn open(&self, number: u32, _write: bool) -> io::Result<MemFile> {
         let found = self.shared.state.lock().files.get(&number).cloned();
         let found = found.ok_or(io::ErrorKind::NotFound)?;
-        Ok(self.handle(found))
+        Ok(self.handle(found, number == WITNESS))
     }
 
     fn create(&self, number: u32, bytes: &[u8]) -> io::Result<MemFile> {
@@ -363,7 +370,7 @@ impl LogFolder for MemFolder {
             state.files.insert(number, content.clone());
             Ok(())
         })?;
-        Ok(self.handle(content))
+        Ok(self.handle(content, false))
     }
 
     fn remove(&self, number: u32) -> io::Result<()> {
@@ -375,8 +382,28 @@ impl LogFolder for MemFolder {
         })
     }
 
+    fn open_witness(&self, write: bool) -> io::Result<Option<MemFile>> {
+        match self.open(WITNESS, write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn create_witness(&self, bytes: &[u8]) -> io::Result<MemFile> {
+        let content = Arc::new(Mutex::new(Content::of(bytes.to_vec())));
+        self.shared.change(|state| {
+            state.files.insert(WITNESS, content.clone());
+            Ok(())
+        })?;
+        Ok(self.handle(content, true))
+    }
+
     fn path(&self, number: u32) -> PathBuf {
         PathBuf::from(format!("memory/{number:06}.log"))
+    }
+
+    fn witness_path(&self) -> PathBuf {
+        self.path(WITNESS)
     }
 
     fn random_number(&self) -> u64 {
@@ -410,9 +437,11 @@ impl LogFile for MemFile {
             state.plays(Fault::NoRoom)?;
             let at = usize::try_from(offset).unwrap();
             self.content.lock().write(at, data);
-            state.counts.writes += 1;
-            state.counts.lives += usize::from(offset == 0);
-            state.counts.bytes += data.len() as u64;
+            if !self.is_witness {
+                state.counts.writes += 1;
+                state.counts.lives += usize::from(offset == 0);
+                state.counts.bytes += data.len() as u64;
+            }
             Ok(())
         })
     }
