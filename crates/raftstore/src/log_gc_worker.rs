@@ -2,7 +2,8 @@
 //!
 //! For all regions at hand: the truncated index is read from the kv engine, the kv engine is
 //! made durable, and only then the entries go. If the kv engine lost the truncated index in
-//! a crash, it would want entries back that are gone.
+//! a crash, it would want entries back that are gone. Where the kv engine tells what it has made
+//! durable by itself, entries in front of that go without more.
 //!
 //! What goes is truncated for both the kv engine and the region's shard: apply writes a
 //! truncated index before the shard hears of it, and until then the shard reads the entries
@@ -15,7 +16,10 @@ use std::collections::VecDeque;
 
 use strata_raft::planted;
 use strata_storage::snapshot::SnapshotError;
-use strata_storage::{Cf, Durability, Engine, Engines, Error, WriteBatch, keys, read_apply_state};
+use strata_storage::{
+    Cf, Durability, Engine, Engines, Error, WriteBatch, keys, read_apply_state,
+    read_durable_apply_state,
+};
 
 use crate::job::{JobDone, RegionJob};
 use crate::region_worker::WorkerFault;
@@ -59,7 +63,41 @@ impl<E: Engine> LogGcWorker<E> {
         !self.queue.is_empty()
     }
 
-    /// Deletes what the regions at hand have compacted.
+    /// Deletes what the regions at hand have compacted as far as the kv engine has it durable
+    /// already; those behind the first of which that is not known wait.
+    ///
+    /// # Errors
+    /// The process must end.
+    pub fn step_durable(&mut self) -> Result<Vec<JobDone>, WorkerFault> {
+        let kv = &self.engines.kv;
+        let mut batch = WriteBatch::new();
+        let mut done = Vec::new();
+        while let Some((region_id, to_index)) = self.queue.front().copied() {
+            let state = read_durable_apply_state(kv, region_id);
+            let state = state.map_err(|error| fault(region_id, error))?;
+            let is_durable = state.is_some_and(|state| state.truncated_index >= to_index);
+            // Planted: where the log begins is durable before the entries go (crash rule 6).
+            if !is_durable && !planted!(LogDeletedBeforeDurable) {
+                break;
+            }
+            self.queue.pop_front();
+            Self::delete(region_id, to_index, &mut batch);
+            done.push(JobDone::LogGone {
+                region_id,
+                index: to_index,
+            });
+            if done.len() == GATHERED_JOBS {
+                break;
+            }
+        }
+        if let Some(first) = done.first() {
+            let written = self.engines.raft.write(&batch, Durability::Unsynced);
+            written.map_err(|error| fault(first.region_id(), error.into()))?;
+        }
+        Ok(done)
+    }
+
+    /// Makes the kv engine durable, and deletes what the regions at hand have compacted.
     ///
     /// # Errors
     /// The process must end.

@@ -82,6 +82,8 @@ pub struct StoreOptions {
     /// Longest time until a kv engine that has no log of its own is flushed, so that compacted
     /// entries may go. 30 s.
     pub flush_interval: Duration,
+    /// Bytes by which the logs grow at most until then, where entries wait to go. 96 MiB.
+    pub flush_log_bytes: u64,
     /// How often a leader asks whether its log shall be compacted. 3 s.
     pub log_gc_tick_interval: Duration,
     /// Entries of a log beyond which it is compacted though a silent follower lacks some; a
@@ -146,6 +148,7 @@ impl Default for StoreOptions {
             heartbeat_interval: Duration::from_secs(5),
             expiry_interval: Duration::from_secs(60),
             flush_interval: Duration::from_secs(30),
+            flush_log_bytes: 96 << 20,
             log_gc_tick_interval: Duration::from_secs(3),
             log_gc_count_limit: 73_728,
             log_gc_size_limit: 72 << 20,

@@ -70,6 +70,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         max_answer_bytes: store.max_answer_size.bytes(),
         expiry_interval: store.expiry_interval,
         flush_interval: config.storage.flush_interval,
+        flush_log_bytes: config.storage.flush_log_size.0,
         log_gc_tick_interval: raft.log_gc_tick_interval,
         log_gc_count_limit: raft.log_gc_count_limit,
         log_gc_size_limit: raft.log_gc_size_limit.0,

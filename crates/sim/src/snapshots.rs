@@ -352,9 +352,23 @@ impl Cluster {
         if !self.is_live(id, life) {
             return;
         }
+        // At times the kv engine has flushed by itself what it held when the job came, or less.
+        let unsynced = self.store(id).engines.kv.unsynced_len();
+        let flushed = match self.rng.random_bool(0.3) {
+            true => self.rng.random_range(0..=unsynced),
+            false => 0,
+        };
         let store = self.store_mut(id);
+        store.engines.kv.harden(flushed);
         let workers = store.workers.as_mut().expect("the store is live");
-        match guarded(|| workers.log_gc.step()) {
+        let worked = guarded(|| {
+            let done = workers.log_gc.step_durable()?;
+            match done.is_empty() {
+                true => workers.log_gc.step(),
+                false => Ok(done),
+            }
+        });
+        match worked {
             Ok(Ok(done)) => {
                 self.compacted += done.len() as u64;
                 for done in done {

@@ -184,8 +184,20 @@ impl Engine for DiskEngine {
         either!(self, engine => engine.make_durable())
     }
 
-    fn is_cheap_to_make_durable(&self) -> bool {
-        either!(self, engine => engine.is_cheap_to_make_durable())
+    fn is_durable_by_flush(&self) -> bool {
+        either!(self, engine => engine.is_durable_by_flush())
+    }
+
+    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        either!(self, engine => engine.get_durable(cf, key))
+    }
+
+    fn held_bytes(&self) -> u64 {
+        either!(self, engine => engine.held_bytes())
+    }
+
+    fn reclaim(&self) -> Result<(), EngineError> {
+        either!(self, engine => engine.reclaim())
     }
 
     fn snapshot(&self) -> DiskSnapshot {

@@ -287,11 +287,35 @@ pub trait Engine: ReadView + Clone + Send + Sync + 'static {
     /// `WriteFailed` and `Poisoned`, both fatal.
     fn make_durable(&self) -> Result<(), EngineError>;
 
-    /// Whether [`Engine::make_durable`] costs no more than it is worth: a sync always, a flush, which
-    /// an engine without a log makes for it, once the table that it writes is not much too small (half
-    /// a memtable). Who can wait, waits until then.
-    fn is_cheap_to_make_durable(&self) -> bool {
-        true
+    /// Whether [`Engine::make_durable`] writes a table, as an engine without a log must. The engine
+    /// does so by itself once it has gathered enough; who can wait looks what has become durable so
+    /// ([`Engine::get_durable`]) rather than have small tables made.
+    fn is_durable_by_flush(&self) -> bool {
+        false
+    }
+
+    /// What is under a key and survives a power cut for certain. It may be older than what is there,
+    /// and an engine that cannot tell answers that there is nothing.
+    ///
+    /// # Errors
+    /// As [`ReadView::get`].
+    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let _ = (cf, key);
+        Ok(None)
+    }
+
+    /// Bytes of what the engine holds, about, where it counts them; else 0.
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Gives back to the disk what is held for nobody, as far as the engine leaves that to those who
+    /// write. Returns when it is done; writers go on beside it.
+    ///
+    /// # Errors
+    /// `WriteFailed` and `Poisoned`, both fatal.
+    fn reclaim(&self) -> Result<(), EngineError> {
+        Ok(())
     }
 
     /// The state as of now.

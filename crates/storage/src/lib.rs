@@ -56,8 +56,8 @@ pub use raft_log::{LogDamage, LogFault, RaftLogEngine, RaftLogSnapshot};
 pub use record::RecordKind;
 pub use region_checksum::{RegionChecksum, region_checksum};
 pub use region_records::{
-    conf_state_of, read_all_region_states, read_apply_state, read_raft_state, read_region_state,
-    write_apply_state, write_raft_state, write_region_state,
+    conf_state_of, read_all_region_states, read_apply_state, read_durable_apply_state,
+    read_raft_state, read_region_state, write_apply_state, write_raft_state, write_region_state,
 };
 pub use rocks::{EngineOptions, OpenError, OptionsError, RocksEngine, RocksReader, RocksSnapshot};
 pub use wal::{WalDamage, WalFault};

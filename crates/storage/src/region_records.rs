@@ -13,7 +13,7 @@ use strata_proto::stratapb::RaftApplyState;
 use strata_proto::eraftpb::ConfState;
 
 use crate::batch::WriteBatch;
-use crate::engine::{Cf, Direction, ReadView};
+use crate::engine::{Cf, Direction, Engine, ReadView};
 use crate::error::Error;
 use crate::keys;
 use crate::record::{self, RecordKind};
@@ -45,6 +45,21 @@ pub fn read_apply_state(
 ) -> Result<Option<RaftApplyState>, Error> {
     let key = keys::apply_state(region_id);
     record::get(kv, Cf::Raft, RecordKind::RaftApplyState, &key)
+}
+
+/// Reads the apply state that a power cut leaves for certain, as far as the kv engine tells
+/// ([`Engine::get_durable`]).
+///
+/// # Errors
+/// Errors of the engine, `CorruptRecord`.
+pub fn read_durable_apply_state(
+    kv: &impl Engine,
+    region_id: u64,
+) -> Result<Option<RaftApplyState>, Error> {
+    let key = keys::apply_state(region_id);
+    let stored = kv.get_durable(Cf::Raft, &key)?;
+    let read = stored.map(|stored| record::decode(RecordKind::RaftApplyState, &key, &stored));
+    read.transpose()
 }
 
 /// Adds the apply state of a region to a batch of the kv engine: the same batch that

@@ -31,12 +31,21 @@ async fn all_nodes_killed_at_once_and_restarted_lose_nothing() {
     kill_all_and_restart(Cluster::start().await).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_killed_at_once_lose_nothing_with_a_data_log() {
+    let data_log = ("STRATA_STORAGE_DATA_LOG".to_owned(), "on".to_owned());
+    let cluster = Cluster::start_with(ClusterOptions {
+        environment: vec![data_log],
+        ..ClusterOptions::default()
+    });
+    kill_all_and_restart(cluster.await).await;
+}
+
 /// What is replayed then is all since the last flush. Logs are short, so that entries go meanwhile,
 /// each time after a flush.
 #[tokio::test(flavor = "multi_thread")]
-async fn all_nodes_killed_at_once_lose_nothing_without_a_data_log() {
+async fn all_nodes_killed_at_once_lose_nothing_between_flushes() {
     let settings = [
-        ("STRATA_STORAGE_DATA_LOG", "off"),
         ("STRATA_STORAGE_FLUSH_INTERVAL", "300ms"),
         ("STRATA_RAFT_LOG_GC_TICK_INTERVAL", "100ms"),
         ("STRATA_RAFT_LOG_GC_COUNT_LIMIT", "100"),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use strata_tests::{Cluster, Finished, strata};
+use strata_tests::{Cluster, ClusterOptions, Finished, strata};
 
 fn debug(folder: &Path, words: &[&str]) -> Finished {
     let dir = folder.to_str().unwrap();
@@ -38,7 +38,12 @@ fn listing(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn debug_reads_the_folder_of_a_stopped_node() {
     const KEYS: u64 = 300;
-    let mut cluster = Cluster::start().await;
+    let data_log = ("STRATA_STORAGE_DATA_LOG".to_owned(), "on".to_owned());
+    let mut cluster = Cluster::start_with(ClusterOptions {
+        environment: vec![data_log],
+        ..ClusterOptions::default()
+    })
+    .await;
     let client = cluster.client().await;
     for number in 0..KEYS {
         let key = format!("debug-{number:03}");
@@ -89,6 +94,50 @@ async fn debug_reads_the_folder_of_a_stopped_node() {
     cluster.start_all();
     cluster.wait_ready().await;
     assert_eq!(client.checksum(b"", b"").await.unwrap().pairs, sum.pairs);
+}
+
+/// Without a log of the data engine the folder of a killed node is as of its last flush, and its
+/// records agree with each other; that of a node which was stopped is as new as the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn debug_reads_a_killed_node_as_of_its_last_flush() {
+    const KEYS: u64 = 300;
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    for number in 0..KEYS {
+        let key = format!("debug-{number:03}");
+        client.put(key.as_bytes(), vec![b'v'; 100]).await.unwrap();
+    }
+    let sum = client.checksum(b"", b"").await.unwrap();
+    let region = cluster.region_of(&client, b"debug-").await.region.id;
+    let region = region.to_string();
+    cluster.assert_replicas_equal().await;
+    cluster.kill(3);
+    for id in [1, 2] {
+        cluster.stop(id, Signal::SIGTERM).await;
+    }
+    let applied = |id: u64, kind: &str, name: &str| {
+        let lines = json_lines(&cluster.spec(id).folder, &[kind, "--region", &region]);
+        lines[0][name].as_u64().unwrap()
+    };
+    for id in [1, 2] {
+        let sums = json_lines(&cluster.spec(id).folder, &["checksum"]);
+        let users = sums.iter().filter(|line| line["region_id"] != 1);
+        let keys: u64 = users.map(|line| line["keys"].as_u64().unwrap()).sum();
+        assert_eq!(keys, sum.pairs, "node {id}");
+    }
+    // Of the killed one the log has them all.
+    let last = applied(3, "raft-state", "last_index");
+    assert!(last >= applied(1, "apply-state", "applied_index"), "{last}");
+    let flushed = applied(3, "apply-state", "applied_index");
+    assert!(flushed < last, "{flushed} of {last} were flushed");
+    let found = json_lines(&cluster.spec(3).folder, &["checksum", "--region", &region]);
+    let keys = found[0]["keys"].as_u64().unwrap();
+    assert!(keys <= KEYS, "{keys}");
+
+    cluster.start_all();
+    cluster.wait_ready().await;
+    assert_eq!(client.checksum(b"", b"").await.unwrap().pairs, sum.pairs);
+    cluster.assert_replicas_equal().await;
 }
 
 /// The records of one store agree with each other, and pages join without a gap.

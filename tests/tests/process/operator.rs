@@ -18,9 +18,20 @@ const BLOCK_BYTES: u64 = 32 << 10;
 const VALUE_BYTES: usize = 20_000;
 
 /// One node that holds some data and runs.
+/// The data engine writes a log of its own.
+const DATA_LOG: (&str, &str) = ("STRATA_STORAGE_DATA_LOG", "on");
+
 async fn one_node() -> (Cluster, Acknowledged) {
+    one_node_with(&[]).await
+}
+
+async fn one_node_with(settings: &[(&str, &str)]) -> (Cluster, Acknowledged) {
+    let environment = settings.iter();
     let cluster = Cluster::start_with(ClusterOptions {
         nodes: 1,
+        environment: environment
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect(),
         ..ClusterOptions::default()
     })
     .await;
@@ -206,21 +217,41 @@ async fn bad_input_flipped_bit_raft_wal_of_a_node() {
     assert_comes_back(&mut cluster, &acknowledged).await;
 }
 
+/// Its witness says that more was synced. Without one, the data engine may tell.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_cut_raft_wal_of_a_node() {
-    let (mut cluster, _) = one_node().await;
+    let (mut cluster, acknowledged) = one_node_with(&[DATA_LOG]).await;
     cluster.kill(1);
-    // The kv engine has applied what the raft engine no longer holds.
     let wal = wal(&cluster, "raft");
-    let file = OpenOptions::new().write(true).open(&wal).unwrap();
-    file.set_len(BLOCK_BYTES).unwrap();
+    let whole = fs::read(&wal).unwrap();
+    let filled = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    // The end of the last record, and many of them.
+    for length in [filled as u64, BLOCK_BYTES] {
+        let file = OpenOptions::new().write(true).open(&wal).unwrap();
+        file.set_len(length).unwrap();
+        let line = refusal(&mut cluster).await;
+        let name = wal.display().to_string();
+        assert_says(&line, &["raft engine", &name, "damaged record at offset "]);
+    }
+    let witness = wal.with_file_name("synced");
+    let says = fs::read(&witness).unwrap();
+    fs::remove_file(&witness).unwrap();
     let line = refusal(&mut cluster).await;
     assert_says(&line, &["region ", "start check failed", "applied index"]);
+
+    fs::write(&wal, &whole).unwrap();
+    let half = &says[..says.len() / 2];
+    fs::write(&witness, half).unwrap();
+    let line = refusal(&mut cluster).await;
+    let name = witness.display().to_string();
+    assert_says(&line, &[&name, "remove it to start without this check"]);
+    fs::remove_file(&witness).unwrap();
+    assert_comes_back(&mut cluster, &acknowledged).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_flipped_bit_kv_wal_of_a_node() {
-    let (mut cluster, acknowledged) = one_node().await;
+    let (mut cluster, acknowledged) = one_node_with(&[DATA_LOG]).await;
     cluster.kill(1);
     let wal = wal(&cluster, "kv");
     let length = wal.metadata().unwrap().len();

@@ -10,8 +10,8 @@ use strata_tests::{Cluster, Load, LoadOptions, eventually_sync};
 /// What is written while the node is down; more than a snapshot of 128 MiB needs.
 const WRITTEN_MIB: u64 = 136;
 /// Files of a raft engine whose logs are short: four of 8 MiB, twice what is wanted of them, and
-/// those that wait to be used again.
-const LOG_FILES_MAX_MIB: u64 = 96;
+/// eight that wait to be used again.
+const LOG_FILES_MAX_MIB: u64 = 128;
 /// Resident memory of a node with default caches and buffers.
 const MEMORY_MAX_MIB: u64 = 640;
 

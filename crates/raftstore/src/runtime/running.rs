@@ -15,7 +15,7 @@ use strata_storage::{Engine, Engines};
 
 use super::applier::{Applier, ApplyMail, ApplyThread};
 use super::inbox::{Inbox, ShardMail, message_weight, request_weight, want_clock};
-use super::log_gc::run_log_gc_worker;
+use super::log_gc::{FlushLimits, run_log_gc_worker};
 use super::log_writer::{LogMail, run_log_writer};
 use super::mailbox::{MailReceiver, mailbox};
 use super::region_jobs::run_region_worker;
@@ -28,7 +28,6 @@ use crate::directory::{DirectoryEntry, find_peer};
 use crate::error::Error;
 use crate::gate::{Gate, GateAction};
 use crate::job::RegionJob;
-use crate::log_gc_worker::LogGcWorker;
 use crate::metrics::StoreMetrics;
 use crate::options::StoreOptions;
 use crate::region_worker::RegionWorker;
@@ -248,11 +247,14 @@ impl<E: SnapshotEngine> Running<E> {
         self.spawn("region-worker".to_owned(), move || {
             run_region_worker(region, &region_jobs, &inboxes, &metrics, &logger);
         })?;
-        let log_gc = LogGcWorker::new(self.engines.clone());
-        let (kv, interval) = (self.engines.kv.clone(), self.options.flush_interval);
+        let engines = self.engines.clone();
+        let limits = FlushLimits {
+            interval: self.options.flush_interval,
+            log_bytes: self.options.flush_log_bytes,
+        };
         let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
         self.spawn("log-gc".to_owned(), move || {
-            run_log_gc_worker(log_gc, &log_gc_jobs, (&kv, interval), &inboxes, &logger);
+            run_log_gc_worker(&engines, &log_gc_jobs, limits, &inboxes, &logger);
         })
     }
 

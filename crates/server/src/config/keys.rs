@@ -298,13 +298,15 @@ settings! {
     }
     /// The two engines on disk.
     storage StorageConfig {
-        /// `on`: the data engine writes a log of its own. `off`: less is written, and what a crash
-        /// takes of it is replayed from the regions' logs, which keep it until it is flushed;
-        /// but a regions' log that lost its end is noticed only as far back as that.
-        data_log: Switch = "storage.data-log", "on", "off" ..= "on";
+        /// `off`: what a crash takes of the data engine is replayed from the regions' logs, which
+        /// keep it until it is flushed. `on`: the data engine writes a log of its own, too, and
+        /// less is replayed.
+        data_log: Switch = "storage.data-log", "off", "off" ..= "on";
         /// Without a log of the data engine: longest time until it is flushed so that the regions'
         /// logs may be cut.
         flush_interval: Duration = "storage.flush-interval", "30s", "100ms" ..= "1h";
+        /// Bytes by which the regions' logs grow at most until then.
+        flush_log_size: Size = "storage.flush-log-size", "96MiB", "1MiB" ..= "1024GiB";
         /// Cache of data blocks of the data engine.
         block_cache_size: Size = "storage.block-cache-size", "64MiB", "1MiB" ..= "1024GiB";
         /// Memory for unflushed writes of one column family of the data engine.

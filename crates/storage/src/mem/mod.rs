@@ -119,6 +119,14 @@ impl MemEngine {
         self.shared.state.read().unsynced.len()
     }
 
+    /// The engine makes its oldest `batches` durable by itself, as one does that flushes a memtable.
+    pub fn harden(&self, batches: usize) {
+        let mut state = self.shared.state.write();
+        for _ in 0..batches {
+            state.harden_oldest();
+        }
+    }
+
     /// A power cut: what was synced and a random prefix of the rest is the engine that is
     /// returned. This handle and all its clones answer `Crashed` from now on.
     #[must_use]
@@ -359,6 +367,10 @@ impl Engine for MemEngine {
         let mut state = self.shared.state.write();
         self.shared.check_writable(&state)?;
         self.shared.sync(&mut state)
+    }
+
+    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.durable().get(cf, key)
     }
 
     fn snapshot(&self) -> MemSnapshot {

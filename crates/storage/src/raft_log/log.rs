@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::files::{LogFile, LogFolder};
 use super::index::{Held, Index, Item, Place};
@@ -117,6 +117,25 @@ impl<D: LogFolder> Log<D> {
             state.on_synced(says.sequence);
         }
         Ok(())
+    }
+
+    /// As [`Engine::held_bytes`](crate::Engine::held_bytes).
+    pub fn held_bytes(&self) -> u64 {
+        self.state.lock().index.wanted_bytes()
+    }
+
+    /// As [`Engine::reclaim`](crate::Engine::reclaim): piece by piece, so that who writes does not
+    /// wait for more than one.
+    pub fn reclaim(&self) -> Result<(), EngineError> {
+        loop {
+            let mut state = self.state.lock();
+            self.check_writable()?;
+            let is_more = state.reclaim().map_err(|error| self.fail(&error))?;
+            MutexGuard::unlock_fair(state);
+            if !is_more {
+                return Ok(());
+            }
+        }
     }
 
     /// As [`ReadView::get`](crate::ReadView::get).

@@ -14,7 +14,8 @@
 //!          explain. The [`witness`] says how far the log must reach.
 //! Files    [`files`]: a folder of the disk, or of memory in tests.
 //!
-//! Nothing here has a thread: collecting is paid by those who write.
+//! Nothing here has a thread: collecting is paid by those who write, and by those who ask for it when
+//! they have removed much (`reclaim`).
 //!
 //! Invariants
 //! * What a crash leaves is a prefix of the batches in the order they were written, with all that
@@ -134,6 +135,14 @@ impl Engine for RaftLogEngine {
 
     fn make_durable(&self) -> Result<(), EngineError> {
         self.log.make_durable()
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.log.held_bytes()
+    }
+
+    fn reclaim(&self) -> Result<(), EngineError> {
+        self.log.reclaim()
     }
 
     fn snapshot(&self) -> RaftLogSnapshot {

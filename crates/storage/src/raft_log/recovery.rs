@@ -107,8 +107,8 @@ pub(super) struct Recovered<F> {
     pub index: Index,
     /// By life.
     pub live: Vec<LiveFile<F>>,
-    /// Files without records that count.
-    pub spare: Vec<(u32, F)>,
+    /// Files without records that count, each with its life.
+    pub spare: Vec<(u32, F, u64)>,
     /// The life after the newest.
     pub next_life: u64,
     /// The sequence after the last.
@@ -159,8 +159,9 @@ pub(super) fn recover<D: LogFolder>(
             return Err(damage(*number, LogFault::Missing(expected)).into());
         }
     }
-    let old = by_life.into_values();
-    let spare = old.map(|(number, file, _)| (number, file)).collect();
+    let old = by_life.into_iter();
+    let spare = old.map(|(life, (number, file, _))| (number, file, life));
+    let spare = spare.collect();
     let mut found = Recovered {
         index: Index::default(),
         live: Vec::new(),

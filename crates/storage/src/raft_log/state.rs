@@ -15,6 +15,9 @@
 //!          oldest file and takes along what the index still finds there. A file of which nothing
 //!          is wanted becomes a spare one. Always the oldest: a deletion must outlive the puts in
 //!          front of it, and behind the oldest file there are none.
+//! Reclaim  The same for its own sake, until there is nothing to walk, and files that nobody will need
+//!          soon go. On disk the records of a spare file count until a header says that they do not:
+//!          a life begins before the first of them goes.
 //! Fill     A file grows by zeros some way ahead of its records, and a spare one has mostly been
 //!          written whole: a sync then finds the file's length and blocks as they were, and writes
 //!          data only.
@@ -42,10 +45,20 @@ const WALKED_PER_WRITTEN: u64 = 3;
 const WALK_BYTES: u64 = 64 << 10;
 /// Bytes by which a new file grows.
 const FILL_BYTES: u64 = 256 << 10;
-/// Files that wait to be used again; more are removed.
-const SPARE_MAX: usize = 2;
+/// Files that wait to be used again; more are removed. As many as are filled until the data engine
+/// has flushed what they hold: to make a file anew costs more than to keep it, and where the file
+/// system tells the disk of free space, each that goes holds up all syncs.
+pub(super) const SPARE_MAX: usize = 8;
 /// Files that are removed when a life begins, as whoever writes waits for that.
 const REMOVED_MAX: usize = 4;
+
+/// A file whose records do not count.
+struct SpareFile<F> {
+    number: u32,
+    file: Arc<F>,
+    /// Of its records.
+    life: u64,
+}
 
 /// See the module.
 pub(super) struct State<D: LogFolder> {
@@ -57,7 +70,9 @@ pub(super) struct State<D: LogFolder> {
     live: VecDeque<LiveFile<D::File>>,
     /// Whether the newest is of this opening, so that it may grow.
     writing: bool,
-    spare: Vec<(u32, Arc<D::File>)>,
+    spare: Vec<SpareFile<D::File>>,
+    /// The oldest life that counts, as the newest header has it.
+    oldest_on_disk: u64,
     next_life: u64,
     next_sequence: u64,
     next_number: u32,
@@ -75,18 +90,24 @@ impl<D: LogFolder> State<D> {
     /// Goes on where `found` ends. Nothing is on disk for sure before [`State::settle`].
     pub fn new(folder: D, file_bytes: u64, found: Recovered<D::File>) -> Self {
         let live = found.live.iter().map(|live| live.number);
-        let spare = found.spare.iter().map(|(number, _)| *number);
+        let spare = found.spare.iter().map(|(number, ..)| *number);
         let next_number = live.chain(spare).max().map_or(1, |number| number + 1);
+        let oldest = found.live.first();
         Self {
             folder,
             file_bytes,
             index: found.index,
+            oldest_on_disk: oldest.map_or(found.next_life, |oldest| oldest.life),
             live: found.live.into(),
             writing: false,
             spare: found
                 .spare
                 .into_iter()
-                .map(|(number, file)| (number, Arc::new(file)))
+                .map(|(number, file, life)| SpareFile {
+                    number,
+                    file: Arc::new(file),
+                    life,
+                })
                 .collect(),
             next_life: found.next_life,
             next_sequence: found.next_sequence,
@@ -206,6 +227,11 @@ impl<D: LogFolder> State<D> {
         // What is taken along comes first, so that the batch has its way.
         self.collect(&mut builder, batch.approximate_bytes() as u64)?;
         builder.changes(batch);
+        self.append(builder)
+    }
+
+    /// Writes a record. Returns its sequence.
+    fn append(&mut self, mut builder: RecordBuilder) -> io::Result<u64> {
         self.make_room(builder.len() as u64)?;
         let sequence = self.next_sequence;
         let current = self.live.back_mut().expect("room was made in a file");
@@ -230,6 +256,13 @@ impl<D: LogFolder> State<D> {
         {
             return Ok(());
         }
+        self.begin_life()?;
+        let surplus = self.spare.len().saturating_sub(SPARE_MAX);
+        (0..surplus.min(REMOVED_MAX)).try_for_each(|_| self.remove_spare().map(|_| ()))
+    }
+
+    /// Begins a new life.
+    fn begin_life(&mut self) -> io::Result<()> {
         self.settle()?;
         self.retire();
         let header = FileHeader {
@@ -251,19 +284,64 @@ impl<D: LogFolder> State<D> {
             end: FILE_HEADER_BYTES,
         });
         self.next_life += 1;
+        self.oldest_on_disk = header.oldest_life;
         self.writing = true;
-        let surplus = self.spare.len().saturating_sub(SPARE_MAX);
-        for (number, _) in self.spare.drain(..surplus.min(REMOVED_MAX)) {
-            self.folder.remove(number)?;
-        }
         Ok(())
+    }
+
+    /// Removes a spare file whose records do not count on disk either; false if there is none.
+    fn remove_spare(&mut self) -> io::Result<bool> {
+        let goes = |spare: &SpareFile<_>| spare.life < self.oldest_on_disk;
+        let Some(found) = self.spare.iter().position(goes) else {
+            return Ok(false);
+        };
+        let gone = self.spare.remove(found);
+        self.folder.remove(gone.number)?;
+        Ok(true)
+    }
+
+    /// One piece of what gives back what the files hold for nobody. False once nothing is left to do.
+    ///
+    /// # Errors
+    /// Nothing may be written any more.
+    pub fn reclaim(&mut self) -> io::Result<bool> {
+        if self.is_overfull() {
+            self.walk_credit = self.walk_credit.max(WALK_BYTES);
+            let mut builder = RecordBuilder::with_capacity(0);
+            self.collect(&mut builder, 0)?;
+            if builder.len() > RECORD_HEADER_BYTES {
+                self.append(builder)?;
+            }
+            // Of one file alone nothing can be given back.
+            if self.live.len() > 1 {
+                return Ok(true);
+            }
+        }
+        if self.spare.len() <= SPARE_MAX {
+            return Ok(false);
+        }
+        if !self.remove_spare()? {
+            self.begin_life()?;
+        }
+        Ok(true)
+    }
+
+    /// Whether files hold too much that nobody wants.
+    fn is_overfull(&self) -> bool {
+        let kept = 2 * (self.index.wanted_bytes() + self.file_bytes);
+        // A file that did not grow to its end counts whole: there may be many of them.
+        let held = self
+            .live
+            .iter()
+            .map(|live| live.length.max(self.file_bytes));
+        held.sum::<u64>() > kept.max(FILES_MIN * self.file_bytes)
     }
 
     /// A file with this header, on disk: a spare one that nobody reads, or a new one.
     fn begin_file(&mut self, header: &FileHeader) -> io::Result<(u32, Arc<D::File>)> {
-        let free = |(_, file): &(u32, Arc<D::File>)| Arc::strong_count(file) == 1;
+        let free = |spare: &SpareFile<_>| Arc::strong_count(&spare.file) == 1;
         if let Some(found) = self.spare.iter().position(free) {
-            let (number, file) = self.spare.remove(found);
+            let SpareFile { number, file, .. } = self.spare.remove(found);
             file.write_at(0, &header.encode())?;
             file.sync()?;
             // Not before: on disk its records counted until now.
@@ -286,7 +364,11 @@ impl<D: LogFolder> State<D> {
                 return;
             }
             let oldest = self.live.pop_front().expect("there is an oldest");
-            self.spare.push((oldest.number, oldest.file));
+            self.spare.push(SpareFile {
+                number: oldest.number,
+                file: oldest.file,
+                life: oldest.life,
+            });
             self.walked_to = FILE_HEADER_BYTES;
         }
     }
@@ -294,13 +376,7 @@ impl<D: LogFolder> State<D> {
     /// Walks a piece of the oldest file if files hold too much that nobody wants, and adds to
     /// `builder` what is wanted. `batch_bytes` will be written besides.
     fn collect(&mut self, builder: &mut RecordBuilder, batch_bytes: u64) -> io::Result<()> {
-        let kept = 2 * (self.index.wanted_bytes() + self.file_bytes);
-        // A file that did not grow to its end counts whole: there may be many of them.
-        let held = self
-            .live
-            .iter()
-            .map(|live| live.length.max(self.file_bytes));
-        if held.sum::<u64>() <= kept.max(FILES_MIN * self.file_bytes) {
+        if !self.is_overfull() {
             self.walk_credit = 0;
             return Ok(());
         }

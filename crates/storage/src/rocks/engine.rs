@@ -17,7 +17,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, ErrorKind, FlushOptions,
-    IngestExternalFileOptions, ReadOptions, WriteOptions,
+    IngestExternalFileOptions, ReadOptions, ReadTier, WriteOptions,
 };
 
 use super::opening::{OpenError, advised, check_current, check_logs};
@@ -55,8 +55,6 @@ pub struct RocksEngine {
 pub(super) struct Inner {
     pub(super) db: DB,
     wal: bool,
-    /// A flush of so many bytes makes no table that is much too small.
-    flush_bytes: u64,
     pub(super) clocks: ExpiryClocks,
     /// The first failed write.
     failure: Mutex<Option<String>>,
@@ -117,7 +115,6 @@ impl RocksEngine {
             inner: Arc::new(Inner {
                 db,
                 wal: options.kv_wal,
-                flush_bytes: options.kv_memtable_bytes as u64 / 2,
                 clocks,
                 failure: Mutex::new(None),
                 holds: AtomicUsize::new(0),
@@ -259,7 +256,6 @@ impl Inner {
         Ok(Self {
             db,
             wal: options.kv_wal,
-            flush_bytes: options.kv_memtable_bytes as u64 / 2,
             clocks,
             failure: Mutex::new(None),
             holds: AtomicUsize::new(0),
@@ -323,16 +319,6 @@ impl Inner {
                 detail: error.into_string(),
             },
         }
-    }
-
-    /// Bytes in the memtables that writes go to.
-    fn unflushed_bytes(&self) -> u64 {
-        let of = |cf: &Cf| {
-            let handle = self.handle(*cf).ok()?;
-            let name = "rocksdb.cur-size-active-mem-table";
-            self.db.property_int_value_cf(handle, name).ok().flatten()
-        };
-        KIND.column_families().iter().filter_map(of).sum()
     }
 
     fn native_batch(&self, batch: &WriteBatch) -> Result<rocksdb::WriteBatch, EngineError> {
@@ -488,8 +474,21 @@ impl Engine for RocksEngine {
         synced.map_err(|error| self.inner.fail(error))
     }
 
-    fn is_cheap_to_make_durable(&self) -> bool {
-        self.inner.wal || self.inner.unflushed_bytes() >= self.inner.flush_bytes
+    fn is_durable_by_flush(&self) -> bool {
+        !self.inner.wal
+    }
+
+    /// What lies in tables, without a log; with one nothing tells which part of it was synced.
+    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let handle = self.inner.handle(cf)?;
+        if self.inner.wal {
+            return Ok(None);
+        }
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let found = self.inner.db.get_cf_opt(handle, key, &options);
+        let found = found.map_err(|error| self.inner.read_error(error))?;
+        Ok(found.map(Bytes::from))
     }
 
     fn snapshot(&self) -> RocksSnapshot {

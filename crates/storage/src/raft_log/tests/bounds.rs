@@ -4,9 +4,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::mem_folder::MemFolder;
-use super::{Content, all, change, delete_entries, get, open_with, put_entry, put_record, write};
+use super::{
+    Content, all, change, delete_entries, get, open_with, put_entry, put_record, write,
+    write_synced,
+};
 use crate::keys;
 use crate::raft_log::log::Log;
+use crate::raft_log::state::SPARE_MAX;
 
 const FILE_BYTES: u64 = 128 << 10;
 /// Bytes that a value is counted with beside itself.
@@ -66,7 +70,8 @@ fn files_stay_within_the_bound_however_much_is_written() {
         assert_eq!(all(&log), content);
         let files = folder.numbers().len() as u64;
         let live = log.used_bytes().div_ceil(FILE_BYTES);
-        assert!(files <= live + 4, "{files} files, {live} in use");
+        let most = live + SPARE_MAX as u64 + 2;
+        assert!(files <= most, "{files} files, {live} in use");
         let log = open_with(&folder, FILE_BYTES);
         assert_eq!(all(&log), content);
     }
@@ -189,7 +194,96 @@ fn few_spare_files_are_kept() {
         write(&log, &delete_entries(1, 0, index));
     }
     let after = folder.numbers().len();
-    assert!(after <= 6, "{after} files of {before}");
+    assert!(after <= SPARE_MAX + 4, "{after} files of {before}");
+}
+
+/// What is removed from the log goes back to the disk though nobody writes any more, and what is
+/// wanted stays, also where the node stops at any moment of it.
+#[test]
+fn reclaiming_gives_files_back_and_loses_nothing_wherever_it_is_stopped() {
+    let filled = || {
+        let folder = MemFolder::default();
+        let log = open_with(&folder, FILE_BYTES);
+        let mut content = Content::new();
+        for batch in idle_regions() {
+            write(&log, &batch);
+            change(&mut content, &batch);
+        }
+        for index in 0..90 {
+            let mut batch = put_entry(1, index, &[1; 50_000]);
+            if index % 20 == 0 {
+                batch.append(put_record(keys::raft_state(1_000 + index), b"idle"));
+            }
+            write(&log, &batch);
+            change(&mut content, &batch);
+        }
+        let gone = delete_entries(1, 0, 90);
+        write_synced(&log, &gone);
+        change(&mut content, &gone);
+        (folder, log, content)
+    };
+    let (folder, log, content) = filled();
+    let before = folder.numbers().len();
+    assert!(before >= 30, "{before} files");
+    log.reclaim().unwrap();
+    assert_eq!(all(&log), content);
+    let after = folder.numbers().len();
+    assert!(after <= SPARE_MAX + 5, "{after} files of {before}");
+    assert!(log.used_bytes() <= bound(&content, FILE_BYTES));
+    let counts = folder.counts();
+    log.reclaim().unwrap();
+    assert_eq!(folder.counts(), counts, "there is nothing left to do");
+    assert_eq!(all(&open_with(&folder, FILE_BYTES)), content);
+
+    let changes = counts.changes;
+    for stop in 0..changes {
+        let (folder, log, content) = filled();
+        if folder.counts().changes + stop > changes {
+            return assert!(stop > 30, "{stop} changes were stopped");
+        }
+        folder.stop_after(stop);
+        let _ = log.reclaim();
+        folder.go_on();
+        for seed in 0..3 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let log = open_with(&folder.crash(&mut rng), FILE_BYTES);
+            assert_eq!(all(&log), content, "stopped after {stop}, seed {seed}");
+        }
+        assert_eq!(
+            all(&open_with(&folder, FILE_BYTES)),
+            content,
+            "killed after {stop}"
+        );
+    }
+}
+
+/// Writers go on beside it, and what they retire meanwhile does not go before a header says so.
+#[test]
+fn reclaiming_beside_writers_loses_nothing() {
+    for seed in 0..20 {
+        let folder = MemFolder::default();
+        let log = open_with(&folder, FILE_BYTES);
+        let mut content = Content::new();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for index in 0..400 {
+            let mut batch = put_entry(1, index, &vec![1; rng.random_range(1_000..30_000)]);
+            if index % 37 == 36 {
+                batch.append(delete_entries(1, 0, index));
+            }
+            write_synced(&log, &batch);
+            change(&mut content, &batch);
+            if index % 37 == 36 {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| log.reclaim().unwrap());
+                    let more = put_record(keys::raft_state(1), &index.to_le_bytes());
+                    write_synced(&log, &more);
+                    change(&mut content, &more);
+                });
+                let left = folder.crash(&mut rng);
+                assert_eq!(all(&open_with(&left, FILE_BYTES)), content, "seed {seed}");
+            }
+        }
+    }
 }
 
 /// A file that one record has made long does not stay so.
