@@ -73,19 +73,12 @@ impl<E: Engine> LogGcWorker<E> {
         let mut batch = WriteBatch::new();
         let mut done = Vec::new();
         while let Some((region_id, to_index)) = self.queue.front().copied() {
-            let state = read_durable_apply_state(kv, region_id);
-            let state = state.map_err(|error| fault(region_id, error))?;
-            let is_durable = state.is_some_and(|state| state.truncated_index >= to_index);
-            // Planted: where the log begins is durable before the entries go (crash rule 6).
-            if !is_durable && !planted!(LogDeletedBeforeDurable) {
+            let Some(index) = durable_index(kv, region_id, to_index)? else {
                 break;
-            }
+            };
             self.queue.pop_front();
-            Self::delete(region_id, to_index, &mut batch);
-            done.push(JobDone::LogGone {
-                region_id,
-                index: to_index,
-            });
+            Self::delete(region_id, index, &mut batch);
+            done.push(JobDone::LogGone { region_id, index });
             if done.len() == GATHERED_JOBS {
                 break;
             }
@@ -141,6 +134,26 @@ impl<E: Engine> LogGcWorker<E> {
             keys::raft_log(region_id, index + 1),
         );
     }
+}
+
+/// Up to where the entries of a region may go as the kv engine stands; `None` if it has not made that
+/// durable yet.
+fn durable_index<E: Engine>(
+    kv: &E,
+    region_id: u64,
+    to_index: u64,
+) -> Result<Option<u64>, WorkerFault> {
+    // Planted: where the log begins is durable before the entries go (crash rule 6).
+    if planted!(LogDeletedBeforeDurable) {
+        return Ok(Some(to_index));
+    }
+    let of = |state: Result<_, Error>| state.map_err(|error| fault(region_id, error));
+    if let Some(state) = of(read_durable_apply_state(kv, region_id))? {
+        return Ok((state.truncated_index >= to_index).then_some(to_index));
+    }
+    // Without a state the region was destroyed, and its log with it: those behind need not wait.
+    let is_destroyed = kv.is_durable_by_flush() && of(read_apply_state(kv, region_id))?.is_none();
+    Ok(is_destroyed.then_some(0))
 }
 
 fn fault(region_id: u64, error: Error) -> WorkerFault {

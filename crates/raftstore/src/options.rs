@@ -77,7 +77,8 @@ pub struct StoreOptions {
     /// How often a leader reports its region to the scheduler. 5 s.
     pub heartbeat_interval: Duration,
     /// How often the kv engine learns which values have expired, if a region's clock has
-    /// moved. Each time costs a sync of the kv engine, or a flush if it has no log. 60 s.
+    /// moved. Each time costs a sync of the kv engine; one without a log learns what it has
+    /// flushed by itself. 60 s.
     pub expiry_interval: Duration,
     /// Longest time until a kv engine that has no log of its own is flushed, so that compacted
     /// entries may go. 30 s.

@@ -28,6 +28,7 @@ use crate::counters::Counters;
 use crate::linearizability;
 use crate::operation::ClientOperation;
 use crate::replicas::{check_log_limits, check_logs, check_released, check_replicas};
+use crate::snapshots::LOG_GC_WAIT;
 use crate::violation::Violation;
 
 /// Ticks within which every region of a healed cluster has a leader: some election timeouts,
@@ -116,7 +117,7 @@ impl Cluster {
         let store = &self.options.store;
         let round =
             store.tick_interval * (store.heartbeat_ticks as u32 + 1) + store.log_gc_tick_interval;
-        self.run_for(round * 2);
+        self.run_for(round * 2 + LOG_GC_WAIT);
         if !self.run_until(REST_MAX, |cluster| cluster.unrest().is_none()) {
             let why = self.unrest().unwrap_or_default();
             found.push(Violation::NoProgress(why));

@@ -168,7 +168,11 @@ pub(crate) enum Event {
     /// A region worker's turn.
     RegionWork { store: u64, life: u64, turn: u64 },
     /// A log gc worker's turn.
-    LogGcWork { store: u64, life: u64 },
+    LogGcWork {
+        store: u64,
+        life: u64,
+        may_wait: bool,
+    },
     /// A sender is told what became of a snapshot whose stream could not be opened.
     SnapshotAnswer {
         store: u64,
@@ -496,7 +500,11 @@ impl Cluster {
             Event::SnapshotReply { stream, reply } => self.on_snapshot_reply(stream, *reply),
             Event::StreamBroken { stream } => self.break_stream(stream),
             Event::RegionWork { store, life, turn } => self.on_region_work(store, life, turn),
-            Event::LogGcWork { store, life } => self.on_log_gc_work(store, life),
+            Event::LogGcWork {
+                store,
+                life,
+                may_wait,
+            } => self.on_log_gc_work(store, life, may_wait),
             Event::SnapshotAnswer {
                 store,
                 life,

@@ -26,6 +26,9 @@ use strata_storage::{EngineError, Error};
 use crate::cluster::{Cluster, Event};
 use crate::guard::guarded;
 
+/// Longest time that a compacted log waits for the kv engine to flush by itself.
+pub(crate) const LOG_GC_WAIT: Duration = Duration::from_millis(500);
+
 /// Bytes of keys and values that a region worker reads in one piece of work.
 const WORK_BUDGET_BYTES: usize = 512;
 /// Bytes of a chunk: small, so that streams of small regions have several.
@@ -311,7 +314,12 @@ impl Cluster {
         let disk = self.store(id).disk;
         let delay = disk.sync_time(&mut self.rng) + disk.worker_time(&mut self.rng);
         let life = self.store(id).life;
-        self.queue.push(delay, Event::LogGcWork { store: id, life });
+        let event = Event::LogGcWork {
+            store: id,
+            life,
+            may_wait: true,
+        };
+        self.queue.push(delay, event);
     }
 
     /// The region worker's turn; a later one replaces those before it.
@@ -348,7 +356,7 @@ impl Cluster {
         self.schedule_region_work(id, wait);
     }
 
-    pub(crate) fn on_log_gc_work(&mut self, id: u64, life: u64) {
+    pub(crate) fn on_log_gc_work(&mut self, id: u64, life: u64, may_wait: bool) {
         if !self.is_live(id, life) {
             return;
         }
@@ -358,16 +366,28 @@ impl Cluster {
             true => self.rng.random_range(0..=unsynced),
             false => 0,
         };
+        let can_wait = may_wait && self.rng.random_bool(0.2);
         let store = self.store_mut(id);
         store.engines.kv.harden(flushed);
         let workers = store.workers.as_mut().expect("the store is live");
         let worked = guarded(|| {
             let done = workers.log_gc.step_durable()?;
-            match done.is_empty() {
+            match done.is_empty() && !can_wait {
                 true => workers.log_gc.step(),
                 false => Ok(done),
             }
         });
+        let must_wait = can_wait && workers.log_gc.has_work();
+        if must_wait && matches!(&worked, Ok(Ok(done)) if done.is_empty()) {
+            // The engine may flush by itself meanwhile, and the region be destroyed or come back.
+            let delay = self.rng.random_range(Duration::ZERO..LOG_GC_WAIT);
+            let event = Event::LogGcWork {
+                store: id,
+                life,
+                may_wait: false,
+            };
+            return self.queue.push(delay, event);
+        }
         match worked {
             Ok(Ok(done)) => {
                 self.compacted += done.len() as u64;

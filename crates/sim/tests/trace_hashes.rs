@@ -12,11 +12,11 @@ use strata_sim::{FaultKind, Mix, Scenario};
 
 /// Seeds of the default swarm with the hashes of their traces.
 const HASHES: [(u64, u64); 5] = [
-    (1, 0x4585b1686b00d2c2),
-    (2, 0x81401e479e3e4367),
-    (3, 0x5421d9f01cc9d075),
-    (5, 0x7189f610367d9c4b),
-    (8, 0x187dc2375a48d8c2),
+    (1, 0x6d0a9660388d6fd3),
+    (2, 0x9593d18c55614210),
+    (3, 0x47fa6f68dd2765ff),
+    (5, 0xaac6f5d688758953),
+    (8, 0xc31c930ed11b7d59),
 ];
 
 fn hash(seed: u64) -> u64 {

@@ -196,7 +196,7 @@ impl Engine for DiskEngine {
         either!(self, engine => engine.held_bytes())
     }
 
-    fn reclaim(&self) -> Result<(), EngineError> {
+    fn reclaim(&self) -> Result<bool, EngineError> {
         either!(self, engine => engine.reclaim())
     }
 

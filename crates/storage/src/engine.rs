@@ -309,13 +309,14 @@ pub trait Engine: ReadView + Clone + Send + Sync + 'static {
         0
     }
 
-    /// Gives back to the disk what is held for nobody, as far as the engine leaves that to those who
-    /// write. Returns when it is done; writers go on beside it.
+    /// Gives back to the disk a part of what is held for nobody, as far as the engine leaves that to
+    /// those who write, and makes durable what it wrote for it. Writers go on beside it. Returns
+    /// whether something may be left; who asks again gives them time in between.
     ///
     /// # Errors
     /// `WriteFailed` and `Poisoned`, both fatal.
-    fn reclaim(&self) -> Result<(), EngineError> {
-        Ok(())
+    fn reclaim(&self) -> Result<bool, EngineError> {
+        Ok(false)
     }
 
     /// The state as of now.

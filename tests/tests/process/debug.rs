@@ -101,7 +101,13 @@ async fn debug_reads_the_folder_of_a_stopped_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn debug_reads_a_killed_node_as_of_its_last_flush() {
     const KEYS: u64 = 300;
-    let mut cluster = Cluster::start().await;
+    // No flush comes by the clock just before the kill.
+    let seldom = ("STRATA_STORAGE_FLUSH_INTERVAL".to_owned(), "1h".to_owned());
+    let mut cluster = Cluster::start_with(ClusterOptions {
+        environment: vec![seldom],
+        ..ClusterOptions::default()
+    })
+    .await;
     let client = cluster.client().await;
     for number in 0..KEYS {
         let key = format!("debug-{number:03}");

@@ -17,10 +17,10 @@ const BLOCK_BYTES: u64 = 32 << 10;
 /// Bytes of one value.
 const VALUE_BYTES: usize = 20_000;
 
-/// One node that holds some data and runs.
 /// The data engine writes a log of its own.
 const DATA_LOG: (&str, &str) = ("STRATA_STORAGE_DATA_LOG", "on");
 
+/// One node that holds some data and runs.
 async fn one_node() -> (Cluster, Acknowledged) {
     one_node_with(&[]).await
 }

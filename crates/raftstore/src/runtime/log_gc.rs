@@ -1,16 +1,20 @@
 //! The thread of the log gc worker: gathers jobs, and has the kv engine made durable for all of them
 //! at once.
 //!
-//! Where that is a sync, jobs that have come meanwhile share it. Where it is a flush, jobs wait until
-//! the engine has flushed by itself: a flush every few seconds would have a small load make many
-//! small tables. They do not wait longer than a while, nor until the logs have grown by much.
-//! What the logs' files hold for nobody then goes back to the disk.
+//! Jobs     Where the engine is made durable by a sync, jobs that have come meanwhile share it. Where
+//!          it is a flush, they wait until the engine has flushed by itself: a flush every few
+//!          seconds would have a small load make many small tables. They do not wait longer than a
+//!          while, nor until the logs have grown by much.
+//! Replay   Nor do the logs grow by much without a flush where no job waits for one, as with a
+//!          follower that is away: a start would replay all of it.
+//! Reclaim  What the logs' files hold for nobody then goes back to the disk, in parts, so that
+//!          those who write come between.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use slog::Logger;
-use strata_storage::{Engine, Engines};
+use strata_storage::{Engine, EngineError, Engines};
 
 use super::clock;
 use super::inbox::Inbox;
@@ -19,8 +23,12 @@ use crate::job::{JobDone, RegionJob};
 use crate::log_gc_worker::LogGcWorker;
 use crate::region_worker::WorkerFault;
 
-/// How often it is looked whether the kv engine has flushed by itself.
+/// How often it is looked whether the kv engine has flushed by itself, while jobs wait.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often it is looked how far the logs have grown, while none do.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two parts of reclaiming.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What makes jobs wait no longer for an engine that flushes by itself.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +39,7 @@ pub(super) struct FlushLimits {
     pub log_bytes: u64,
 }
 
-/// Works until no shard can send jobs any more.
+/// Works until no shard can send jobs any more. What waits then goes with a later compaction.
 pub(super) fn run_log_gc_worker<E: Engine>(
     engines: &Engines<E>,
     jobs: &Receiver<RegionJob>,
@@ -41,46 +49,36 @@ pub(super) fn run_log_gc_worker<E: Engine>(
 ) {
     let mut worker = LogGcWorker::new(engines.clone());
     let mut pace = Pace::new(engines);
-    while let Ok(first) = jobs.recv() {
-        worker.push(&first);
-        while worker.has_work() {
-            jobs.try_iter().for_each(|job| worker.push(&job));
-            match round(&mut worker, &pace, limits) {
-                Ok(done) if done.is_empty() => {
-                    if !gather(&mut worker, jobs) {
-                        // The node stops. A later compaction takes these entries, too.
-                        return;
-                    }
-                    pace.look();
-                }
-                Ok(done) => {
-                    done.into_iter().for_each(|done| answer_job(inboxes, done));
-                    // What is left came after the kv engine was made durable.
-                    pace = Pace::new(engines);
-                }
-                Err(fault) => stop_process(logger, &fault.to_string()),
+    let mut is_reclaiming = false;
+    loop {
+        let wait = match (is_reclaiming, worker.has_work()) {
+            (true, _) => RECLAIM_INTERVAL,
+            (false, true) => LOOK_INTERVAL,
+            (false, false) => IDLE_INTERVAL,
+        };
+        match jobs.recv_timeout(wait) {
+            Ok(job) => worker.push(&job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        jobs.try_iter().for_each(|job| worker.push(&job));
+        match pace.round(&mut worker, limits) {
+            Ok(done) => {
+                is_reclaiming |= !done.is_empty();
+                done.into_iter().for_each(|done| answer_job(inboxes, done));
+            }
+            Err(fault) => stop_process(logger, &fault.to_string()),
+        }
+        if is_reclaiming {
+            match engines.raft.reclaim() {
+                Ok(is_more) => is_reclaiming = is_more,
+                Err(error) => stop_process(logger, &error.to_string()),
             }
         }
-        if let Err(error) = engines.raft.reclaim() {
-            stop_process(logger, &error.to_string());
-        }
     }
 }
 
-/// Does what may be done now; nothing if jobs shall wait.
-fn round<E: Engine>(
-    worker: &mut LogGcWorker<E>,
-    pace: &Pace<'_, E>,
-    limits: FlushLimits,
-) -> Result<Vec<JobDone>, WorkerFault> {
-    let done = worker.step_durable()?;
-    if done.is_empty() && pace.is_over(limits) {
-        return worker.step();
-    }
-    Ok(done)
-}
-
-/// Since when jobs wait, and how far the logs have grown.
+/// When the kv engine was last made durable, by itself or for a job, and what the logs held then.
 struct Pace<'a, E> {
     engines: &'a Engines<E>,
     since: Duration,
@@ -96,32 +94,48 @@ impl<'a, E: Engine> Pace<'a, E> {
         }
     }
 
-    /// Logs may have become shorter, as those of a region that was destroyed.
-    fn look(&mut self) {
-        self.held_bytes = self.held_bytes.min(self.engines.raft.held_bytes());
-    }
-
-    fn is_over(&self, limits: FlushLimits) -> bool {
-        !self.engines.kv.is_durable_by_flush()
-            || clock::monotonic() >= self.since + limits.interval
-            || self.engines.raft.held_bytes() >= self.held_bytes + limits.log_bytes
+    /// Does what may be done now; nothing if jobs shall wait.
+    fn round(
+        &mut self,
+        worker: &mut LogGcWorker<E>,
+        limits: FlushLimits,
+    ) -> Result<Vec<JobDone>, WorkerFault> {
+        let kv = &self.engines.kv;
+        let held = self.engines.raft.held_bytes();
+        // They have become shorter where a region was destroyed.
+        self.held_bytes = self.held_bytes.min(held);
+        let mut done = worker.step_durable()?;
+        let is_grown = held >= self.held_bytes.saturating_add(limits.log_bytes);
+        if !done.is_empty() {
+            // What is left came after the kv engine was made durable.
+            *self = Self::new(self.engines);
+        } else if worker.has_work() {
+            let is_late = clock::monotonic() >= self.since + limits.interval;
+            if !kv.is_durable_by_flush() || is_late || is_grown {
+                done = worker.step()?;
+                *self = Self::new(self.engines);
+            }
+        } else if kv.is_durable_by_flush() && is_grown {
+            kv.make_durable().map_err(replay_fault)?;
+            *self = Self::new(self.engines);
+        }
+        Ok(done)
     }
 }
 
-/// Takes jobs over for a while. False if none can come any more.
-fn gather<E: Engine>(worker: &mut LogGcWorker<E>, jobs: &Receiver<RegionJob>) -> bool {
-    let end = Instant::now() + LOOK_INTERVAL;
-    loop {
-        match jobs.recv_deadline(end) {
-            Ok(job) => worker.push(&job),
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
-        }
+/// Of no region: all of them are flushed.
+fn replay_fault(error: EngineError) -> WorkerFault {
+    WorkerFault {
+        region_id: 0,
+        job: "flushing what a start would replay",
+        error: strata_storage::Error::from(error).into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use crossbeam::channel::{Sender, unbounded};
     use slog::{Discard, o};
     use strata_proto::stratapb::RaftApplyState;
@@ -277,10 +291,47 @@ mod tests {
         running.compact(1);
         running.fill_log(1, 3);
         assert_eq!(running.answered(1, A_WHILE), 0);
-        running.fill_log(2, 3);
+        // Whatever of the first was there before the worker looked.
+        running.fill_log(2, 5);
         assert_eq!(running.answered(1, PATIENCE), 1);
         let key = keys::raft_log(1, 0);
         assert_eq!(running.engines.raft.get(Cf::RaftLog, &key).unwrap(), None);
+        running.stop();
+    }
+
+    /// With a follower that is away no job comes: what a start would replay stays within the limit.
+    #[test]
+    fn the_engine_is_flushed_once_the_logs_have_grown_though_no_job_waits() {
+        let log_bytes = 4 << 20;
+        let running = run(FlushLimits { log_bytes, ..NEVER });
+        let kv = running.engines.kv.clone();
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::Raw, "z", "applied");
+        kv.write(&batch, Durability::Unsynced).unwrap();
+        let is_flushed = || kv.get_durable(Cf::Raw, b"z").unwrap().is_some();
+        std::thread::sleep(2 * IDLE_INTERVAL);
+        assert!(!is_flushed());
+        running.fill_log(1, 5);
+        let began = Instant::now();
+        while !is_flushed() {
+            assert!(began.elapsed() < PATIENCE, "nothing is flushed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        running.stop();
+    }
+
+    /// Nobody waits for a region that is gone.
+    #[test]
+    fn job_of_a_destroyed_region_holds_no_other_up() {
+        let running = run(NEVER);
+        let gone = RegionJob::GcLog {
+            region_id: 7,
+            to_index: 9,
+        };
+        running.jobs.send(gone).unwrap();
+        running.compact(1);
+        running.fill_memtable();
+        assert_eq!(running.answered(2, PATIENCE), 2);
         running.stop();
     }
 

@@ -103,14 +103,20 @@ pub(super) fn run_expiry<E: Engine>(
 ) {
     let mut published: Option<Arc<RegionClocks>> = None;
     while stop.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-        let clocks = Arc::new(RegionClocks::collect(directory.load()));
+        let clocks = match RegionClocks::collect_durable(directory.load(), kv) {
+            Ok(clocks) => Arc::new(clocks),
+            Err(error) => stop_process(logger, &error.to_string()),
+        };
         if published
             .as_ref()
             .is_some_and(|older| !clocks.differ_from(older))
         {
             continue;
         }
-        if let Err(error) = kv.make_durable() {
+        // Those of an engine that flushes by itself are durable already.
+        if !kv.is_durable_by_flush()
+            && let Err(error) = kv.make_durable()
+        {
             stop_process(logger, &error.to_string());
         }
         let lookup = clocks.clone();

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
 use parking_lot::Mutex;
 
 /// Ending of the names of the log's files.
@@ -65,6 +66,9 @@ pub(super) trait LogFolder: Send + Sync + 'static {
 
     /// Makes the witness, as [`LogFolder::create`] makes a file.
     fn create_witness(&self, bytes: &[u8]) -> io::Result<Self::File>;
+
+    /// Bytes that new files may take, as far as is known.
+    fn free_bytes(&self) -> u64;
 
     /// Where a file is, for people.
     fn path(&self, number: u32) -> PathBuf;
@@ -170,6 +174,14 @@ impl LogFolder for DiskFolder {
 
     fn create_witness(&self, bytes: &[u8]) -> io::Result<DiskFile> {
         self.create_at(self.witness_path(), bytes)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        statvfs(&self.path).map_or(0, |found| {
+            found
+                .blocks_available()
+                .saturating_mul(found.fragment_size())
+        })
     }
 
     fn path(&self, number: u32) -> PathBuf {

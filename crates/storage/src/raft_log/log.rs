@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::files::{LogFile, LogFolder};
 use super::index::{Held, Index, Item, Place};
 use super::recovery::{RecoveryError, recover};
-use super::state::State;
+use super::state::{Reclaimed, State, WALK_BYTES};
 use super::witness::Witness;
 use crate::batch::WriteBatch;
 use crate::engine::{Cf, Direction, Durability, EngineError, EngineKind, Visitor};
@@ -30,12 +30,24 @@ const READ_BYTES_MAX: u64 = 256 << 10;
 /// Bytes between two values that are read along with them.
 const GAP_BYTES_MAX: u64 = 1 << 10;
 
+/// Pieces that are reclaimed at once: 1 MiB is walked.
+const RECLAIMED_PIECES: u64 = (1 << 20) / WALK_BYTES;
+
 /// See the module.
 pub(super) struct Log<D: LogFolder> {
     state: Mutex<State<D>>,
-    /// Held by the thread that syncs; a log that is only read has no witness.
-    syncing: Mutex<Option<Witness<D::File>>>,
+    folder: Arc<D>,
+    /// Held by the thread that syncs.
+    syncing: Mutex<Syncing<D::File>>,
     failure: Mutex<Option<String>>,
+}
+
+/// What the thread that syncs has.
+struct Syncing<F> {
+    /// A log that is only read has none.
+    witness: Option<Witness<F>>,
+    /// Last record for which the witness stands.
+    witnessed: u64,
 }
 
 /// All of the log at one moment; its files are not used again while it is there.
@@ -48,14 +60,20 @@ impl<D: LogFolder> Log<D> {
     /// Reads the log in `folder`. To write to it later (`write`), what is found is made durable.
     pub fn open(folder: D, file_bytes: u64, write: bool) -> Result<Self, RecoveryError> {
         let found = recover(&folder, write)?;
-        let mut state = State::new(folder, file_bytes, found);
+        let folder = Arc::new(folder);
+        let mut state = State::new(folder.clone(), file_bytes, found);
         let witness = match write {
             true => Some(state.settle_first()?),
             false => None,
         };
+        let syncing = Syncing {
+            witness,
+            witnessed: state.synced(),
+        };
         Ok(Self {
             state: Mutex::new(state),
-            syncing: Mutex::new(witness),
+            folder,
+            syncing: Mutex::new(syncing),
             failure: Mutex::new(None),
         })
     }
@@ -94,28 +112,34 @@ impl<D: LogFolder> Log<D> {
         self.sync_to(last)
     }
 
-    /// Returns when the record `wanted` and all before it are on disk.
-    fn sync_to(&self, wanted: u64) -> Result<(), EngineError> {
-        let syncing = self.syncing.lock();
+    /// Returns when the record `wanted` and all before it are on disk, and the witness says so.
+    pub(super) fn sync_to(&self, wanted: u64) -> Result<(), EngineError> {
+        let mut syncing = self.syncing.lock();
         self.check_writable()?;
-        let (newest, says) = {
+        if syncing.witnessed >= wanted {
+            return Ok(());
+        }
+        let (unsynced, says) = {
             let mut state = self.state.lock();
             if state.synced() >= wanted {
-                return Ok(());
+                // By who began a life meanwhile, which leaves the witness as it was.
+                (None, state.synced_says())
+            } else {
+                let newest = state.newest().map_err(|error| self.fail(&error))?;
+                (newest, state.says())
             }
-            let newest = state.newest().map_err(|error| self.fail(&error))?;
-            (newest, state.says())
         };
-        if let Some(newest) = newest {
+        if let Some(newest) = unsynced {
             newest.sync().map_err(|error| self.fail(&error))?;
-            if let Some(witness) = &*syncing {
-                witness.write(says).map_err(|error| self.fail(&error))?;
-            }
-            let mut state = self.state.lock();
-            // A new life may have begun meanwhile, with a sync of the same file that failed.
-            self.check_writable()?;
-            state.on_synced(says.sequence);
         }
+        if let Some(witness) = &syncing.witness {
+            witness.write(says).map_err(|error| self.fail(&error))?;
+        }
+        let mut state = self.state.lock();
+        // A new life may have begun meanwhile, with a sync of the same file that failed.
+        self.check_writable()?;
+        state.on_synced(says.sequence);
+        syncing.witnessed = says.sequence;
         Ok(())
     }
 
@@ -126,16 +150,26 @@ impl<D: LogFolder> Log<D> {
 
     /// As [`Engine::reclaim`](crate::Engine::reclaim): piece by piece, so that who writes does not
     /// wait for more than one.
-    pub fn reclaim(&self) -> Result<(), EngineError> {
-        loop {
+    pub fn reclaim(&self) -> Result<bool, EngineError> {
+        for _ in 0..RECLAIMED_PIECES {
             let mut state = self.state.lock();
             self.check_writable()?;
-            let is_more = state.reclaim().map_err(|error| self.fail(&error))?;
+            let piece = state.reclaim().map_err(|error| self.fail(&error))?;
             MutexGuard::unlock_fair(state);
-            if !is_more {
-                return Ok(());
+            match piece {
+                Reclaimed::Nothing => return Ok(false),
+                Reclaimed::Walked => {}
+                // Not under the lock, nor several at once: the disk may be busy with it for long.
+                Reclaimed::Spare(number) => {
+                    let removed = self.folder.remove(number);
+                    removed.map_err(|error| self.fail(&error))?;
+                    return Ok(true);
+                }
             }
         }
+        // Else the next writer's sync would have all of it to write.
+        self.make_durable()?;
+        Ok(true)
     }
 
     /// As [`ReadView::get`](crate::ReadView::get).

@@ -23,7 +23,8 @@
 //! * A file is used again only when nothing in it is wanted, what was taken along from it is on
 //!   disk, and nobody reads from it.
 //! * About half of what the files hold is unwanted at most, beside a few files; walking for that is
-//!   at most three times as many bytes as are written.
+//!   at most three times as many bytes as are written, but where someone reclaims: once over all of
+//!   it then.
 
 mod files;
 mod form;
@@ -141,7 +142,7 @@ impl Engine for RaftLogEngine {
         self.log.held_bytes()
     }
 
-    fn reclaim(&self) -> Result<(), EngineError> {
+    fn reclaim(&self) -> Result<bool, EngineError> {
         self.log.reclaim()
     }
 

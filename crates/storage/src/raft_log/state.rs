@@ -42,13 +42,15 @@ const FILES_MIN: u64 = 4;
 /// Bytes that are walked for each byte written, while files hold too much that nobody wants.
 const WALKED_PER_WRITTEN: u64 = 3;
 /// Bytes that are walked at once, unless the batch is large.
-const WALK_BYTES: u64 = 64 << 10;
+pub(super) const WALK_BYTES: u64 = 64 << 10;
 /// Bytes by which a new file grows.
 const FILL_BYTES: u64 = 256 << 10;
 /// Files that wait to be used again; more are removed. As many as are filled until the data engine
 /// has flushed what they hold: to make a file anew costs more than to keep it, and where the file
 /// system tells the disk of free space, each that goes holds up all syncs.
 pub(super) const SPARE_MAX: usize = 8;
+/// Files for which there is room on the disk where one is made only to give others back.
+const FREE_FILES_MIN: u64 = 4;
 /// Files that are removed when a life begins, as whoever writes waits for that.
 const REMOVED_MAX: usize = 4;
 
@@ -60,9 +62,16 @@ struct SpareFile<F> {
     life: u64,
 }
 
+impl<F> SpareFile<F> {
+    /// Whether nobody reads from it.
+    fn is_free(&self) -> bool {
+        Arc::strong_count(&self.file) == 1
+    }
+}
+
 /// See the module.
 pub(super) struct State<D: LogFolder> {
-    folder: D,
+    folder: Arc<D>,
     /// Bytes of a file, unless one record is larger.
     file_bytes: u64,
     pub index: Index,
@@ -84,11 +93,24 @@ pub(super) struct State<D: LogFolder> {
     walked_to: u64,
     /// Bytes that may be walked.
     walk_credit: u64,
+    /// The life before which reclaiming ends: it goes over everything at most once.
+    reclaim_to: Option<u64>,
+}
+
+/// What a piece of reclaiming did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reclaimed {
+    /// There is nothing left to do.
+    Nothing,
+    /// A piece of the oldest file was walked, or a life begun.
+    Walked,
+    /// The file of this number is to be removed.
+    Spare(u32),
 }
 
 impl<D: LogFolder> State<D> {
     /// Goes on where `found` ends. Nothing is on disk for sure before [`State::settle`].
-    pub fn new(folder: D, file_bytes: u64, found: Recovered<D::File>) -> Self {
+    pub fn new(folder: Arc<D>, file_bytes: u64, found: Recovered<D::File>) -> Self {
         let live = found.live.iter().map(|live| live.number);
         let spare = found.spare.iter().map(|(number, ..)| *number);
         let next_number = live.chain(spare).max().map_or(1, |number| number + 1);
@@ -117,6 +139,7 @@ impl<D: LogFolder> State<D> {
             walked_to: FILE_HEADER_BYTES,
             // The first write begins a file, however little it is: that pays for an old one.
             walk_credit: WALKED_PER_WRITTEN * FILL_BYTES,
+            reclaim_to: None,
         }
     }
 
@@ -139,7 +162,7 @@ impl<D: LogFolder> State<D> {
     /// The log must not be used.
     pub fn settle_first(&mut self) -> io::Result<Witness<D::File>> {
         self.settle()?;
-        Witness::open(&self.folder, self.says())
+        Witness::open(&*self.folder, self.says())
     }
 
     /// What a witness says once the newest file is synced as it is now.
@@ -147,6 +170,14 @@ impl<D: LogFolder> State<D> {
         Witnessed {
             life: self.next_life - 1,
             sequence: self.last_sequence(),
+        }
+    }
+
+    /// What a witness says of what is synced now.
+    pub fn synced_says(&self) -> Witnessed {
+        Witnessed {
+            sequence: self.synced,
+            ..self.says()
         }
     }
 
@@ -258,7 +289,12 @@ impl<D: LogFolder> State<D> {
         }
         self.begin_life()?;
         let surplus = self.spare.len().saturating_sub(SPARE_MAX);
-        (0..surplus.min(REMOVED_MAX)).try_for_each(|_| self.remove_spare().map(|_| ()))
+        for _ in 0..surplus.min(REMOVED_MAX) {
+            if let Some(number) = self.take_spare() {
+                self.folder.remove(number)?;
+            }
+        }
+        Ok(())
     }
 
     /// Begins a new life.
@@ -289,41 +325,49 @@ impl<D: LogFolder> State<D> {
         Ok(())
     }
 
-    /// Removes a spare file whose records do not count on disk either; false if there is none.
-    fn remove_spare(&mut self) -> io::Result<bool> {
+    /// Takes out a spare file whose records do not count on disk either: it may be removed.
+    fn take_spare(&mut self) -> Option<u32> {
         let goes = |spare: &SpareFile<_>| spare.life < self.oldest_on_disk;
-        let Some(found) = self.spare.iter().position(goes) else {
-            return Ok(false);
-        };
-        let gone = self.spare.remove(found);
-        self.folder.remove(gone.number)?;
-        Ok(true)
+        let found = self.spare.iter().position(goes)?;
+        Some(self.spare.remove(found).number)
     }
 
-    /// One piece of what gives back what the files hold for nobody. False once nothing is left to do.
+    /// One piece of what gives back what the files hold for nobody.
     ///
     /// # Errors
     /// Nothing may be written any more.
-    pub fn reclaim(&mut self) -> io::Result<bool> {
-        if self.is_overfull() {
+    pub fn reclaim(&mut self) -> io::Result<Reclaimed> {
+        let to = *self.reclaim_to.get_or_insert(self.next_life);
+        if self.is_overfull() && self.has_room() {
             self.walk_credit = self.walk_credit.max(WALK_BYTES);
             let mut builder = RecordBuilder::with_capacity(0);
             self.collect(&mut builder, 0)?;
             if builder.len() > RECORD_HEADER_BYTES {
                 self.append(builder)?;
             }
+            let oldest = self.live.front().map_or(to, |oldest| oldest.life);
             // Of one file alone nothing can be given back.
-            if self.live.len() > 1 {
-                return Ok(true);
+            if self.live.len() > 1 && oldest < to {
+                return Ok(Reclaimed::Walked);
             }
         }
-        if self.spare.len() <= SPARE_MAX {
-            return Ok(false);
-        }
-        if !self.remove_spare()? {
+        if self.spare.len() > SPARE_MAX {
+            if let Some(number) = self.take_spare() {
+                return Ok(Reclaimed::Spare(number));
+            }
             self.begin_life()?;
+            return Ok(Reclaimed::Walked);
         }
-        Ok(true)
+        self.reclaim_to = None;
+        Ok(Reclaimed::Nothing)
+    }
+
+    /// Whether there is room for what a piece takes along: a full disk would end the node, which only
+    /// wanted to give back.
+    fn has_room(&mut self) -> bool {
+        self.retire();
+        self.spare.iter().any(SpareFile::is_free)
+            || self.folder.free_bytes() >= FREE_FILES_MIN * self.file_bytes
     }
 
     /// Whether files hold too much that nobody wants.
@@ -339,8 +383,7 @@ impl<D: LogFolder> State<D> {
 
     /// A file with this header, on disk: a spare one that nobody reads, or a new one.
     fn begin_file(&mut self, header: &FileHeader) -> io::Result<(u32, Arc<D::File>)> {
-        let free = |spare: &SpareFile<_>| Arc::strong_count(&spare.file) == 1;
-        if let Some(found) = self.spare.iter().position(free) {
+        if let Some(found) = self.spare.iter().position(SpareFile::is_free) {
             let SpareFile { number, file, .. } = self.spare.remove(found);
             file.write_at(0, &header.encode())?;
             file.sync()?;

@@ -46,10 +46,10 @@ pub enum OptionsError {
 /// Settings of a node's two engines.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Whether the kv engine writes a write-ahead log. Without one its writes survive
-    /// only a flush; what is lost is replayed from the raft logs.
+    /// Whether the kv engine writes a write-ahead log. Without one, as it is by default, its writes
+    /// survive only a flush; what is lost is replayed from the raft logs.
     pub kv_wal: bool,
-    /// Whether all column families of the kv engine are flushed at one moment.
+    /// Whether all column families of the kv engine are flushed at one moment, as they are by default.
     pub kv_atomic_flush: bool,
     /// Bytes of the block cache.
     pub block_cache_bytes: usize,
@@ -69,8 +69,8 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
-            kv_wal: true,
-            kv_atomic_flush: false,
+            kv_wal: false,
+            kv_atomic_flush: true,
             block_cache_bytes: 64 * MIB,
             kv_memtable_bytes: 24 * MIB,
             kv_memtables_bytes_max: 128 * MIB,

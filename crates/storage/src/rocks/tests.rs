@@ -11,9 +11,12 @@ use super::*;
 use crate::batch::WriteBatch;
 use crate::engine::{Cf, Direction, Durability, Engine, ReadView};
 
-/// Small memtables, so that tests reach files and stay cheap.
+/// Small memtables, so that tests reach files and stay cheap. With a log, as a process that is killed
+/// then loses nothing, and as some damage it.
 pub(super) fn options() -> EngineOptions {
     EngineOptions {
+        kv_wal: true,
+        kv_atomic_flush: false,
         block_cache_bytes: 1 << 20,
         kv_memtable_bytes: 1 << 20,
         ..EngineOptions::default()

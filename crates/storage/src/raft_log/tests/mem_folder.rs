@@ -72,6 +72,8 @@ struct State {
     counts: Counts,
     /// Syncs wait while this is set.
     is_gate_shut: bool,
+    /// As it is told; no limit unless set, and none that is kept.
+    free_bytes: Option<u64>,
 }
 
 /// What was done so far.
@@ -290,6 +292,11 @@ impl MemFolder {
         self.shared.state.lock().counts
     }
 
+    /// Tells of so many free bytes from now on.
+    pub fn tell_free_bytes(&self, bytes: u64) {
+        self.shared.state.lock().free_bytes = Some(bytes);
+    }
+
     /// Lets syncs wait from now on.
     pub fn shut_gate(&self) {
         self.shared.state.lock().is_gate_shut = true;
@@ -396,6 +403,10 @@ impl LogFolder for MemFolder {
             Ok(())
         })?;
         Ok(self.handle(content, true))
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.shared.state.lock().free_bytes.unwrap_or(u64::MAX)
     }
 
     fn path(&self, number: u32) -> PathBuf {

@@ -6,14 +6,37 @@ use std::thread;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::mem_folder::MemFolder;
-use super::{FILE_BYTES, all, delete_entries, get, open, put_entry, write, write_synced};
+use super::mem_folder::{MemFolder, WITNESS};
+use super::{FILE_BYTES, all, delete_entries, get, open, put_entry, refusal, write, write_synced};
 use crate::batch::WriteBatch;
 use crate::engine::{Cf, Durability};
 use crate::keys;
 use crate::raft_log::log::Log;
+use crate::raft_log::recovery::LogFault;
 
 const THREADS: u64 = 8;
+
+/// A life that begins syncs what was written before. Who waits for that hears of it only when the
+/// witness says so.
+#[test]
+fn what_another_has_synced_is_promised_with_the_witness() {
+    let folder = MemFolder::default();
+    let log = open(&folder);
+    write_synced(&log, &put_entry(1, 1, b"first"));
+    let before = folder.bytes(WITNESS);
+    write(&log, &put_entry(1, 2, b"second"));
+    // Too large for the file: a life begins, and syncs the one before.
+    write(&log, &put_entry(1, 3, &[7; FILE_BYTES as usize]));
+    assert_eq!(folder.bytes(WITNESS), before);
+    let syncs = folder.counts().syncs;
+    log.sync_to(2).unwrap();
+    assert_eq!(folder.counts().syncs, syncs, "it is on disk");
+    assert_ne!(folder.bytes(WITNESS), before);
+    log.make_durable().unwrap();
+    let newest = *folder.numbers().last().unwrap();
+    folder.lose(newest);
+    assert_eq!(refusal(&folder), (WITNESS, LogFault::NewestMissing(2)));
+}
 
 #[test]
 fn records_that_come_during_a_sync_share_the_next_one() {
