@@ -44,18 +44,23 @@ impl RegionClocks {
     /// # Errors
     /// Errors of the engine, `CorruptRecord`.
     pub fn collect_durable(directory: Arc<Directory>, kv: &impl Engine) -> Result<Self, Error> {
-        let mut clocks = Self::collect(directory);
-        if !kv.is_durable_by_flush() {
-            return Ok(clocks);
+        let clocks = Self::collect(directory);
+        match kv.is_durable_by_flush() {
+            true => clocks.into_flushed(kv),
+            false => Ok(clocks),
         }
-        let mut durable = BTreeMap::new();
-        for (region_id, clock_ms) in clocks.by_region {
+    }
+
+    /// None of a region is beyond the one that its flushed apply state has.
+    fn into_flushed(mut self, kv: &impl Engine) -> Result<Self, Error> {
+        let mut flushed = BTreeMap::new();
+        for (region_id, clock_ms) in self.by_region {
             if let Some(state) = read_durable_apply_state(kv, region_id)? {
-                durable.insert(region_id, clock_ms.min(state.region_clock_ms));
+                flushed.insert(region_id, clock_ms.min(state.region_clock_ms));
             }
         }
-        clocks.by_region = durable;
-        Ok(clocks)
+        self.by_region = flushed;
+        Ok(self)
     }
 
     /// True if a clock has moved since `older`.
@@ -74,5 +79,39 @@ impl RegionClocks {
             .covering(keys::parse_data_key(engine_key)?)?
             .region;
         self.by_region.get(&region.id).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strata_proto::stratapb::RaftApplyState;
+    use strata_storage::{Durability, EngineKind, MemEngine, WriteBatch, write_apply_state};
+
+    use super::*;
+
+    #[test]
+    fn clocks_are_no_further_than_what_winto_flushed() {
+        let kv = MemEngine::new(EngineKind::Kv);
+        let write = |region_id, region_clock_ms, durability| {
+            let state = RaftApplyState {
+                region_clock_ms,
+                ..RaftApplyState::default()
+            };
+            let mut batch = WriteBatch::new();
+            write_apply_state(&mut batch, region_id, &state);
+            kv.write(&batch, durability).unwrap();
+        };
+        // Flushed behind what was published, and ahead of it.
+        write(2, 100, Durability::Unsynced);
+        write(3, 300, Durability::Synced);
+        write(2, 150, Durability::Unsynced);
+        // Not flushed at all.
+        write(4, 100, Durability::Unsynced);
+        let clocks = RegionClocks {
+            directory: Arc::default(),
+            by_region: [(2, 150), (3, 250), (4, 100)].into(),
+        };
+        let flushed = clocks.into_flushed(&kv).unwrap();
+        assert_eq!(flushed.by_region, [(2, 100), (3, 250)].into());
     }
 }

@@ -117,7 +117,8 @@ impl Cluster {
         let store = &self.options.store;
         let round =
             store.tick_interval * (store.heartbeat_ticks as u32 + 1) + store.log_gc_tick_interval;
-        self.run_for(round * 2 + LOG_GC_WAIT);
+        // A log that waited may ask once more.
+        self.run_for(round * 2 + LOG_GC_WAIT * 2);
         if !self.run_until(REST_MAX, |cluster| cluster.unrest().is_none()) {
             let why = self.unrest().unwrap_or_default();
             found.push(Violation::NoProgress(why));

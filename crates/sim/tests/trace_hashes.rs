@@ -12,11 +12,11 @@ use strata_sim::{FaultKind, Mix, Scenario};
 
 /// Seeds of the default swarm with the hashes of their traces.
 const HASHES: [(u64, u64); 5] = [
-    (1, 0x6d0a9660388d6fd3),
-    (2, 0x9593d18c55614210),
-    (3, 0x47fa6f68dd2765ff),
-    (5, 0xaac6f5d688758953),
-    (8, 0xc31c930ed11b7d59),
+    (1, 0xf0d562d35b1129f6),
+    (2, 0x70174b6c6cf48962),
+    (3, 0x4d9ba01415904fdb),
+    (5, 0xabdfcc58d7f2bdee),
+    (8, 0xe71d06c865057634),
 ];
 
 fn hash(seed: u64) -> u64 {

@@ -62,6 +62,7 @@ pub(super) fn run_log_gc_worker<E: Engine>(
             Err(RecvTimeoutError::Disconnected) => return,
         }
         jobs.try_iter().for_each(|job| worker.push(&job));
+        is_reclaiming |= pace.look();
         match pace.round(&mut worker, limits) {
             Ok(done) => {
                 is_reclaiming |= !done.is_empty();
@@ -78,20 +79,35 @@ pub(super) fn run_log_gc_worker<E: Engine>(
     }
 }
 
-/// When the kv engine was last made durable, by itself or for a job, and what the logs held then.
+/// When the kv engine was last known to be made durable, by itself or for a job, and what the logs held
+/// then. What it flushes by itself is seen only where a job waits.
 struct Pace<'a, E> {
     engines: &'a Engines<E>,
     since: Duration,
+    /// At most what they held then.
     held_bytes: u64,
+    /// When it was last looked.
+    seen_bytes: u64,
 }
 
 impl<'a, E: Engine> Pace<'a, E> {
     fn new(engines: &'a Engines<E>) -> Self {
+        let held_bytes = engines.raft.held_bytes();
         Self {
             engines,
             since: clock::monotonic(),
-            held_bytes: engines.raft.held_bytes(),
+            held_bytes,
+            seen_bytes: held_bytes,
         }
+    }
+
+    /// Looks what the logs hold. True if it has become less, as where a region was destroyed.
+    fn look(&mut self) -> bool {
+        let held = self.engines.raft.held_bytes();
+        let has_shrunk = held < self.seen_bytes;
+        self.held_bytes = self.held_bytes.min(held);
+        self.seen_bytes = held;
+        has_shrunk
     }
 
     /// Does what may be done now; nothing if jobs shall wait.
@@ -101,11 +117,8 @@ impl<'a, E: Engine> Pace<'a, E> {
         limits: FlushLimits,
     ) -> Result<Vec<JobDone>, WorkerFault> {
         let kv = &self.engines.kv;
-        let held = self.engines.raft.held_bytes();
-        // They have become shorter where a region was destroyed.
-        self.held_bytes = self.held_bytes.min(held);
         let mut done = worker.step_durable()?;
-        let is_grown = held >= self.held_bytes.saturating_add(limits.log_bytes);
+        let is_grown = self.seen_bytes >= self.held_bytes.saturating_add(limits.log_bytes);
         if !done.is_empty() {
             // What is left came after the kv engine was made durable.
             *self = Self::new(self.engines);
@@ -252,6 +265,15 @@ mod tests {
                 .sum()
         }
 
+        fn wait_for_few_files(&self) {
+            let began = Instant::now();
+            while self.log_bytes() > 16 * LOG_FILE_BYTES as u64 {
+                let bytes = self.log_bytes();
+                assert!(began.elapsed() < PATIENCE, "{bytes} bytes are kept");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+
         fn stop(self) {
             drop(self.jobs);
             self.thread.join().unwrap();
@@ -335,6 +357,21 @@ mod tests {
         running.stop();
     }
 
+    /// The log of a region that is destroyed goes with it, and no job comes.
+    #[test]
+    fn files_of_a_destroyed_region_go_back_to_the_disk() {
+        let running = run(NEVER);
+        running.fill_log(1, 20);
+        std::thread::sleep(2 * IDLE_INTERVAL);
+        let (start, end) = keys::raft_log_range(1);
+        let mut batch = WriteBatch::new();
+        batch.delete_range(Cf::RaftLog, start, end);
+        let raft = &running.engines.raft;
+        raft.write(&batch, Durability::Synced).unwrap();
+        running.wait_for_few_files();
+        running.stop();
+    }
+
     /// Though nothing is written any more that would pay for it.
     #[test]
     fn files_of_what_has_gone_go_back_to_the_disk() {
@@ -343,12 +380,7 @@ mod tests {
         running.compact(1);
         running.fill_memtable();
         assert_eq!(running.answered(1, PATIENCE), 1);
-        let began = Instant::now();
-        while running.log_bytes() > 16 * LOG_FILE_BYTES as u64 {
-            let bytes = running.log_bytes();
-            assert!(began.elapsed() < PATIENCE, "{bytes} bytes are kept");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        running.wait_for_few_files();
         running.stop();
     }
 }

@@ -369,6 +369,11 @@ impl Engine for MemEngine {
         self.shared.sync(&mut state)
     }
 
+    /// As a node's engine that has no log of its own.
+    fn is_durable_by_flush(&self) -> bool {
+        self.shared.kind == EngineKind::Kv
+    }
+
     fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         self.durable().get(cf, key)
     }

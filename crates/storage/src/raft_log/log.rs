@@ -151,25 +151,28 @@ impl<D: LogFolder> Log<D> {
     /// As [`Engine::reclaim`](crate::Engine::reclaim): piece by piece, so that who writes does not
     /// wait for more than one.
     pub fn reclaim(&self) -> Result<bool, EngineError> {
+        let mut number = None;
+        let mut is_more = true;
         for _ in 0..RECLAIMED_PIECES {
             let mut state = self.state.lock();
             self.check_writable()?;
             let piece = state.reclaim().map_err(|error| self.fail(&error))?;
             MutexGuard::unlock_fair(state);
             match piece {
-                Reclaimed::Nothing => return Ok(false),
-                Reclaimed::Walked => {}
-                // Not under the lock, nor several at once: the disk may be busy with it for long.
-                Reclaimed::Spare(number) => {
-                    let removed = self.folder.remove(number);
-                    removed.map_err(|error| self.fail(&error))?;
-                    return Ok(true);
-                }
+                Reclaimed::Walked => continue,
+                Reclaimed::Nothing => is_more = false,
+                Reclaimed::Spare(found) => number = Some(found),
             }
+            break;
         }
         // Else the next writer's sync would have all of it to write.
         self.make_durable()?;
-        Ok(true)
+        // Not under the lock, nor several at once: the disk may be busy with it for long.
+        if let Some(number) = number {
+            let removed = self.folder.remove(number);
+            removed.map_err(|error| self.fail(&error))?;
+        }
+        Ok(is_more)
     }
 
     /// As [`ReadView::get`](crate::ReadView::get).

@@ -339,12 +339,15 @@ impl<D: LogFolder> State<D> {
     pub fn reclaim(&mut self) -> io::Result<Reclaimed> {
         let to = *self.reclaim_to.get_or_insert(self.next_life);
         if self.is_overfull() && self.has_room() {
-            self.walk_credit = self.walk_credit.max(WALK_BYTES);
+            let credit = self.walk_credit;
+            self.walk_credit = credit.max(WALK_BYTES);
             let mut builder = RecordBuilder::with_capacity(0);
             self.collect(&mut builder, 0)?;
             if builder.len() > RECORD_HEADER_BYTES {
                 self.append(builder)?;
             }
+            // Those who write pay for what they write, and not for this.
+            self.walk_credit = credit;
             let oldest = self.live.front().map_or(to, |oldest| oldest.life);
             // Of one file alone nothing can be given back.
             if self.live.len() > 1 && oldest < to {
@@ -355,19 +358,30 @@ impl<D: LogFolder> State<D> {
             if let Some(number) = self.take_spare() {
                 return Ok(Reclaimed::Spare(number));
             }
-            self.begin_life()?;
-            return Ok(Reclaimed::Walked);
+            if self.has_free_spare() || self.is_disk_roomy() {
+                self.begin_life()?;
+                return Ok(Reclaimed::Walked);
+            }
         }
         self.reclaim_to = None;
         Ok(Reclaimed::Nothing)
     }
 
     /// Whether there is room for what a piece takes along: a full disk would end the node, which only
-    /// wanted to give back.
+    /// wanted to give back. What needs no piece goes to the spare files.
     fn has_room(&mut self) -> bool {
         self.retire();
+        let taken = (2 * WALK_BYTES).min(self.file_bytes / 8);
+        let newest = self.live.back().filter(|_| self.writing);
+        self.is_disk_roomy() || newest.is_some_and(|newest| newest.end + taken <= newest.length)
+    }
+
+    fn has_free_spare(&self) -> bool {
         self.spare.iter().any(SpareFile::is_free)
-            || self.folder.free_bytes() >= FREE_FILES_MIN * self.file_bytes
+    }
+
+    fn is_disk_roomy(&self) -> bool {
+        self.folder.free_bytes() >= FREE_FILES_MIN * self.file_bytes
     }
 
     /// Whether files hold too much that nobody wants.
