@@ -43,10 +43,15 @@ SNAPSHOT_WAIT = 600
 SNAPSHOT_CLIENTS = 64
 # Numbers of regions that are compared; none: all keys in one region of a default cluster.
 LAYOUTS = (None, 8, 64, 512)
-# Loads that are profiled: kind, clients, regions of the cluster if not the default's.
-PROFILES = (("put", 1, None), ("put", 64, None), ("put", 256, None), ("put", 256, 512),
-            ("get", 64, None), ("get", 256, None), ("scan", MANY_CLIENTS, None),
-            ("idle", 0, 2000))
+# Bytes of a value of about the largest size: with what an entry adds it stays below
+# `raft.max-entry-size`.
+LARGE_VALUE_BYTES = 8_000_000
+# Loads that are profiled: kind, clients, regions of the cluster if not the default's, bytes of values.
+PROFILES = (("put", 1, None, VALUE_BYTES), ("put", 64, None, VALUE_BYTES),
+            ("put", 256, None, VALUE_BYTES), ("put", 256, 512, VALUE_BYTES),
+            ("put", 1, None, LARGE_VALUE_BYTES), ("get", 64, None, VALUE_BYTES),
+            ("get", 256, None, VALUE_BYTES), ("scan", MANY_CLIENTS, None, VALUE_BYTES),
+            ("idle", 0, 2000, VALUE_BYTES))
 # Regions of the nodes that idle or restart, and data before a restart: 2 GiB of values.
 MANY_REGIONS = 2000
 RESTART_KEYS = 1 << 19
@@ -419,17 +424,19 @@ def profile(run):
         return {"rows": []}
     seconds = run.pick(5, 2)
     rows = []
-    for kind, clients, regions in PROFILES:
+    for kind, clients, regions, value_bytes in PROFILES:
         with run.strata(**({} if regions is None else {"regions": regions})) as cluster:
             load = None
             if kind != "idle":
-                load = start_bench(cluster.bench_words(kind, clients, seconds + 6, keys=KEYS // 5))
+                load = start_bench(cluster.bench_words(kind, clients, seconds + 6, keys=KEYS // 5,
+                                                       value_bytes=value_bytes))
             # Keys are written before gets and scans, and an idle cluster comes to rest.
             time.sleep(4 if load else run.pick(15, 5))
             found = bench_profile.sample(run.folder, cluster.pids(), seconds)
             if load:
                 end_bench(load)
-        rows.append({"kind": kind, "clients": clients, "regions": regions} | found)
+        rows.append({"kind": kind, "clients": clients, "regions": regions,
+                     "value_bytes": value_bytes} | found)
     return {"rows": rows}
 
 

@@ -224,7 +224,9 @@ def profile_table(part):
             return f"idle, {row['regions']:,} regions"
         clients = f"{row['clients']} client{'s' if row['clients'] > 1 else ''}"
         regions = f", {row['regions']} regions" if row["regions"] else ""
-        return f"{row['kind']}, {clients}{regions}"
+        size = row.get("value_bytes", 0)
+        large = f", values of {size / 1e6:.0f} MB" if size >= 1e6 else ""
+        return f"{row['kind']}, {clients}{regions}{large}"
 
     def lines(figure, names):
         found = [(one, [row[figure].get(one, 0) for row in part["rows"]]) for one in names]

@@ -297,12 +297,15 @@ class Profile(unittest.TestCase):
 
     def test_the_table_has_a_column_for_each_load_and_no_row_of_nothing(self):
         rows = [{"kind": "put", "clients": 1, "regions": 512} | bench_profile.shares(PERF),
+                {"kind": "put", "clients": 1, "regions": None, "value_bytes": 8_000_000, "areas": {},
+                 "threads": {}},
                 {"kind": "idle", "clients": 0, "regions": 2000, "areas": {"StrataKV": 1.0},
                  "threads": {"apply": 1.0}}]
         text = "\n".join(bench_table.profile_table(STAMP | {"rows": rows}))
-        self.assertIn("| area | put, 1 client, 512 regions | idle, 2,000 regions |", text)
-        self.assertIn("| StrataKV | 8% | 100% |", text)
-        self.assertIn("| log writers | 25% | 0% |", text)
+        self.assertIn("| area | put, 1 client, 512 regions | put, 1 client, values of 8 MB "
+                      "| idle, 2,000 regions |", text)
+        self.assertIn("| StrataKV | 8% | 0% | 100% |", text)
+        self.assertIn("| log writers | 25% | 0% | 0% |", text)
         self.assertNotIn("readers", text)
         self.assertEqual(bench_table.profile_table(STAMP | {"rows": []}), [])
 
