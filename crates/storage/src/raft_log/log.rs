@@ -151,22 +151,26 @@ impl<D: LogFolder> Log<D> {
     /// As [`Engine::reclaim`](crate::Engine::reclaim): piece by piece, so that who writes does not
     /// wait for more than one.
     pub fn reclaim(&self) -> Result<bool, EngineError> {
-        let mut number = None;
-        let mut is_more = true;
+        let (mut number, mut is_more, mut has_walked) = (None, true, false);
         for _ in 0..RECLAIMED_PIECES {
             let mut state = self.state.lock();
             self.check_writable()?;
             let piece = state.reclaim().map_err(|error| self.fail(&error))?;
             MutexGuard::unlock_fair(state);
             match piece {
-                Reclaimed::Walked => continue,
+                Reclaimed::Walked => {
+                    has_walked = true;
+                    continue;
+                }
                 Reclaimed::Nothing => is_more = false,
                 Reclaimed::Spare(found) => number = Some(found),
             }
             break;
         }
-        // Else the next writer's sync would have all of it to write.
-        self.make_durable()?;
+        if has_walked {
+            // Else the next writer's sync would have all of it to write.
+            self.make_durable()?;
+        }
         // Not under the lock, nor several at once: the disk may be busy with it for long.
         if let Some(number) = number {
             let removed = self.folder.remove(number);
