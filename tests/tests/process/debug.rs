@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use strata_client::RawClient;
 use strata_tests::{Cluster, ClusterOptions, Finished, strata};
 
 fn debug(folder: &Path, words: &[&str]) -> Finished {
@@ -35,12 +36,13 @@ fn listing(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn debug_reads_the_folder_of_a_stopped_node() {
-    const KEYS: u64 = 300;
-    let data_log = ("STRATA_STORAGE_DATA_LOG".to_owned(), "on".to_owned());
-    let mut cluster = Cluster::start_with(ClusterOptions {
-        environment: vec![data_log],
+/// Keys of [`filled`].
+const KEYS: u64 = 300;
+
+/// Three nodes with a setting, and some keys.
+async fn filled((key, value): (&str, &str)) -> (Cluster, RawClient) {
+    let cluster = Cluster::start_with(ClusterOptions {
+        environment: vec![(key.to_owned(), value.to_owned())],
         ..ClusterOptions::default()
     })
     .await;
@@ -49,6 +51,12 @@ async fn debug_reads_the_folder_of_a_stopped_node() {
         let key = format!("debug-{number:03}");
         client.put(key.as_bytes(), vec![b'v'; 100]).await.unwrap();
     }
+    (cluster, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debug_reads_the_folder_of_a_stopped_node() {
+    let (mut cluster, client) = filled(("STRATA_STORAGE_DATA_LOG", "on")).await;
     client.put_with_ttl(b"debug-ttl", "v", 3600).await.unwrap();
     let sum = client.checksum(b"", b"").await.unwrap();
     let region = cluster.region_of(&client, b"debug-").await.region.id;
@@ -100,19 +108,8 @@ async fn debug_reads_the_folder_of_a_stopped_node() {
 /// records agree with each other; that of a node which was stopped is as new as the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn debug_reads_a_killed_node_as_of_its_last_flush() {
-    const KEYS: u64 = 300;
     // No flush comes by the clock just before the kill.
-    let seldom = ("STRATA_STORAGE_FLUSH_INTERVAL".to_owned(), "1h".to_owned());
-    let mut cluster = Cluster::start_with(ClusterOptions {
-        environment: vec![seldom],
-        ..ClusterOptions::default()
-    })
-    .await;
-    let client = cluster.client().await;
-    for number in 0..KEYS {
-        let key = format!("debug-{number:03}");
-        client.put(key.as_bytes(), vec![b'v'; 100]).await.unwrap();
-    }
+    let (mut cluster, client) = filled(("STRATA_STORAGE_FLUSH_INTERVAL", "1h")).await;
     let sum = client.checksum(b"", b"").await.unwrap();
     let region = cluster.region_of(&client, b"debug-").await.region.id;
     let region = region.to_string();
