@@ -89,6 +89,10 @@ pub struct LoadArgs {
     /// Connections to each node.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub connections: u64,
+    /// Threads of the load generator; 0: one for two processors, as many as a node has for its
+    /// network.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1024))]
+    pub threads: u64,
     /// Requests a second, sent by a schedule over all clients, whether or not earlier ones are
     /// answered. Latency counts from the scheduled time; what no client was free to send by
     /// the end is counted as unsent. Left out: each client sends when it has its answer.

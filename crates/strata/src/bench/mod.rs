@@ -36,9 +36,33 @@ use usage::Usage;
 /// Keys that are read back after a run of puts.
 const SAMPLE: u64 = 1000;
 
+/// Processors for each thread of the load, where that is left open: as a node has it. With as
+/// many as there are processors they would interrupt the servers that they wait for.
+const PROCESSORS_PER_THREAD: usize = 2;
+
+/// Threads of the load.
+fn threads(args: &LoadArgs) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    match args.threads as usize {
+        0 => (processors / PROCESSORS_PER_THREAD).max(1),
+        asked => asked,
+    }
+}
+
+/// What a command says about its load; `None` if it needs no server.
+fn load_of(command: &BenchCommand) -> Option<&LoadArgs> {
+    match command {
+        BenchCommand::Put(args) | BenchCommand::Get(args) | BenchCommand::Noop(args) => Some(args),
+        BenchCommand::BatchPut(args) | BenchCommand::BatchGet(args) => Some(&args.load),
+        BenchCommand::Scan(args) => Some(&args.load),
+        BenchCommand::Iterator(_) => None,
+    }
+}
+
 /// Runs one benchmark.
 pub fn run(global: &Global, command: BenchCommand) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(load_of(&command).map_or(1, threads))
         .enable_all()
         .build()
         .map_err(|error| Failure::error(format!("no threads for the load: {error}")))?;

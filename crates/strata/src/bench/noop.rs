@@ -84,7 +84,9 @@ impl Drop for Child {
 pub fn run(args: NoopServerArgs) -> Outcome {
     let (config, _) =
         Config::load(None, std::env::vars()).map_err(|error| Failure::error(error.to_string()))?;
+    // As a node.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(strata_server::network_threads(&config))
         .enable_all()
         .build()?;
     runtime.block_on(async {

@@ -101,6 +101,7 @@ impl Report {
             "keys": self.args.keys,
             "single_region": self.args.single_region,
             "connections": self.args.connections,
+            "threads": super::threads(&self.args),
             "rate": self.args.rate,
             "unsent": self.seen.unsent,
             "calls": self.seen.latency.len(),
