@@ -197,7 +197,8 @@ def judge_snapshot(part):
     yield Line(f"memory of neither node grows by more than {SNAPSHOT_GROWTH_MOST // MIB} MiB by "
                f"it ({grew / MIB:.0f} MiB)", grew <= SNAPSHOT_GROWTH_MOST)
     limited = part["limited"]
-    kept = limited["during"]["ops_per_second"] / limited["before"]["ops_per_second"]
+    alone = (limited["before"]["ops_per_second"] + limited["after"]["ops_per_second"]) / 2
+    kept = limited["during"]["ops_per_second"] / alone
     share = limited["share_of_run"]
     yield Line(f"beside one with the default rate limit puts keep {SNAPSHOT_PUTS_LEAST:.0%} of "
                f"their speed ({kept:.0%}; it travelled in {share:.0%} of the run)",
@@ -227,7 +228,7 @@ def failures(results):
     for part in results["parts"].values():
         rows = list(part["rows"]) if "rows" in part else []
         if "limited" in part:
-            rows += [part["limited"]["before"], part["limited"]["during"]]
+            rows += [part["limited"][when] for when in ("before", "during", "after")]
         for rounds in part.get("rounds", {}).values() if "strata" in part.get("rounds", {}) else []:
             rows += rounds
         count += sum(row.get("errors", 0) + row.get("wrong_answers", 0) for row in rows)

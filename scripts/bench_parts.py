@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ SNAPSHOT_KEYS_AGAIN = 4
 SNAPSHOT_WAIT = 600
 # Clients of the puts beside a snapshot.
 SNAPSHOT_CLIENTS = 64
+# Copies of as many bytes; their median is compared with.
+COPIES = 3
 # Numbers of regions that are compared; none: all keys in one region of a default cluster.
 LAYOUTS = (None, 8, 64, 512)
 # Bytes of a value of about the largest size: with what an entry adds it stays below
@@ -362,9 +365,10 @@ def come_back(cluster, place, meanwhile=lambda: None):
 
 
 def beside_puts(cluster, keys, seconds):
-    """Puts into all regions before a snapshot travels with the default limit, and while it
-    does. The region is filled, and the follower has led nothing since a restart, before both:
-    else the second run would differ in more than the snapshot."""
+    """Puts into all regions before a snapshot travels with the default limit, while it does, and
+    afterwards: a machine that gets slower meanwhile shows in the last. The region is filled, and
+    the follower has led nothing since a restart, before all: else the runs would differ in more
+    than the snapshot."""
     fill_region(cluster, keys)
     region = cluster.regions()[0]
     follower = region["leader_store_id"] % NODES + 1
@@ -382,25 +386,30 @@ def beside_puts(cluster, keys, seconds):
     during = end_bench(loads[0])[-1]
     # Part of the second run in which the snapshot was on its way.
     share = min(1.0, installed / during["seconds"])
-    return place | found | {"before": before, "during": during, "share_of_run": share}
+    cluster.wait_until_quiet()
+    after = cluster.bench("put", SNAPSHOT_CLIENTS, seconds)
+    return place | found | {"before": before, "during": during, "after": after,
+                            "share_of_run": share}
 
 
 def copy_seconds(folder, size):
     """Seconds that `cp` and `sync` take for a file of random bytes, which is read from memory
-    as it was just written."""
+    as it was just written; the median of some copies."""
     source, copy = folder / "copy-source", folder / "copy"
     with open(source, "wb") as file:
         for _ in range(size >> 20):
             file.write(os.urandom(1 << 20))
         file.flush()
         os.fsync(file.fileno())
-    began = time.monotonic()
-    subprocess.run(["cp", str(source), str(copy)], check=True)
-    subprocess.run(["sync", str(copy)], check=True)
-    seconds = time.monotonic() - began
+    seconds = []
+    for _ in range(COPIES):
+        began = time.monotonic()
+        subprocess.run(["cp", str(source), str(copy)], check=True)
+        subprocess.run(["sync", str(copy)], check=True)
+        seconds.append(time.monotonic() - began)
+        copy.unlink()
     source.unlink()
-    copy.unlink()
-    return seconds
+    return statistics.median(seconds)
 
 
 def raft(run):

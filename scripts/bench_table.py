@@ -187,15 +187,16 @@ def snapshot_table(part):
     lines += [[f"memory of the {name} grew at most, MiB",
                *(mib(one["grew_bytes"][name]) for _, one in ways)]
               for name in ("sender", "receiver")]
-    before, during = part["limited"]["before"], part["limited"]["during"]
+    before, during, after = (part["limited"][when] for when in ("before", "during", "after"))
     return [f"A follower whose log is gone gets a region of {part['value_bytes'] / (1 << 30):g} "
             f"GiB by a snapshot {measured(part)}:", "",
             *table(["step", *(name for name, _ in ways)], lines), "",
             f"A copy of as many bytes with `cp` and `sync` on the same disk took "
             f"{part['copy_seconds']:.1f} s, the three steps without a limit "
             f"{snapshot_seconds(part['unlimited']):.1f} s. {before['clients']} clients put "
-            f"{before['ops_per_second']:,.0f} keys a second before the limited one, and "
-            f"{during['ops_per_second']:,.0f} while it travelled."]
+            f"{before['ops_per_second']:,.0f} keys a second before the limited one, "
+            f"{during['ops_per_second']:,.0f} while it travelled, and "
+            f"{after['ops_per_second']:,.0f} afterwards."]
 
 
 def raft_table(part):

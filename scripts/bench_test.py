@@ -71,8 +71,8 @@ def good():
         "kills": {"rounds": {"strata": [kill, kill, kill | {"longest_gap_us": 2_900_000}],
                              "etcd": [kill]}},
         "snapshot": {"value_bytes": 1 << 30, "copy_seconds": 3.0, "unlimited": limited,
-                     "limited": limited | {"before": puts, "share_of_run": 0.9, "during":
-                                           puts | {"ops_per_second": 700}}},
+                     "limited": limited | {"before": puts, "after": puts, "share_of_run": 0.9,
+                                           "during": puts | {"ops_per_second": 700}}},
         "raft": {"rows": [{"crate": crate, "batch": 1, "in_flight": 1, "payload_bytes": 256,
                            "entries_per_second": 100, "allocations_per_entry": 1.0,
                            "allocations_per_batch": 1.0} for crate in ("strata-raft", "raft 0.7")]},
@@ -155,6 +155,7 @@ class Bounds(unittest.TestCase):
             "speed of a copy": at("snapshot", "unlimited", "send_seconds"),
             "memory of neither node": at("snapshot", "limited", "grew_bytes", "receiver"),
             "puts keep": at("snapshot", "limited", "before", "ops_per_second"),
+            "of their speed": at("snapshot", "limited", "after", "ops_per_second"),
             "it travelled in 70%": lambda parts: parts["snapshot"]["limited"].update(
                 share_of_run=0.7),
             "the raft crate": at("raft", "rows", 1, "entries_per_second"),
@@ -169,7 +170,7 @@ class Bounds(unittest.TestCase):
 
     def test_errors_are_counted_in_every_part_that_asks(self):
         for path in (("batch", "rows", 0), ("snapshot", "limited", "during"),
-                     ("kills", "rounds", "etcd", 0)):
+                     ("snapshot", "limited", "after"), ("kills", "rounds", "etcd", 0)):
             results = json.loads(json.dumps(good()))
             place = results["parts"]
             for step in path:
