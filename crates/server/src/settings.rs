@@ -77,6 +77,7 @@ pub(crate) fn store_options(config: &Config, seed: u64, admitted: bool) -> Store
         log_gc_threshold: raft.log_gc_threshold,
         snapshot_send_timeout: config.snapshot.give_up_time,
         snapshot_keep_time: config.snapshot.keep_time,
+        snapshot_bytes_per_second: config.snapshot.rate_limit.0,
         snapshot_gc_interval: config.snapshot.gc_interval,
         heartbeat_interval: config.scheduler.report_interval,
         session_ttl: config.session.ttl,

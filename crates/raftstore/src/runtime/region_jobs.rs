@@ -2,6 +2,10 @@
 //!
 //! A snapshot that is made or installed has two lines, when its job begins and when it ends,
 //! and its time is counted. An install that waits for room says so once for each reason.
+//!
+//! A snapshot is made at no more than `snapshot_bytes_per_second` ([`Pace`]): at full speed it
+//! would take a processor and much of the disk from those who write meanwhile, for the sake of one
+//! follower that waits for the slower sending anyway. Jobs behind it wait as long.
 
 use std::time::Duration;
 
@@ -15,16 +19,48 @@ use super::threads::{answer_job, stop_process};
 use crate::job::{JobDone, RegionJob};
 use crate::metrics::StoreMetrics;
 use crate::region_worker::{CurrentJob, RegionWorker};
+use crate::snapshot_transfer::RateLimit;
 
 /// Bytes of keys and values that the region worker reads in one piece of work.
 const WORKER_BUDGET_BYTES: usize = 1 << 20;
 /// How often the region worker looks for files to collect, and for work to try again.
 const WORKER_WAIT: Duration = Duration::from_millis(200);
 
+/// How fast snapshots are made.
+pub(super) struct Pace {
+    rate: RateLimit,
+    /// No piece of work is done before.
+    not_before: Duration,
+}
+
+impl Pace {
+    /// 0 bytes a second: no limit.
+    pub(super) fn new(bytes_per_second: u64) -> Self {
+        Pace {
+            rate: RateLimit::new(bytes_per_second),
+            not_before: Duration::ZERO,
+        }
+    }
+
+    /// A piece of `job` is done. The next one may wait.
+    fn on_worked(&mut self, now: Duration, job: Option<CurrentJob>) {
+        if job.is_some_and(|job| !job.install) {
+            let bytes = WORKER_BUDGET_BYTES as u64;
+            self.not_before = now.saturating_add(self.rate.take(now, bytes));
+        }
+    }
+
+    /// How long to wait for the next piece of work.
+    fn wait(&self, now: Duration) -> Duration {
+        self.not_before.saturating_sub(now)
+    }
+}
+
 /// Works until no shard can send jobs any more. What is under way then is begun again by the
 /// next start.
 pub(super) fn run_region_worker<E: SnapshotEngine>(
     mut worker: RegionWorker<E>,
+    mut pace: Pace,
     jobs: &Receiver<RegionJob>,
     inboxes: &[Inbox],
     metrics: &StoreMetrics,
@@ -38,7 +74,7 @@ pub(super) fn run_region_worker<E: SnapshotEngine>(
     };
     loop {
         let wait = match worker.has_work(clock::monotonic()) {
-            true => Duration::ZERO,
+            true => pace.wait(clock::monotonic()),
             false => WORKER_WAIT,
         };
         match jobs.recv_timeout(wait) {
@@ -46,8 +82,12 @@ pub(super) fn run_region_worker<E: SnapshotEngine>(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        if !pace.wait(clock::monotonic()).is_zero() {
+            continue;
+        }
         match worker.step(clock::monotonic(), WORKER_BUDGET_BYTES) {
             Ok(done) => {
+                pace.on_worked(clock::monotonic(), worker.current());
                 record.note(clock::monotonic(), &worker, done.as_ref());
                 done.into_iter().for_each(|done| answer_job(inboxes, done));
             }
@@ -134,5 +174,55 @@ fn begun(job: CurrentJob) -> &'static str {
     match job.install {
         true => "installing a snapshot",
         false => "making a snapshot",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAKING: Option<CurrentJob> = Some(CurrentJob {
+        region_id: 7,
+        install: false,
+    });
+    const INSTALLING: Option<CurrentJob> = Some(CurrentJob {
+        region_id: 7,
+        install: true,
+    });
+
+    /// Pieces of a job that are done in a second.
+    fn pieces(pace: &mut Pace, job: Option<CurrentJob>) -> u64 {
+        let (begin, end) = (Duration::from_secs(9), Duration::from_secs(10));
+        let (mut now, mut pieces) = (begin, 0);
+        while now < end && pieces < 1000 {
+            pace.on_worked(now, job);
+            pieces += 1;
+            now += pace.wait(now) + Duration::from_millis(1);
+            assert!(pace.wait(now).is_zero());
+        }
+        pieces
+    }
+
+    #[test]
+    fn snapshots_are_made_at_the_rate_and_installed_at_any() {
+        let budget = WORKER_BUDGET_BYTES as u64;
+        let made = pieces(&mut Pace::new(100 * budget), MAKING);
+        // A second, and the burst of an idle bucket.
+        assert!((100..=112).contains(&made), "{made}");
+        // Each piece takes a millisecond here.
+        assert_eq!(pieces(&mut Pace::new(100 * budget), INSTALLING), 1000);
+        assert_eq!(pieces(&mut Pace::new(0), MAKING), 1000);
+    }
+
+    #[test]
+    fn a_job_that_comes_meanwhile_does_not_end_the_wait() {
+        let mut pace = Pace::new(WORKER_BUDGET_BYTES as u64);
+        let now = Duration::from_secs(9);
+        pace.on_worked(now, MAKING);
+        let wait = pace.wait(now);
+        assert!(wait > Duration::from_millis(500), "{wait:?}");
+        // The end of the snapshot is no piece of one.
+        pace.on_worked(now, None);
+        assert_eq!(pace.wait(now), wait);
     }
 }

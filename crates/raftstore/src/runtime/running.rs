@@ -18,7 +18,7 @@ use super::inbox::{Inbox, ShardMail, message_weight, request_weight, want_clock}
 use super::log_gc::{FlushLimits, run_log_gc_worker};
 use super::log_writer::{LogMail, run_log_writer};
 use super::mailbox::{MailReceiver, mailbox};
-use super::region_jobs::run_region_worker;
+use super::region_jobs::{Pace, run_region_worker};
 use super::shard_task::{ApplyLane, ShardTask};
 use super::threads::{PanicGuard, ReadMail, run_expiry, run_reader, send_read, stop_process};
 use super::{RegionState, RegionSummary, StartError, StoreApi, Surroundings, Transport, clock};
@@ -244,8 +244,9 @@ impl<E: SnapshotEngine> Running<E> {
         );
         let (inboxes, logger) = (self.inboxes.clone(), self.logger.clone());
         let metrics = self.metrics.clone();
+        let pace = Pace::new(self.options.snapshot_bytes_per_second);
         self.spawn("region-worker".to_owned(), move || {
-            run_region_worker(region, &region_jobs, &inboxes, &metrics, &logger);
+            run_region_worker(region, pace, &region_jobs, &inboxes, &metrics, &logger);
         })?;
         let engines = self.engines.clone();
         let limits = FlushLimits {
