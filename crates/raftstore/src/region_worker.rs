@@ -96,6 +96,8 @@ pub struct RegionWorker<E: SnapshotEngine> {
     next_gc: Option<Duration>,
     /// When each snapshot was first seen here.
     seen: BTreeMap<SnapshotKey, Duration>,
+    /// Bytes of keys and values that were read for snapshots, and not told yet.
+    read_bytes: u64,
 }
 
 impl<E: SnapshotEngine> RegionWorker<E> {
@@ -121,6 +123,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
             waits_because: None,
             next_gc: None,
             seen: BTreeMap::new(),
+            read_bytes: 0,
         }
     }
 
@@ -159,6 +162,11 @@ impl<E: SnapshotEngine> RegionWorker<E> {
                 install: true,
             },
         })
+    }
+
+    /// Bytes of keys and values that were read for snapshots since the last call.
+    pub fn take_read_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.read_bytes)
     }
 
     /// Why the install under way waits and tries again, while it does.
@@ -268,7 +276,10 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         if planted!(SnapshotIndexFromMemory) {
             generator.read_on_from(self.kv.snapshot());
         }
-        match generator.step(budget_bytes) {
+        let read_before = generator.read_bytes();
+        let stepped = generator.step(budget_bytes);
+        self.read_bytes += generator.read_bytes() - read_before;
+        match stepped {
             Ok(Generated::Working) => {
                 self.current = Some(Current::Generate {
                     region_id,

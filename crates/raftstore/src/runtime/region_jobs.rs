@@ -42,10 +42,9 @@ impl Pace {
         }
     }
 
-    /// A piece of `job` is done. The next one may wait.
-    fn on_worked(&mut self, now: Duration, job: Option<CurrentJob>) {
-        if job.is_some_and(|job| !job.install) {
-            let bytes = WORKER_BUDGET_BYTES as u64;
+    /// So many bytes were read for a snapshot in the last piece of work. The next one may wait.
+    fn on_read(&mut self, now: Duration, bytes: u64) {
+        if bytes > 0 {
             self.not_before = now.saturating_add(self.rate.take(now, bytes));
         }
     }
@@ -87,7 +86,7 @@ pub(super) fn run_region_worker<E: SnapshotEngine>(
         }
         match worker.step(clock::monotonic(), WORKER_BUDGET_BYTES) {
             Ok(done) => {
-                pace.on_worked(clock::monotonic(), worker.current());
+                pace.on_read(clock::monotonic(), worker.take_read_bytes());
                 record.note(clock::monotonic(), &worker, done.as_ref());
                 done.into_iter().for_each(|done| answer_job(inboxes, done));
             }
@@ -181,48 +180,41 @@ fn begun(job: CurrentJob) -> &'static str {
 mod tests {
     use super::*;
 
-    const MAKING: Option<CurrentJob> = Some(CurrentJob {
-        region_id: 7,
-        install: false,
-    });
-    const INSTALLING: Option<CurrentJob> = Some(CurrentJob {
-        region_id: 7,
-        install: true,
-    });
+    const MIB: u64 = 1 << 20;
 
-    /// Pieces of a job that are done in a second.
-    fn pieces(pace: &mut Pace, job: Option<CurrentJob>) -> u64 {
+    /// Pieces of so many bytes that are read in a second, each in a millisecond.
+    fn pieces(mut pace: Pace, bytes: u64) -> u64 {
         let (begin, end) = (Duration::from_secs(9), Duration::from_secs(10));
         let (mut now, mut pieces) = (begin, 0);
-        while now < end && pieces < 1000 {
-            pace.on_worked(now, job);
+        while now < end {
+            now += Duration::from_millis(1);
+            pace.on_read(now, bytes);
             pieces += 1;
-            now += pace.wait(now) + Duration::from_millis(1);
-            assert!(pace.wait(now).is_zero());
+            now += pace.wait(now);
         }
         pieces
     }
 
     #[test]
-    fn snapshots_are_made_at_the_rate_and_installed_at_any() {
-        let budget = WORKER_BUDGET_BYTES as u64;
-        let made = pieces(&mut Pace::new(100 * budget), MAKING);
+    fn snapshots_are_made_at_the_rate() {
         // A second, and the burst of an idle bucket.
+        let made = pieces(Pace::new(100 * MIB), MIB);
         assert!((100..=112).contains(&made), "{made}");
-        // Each piece takes a millisecond here.
-        assert_eq!(pieces(&mut Pace::new(100 * budget), INSTALLING), 1000);
-        assert_eq!(pieces(&mut Pace::new(0), MAKING), 1000);
+        let smaller = pieces(Pace::new(100 * MIB), MIB / 4);
+        assert!((400..=448).contains(&smaller), "{smaller}");
+        assert_eq!(pieces(Pace::new(0), MIB), 1000, "no limit");
+        // Installs, clears, and the parts of a region without keys.
+        assert_eq!(pieces(Pace::new(100 * MIB), 0), 1000, "nothing was read");
     }
 
     #[test]
-    fn a_job_that_comes_meanwhile_does_not_end_the_wait() {
-        let mut pace = Pace::new(WORKER_BUDGET_BYTES as u64);
+    fn what_is_done_meanwhile_does_not_end_the_wait() {
+        let mut pace = Pace::new(MIB);
         let now = Duration::from_secs(9);
-        pace.on_worked(now, MAKING);
+        pace.on_read(now, MIB);
         let wait = pace.wait(now);
         assert!(wait > Duration::from_millis(500), "{wait:?}");
-        // The end of the snapshot is no piece of one.
-        pace.on_worked(now, None);
+        pace.on_read(now, 0);
         assert_eq!(pace.wait(now), wait);
     }
 }

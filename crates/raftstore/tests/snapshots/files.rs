@@ -338,3 +338,46 @@ fn received_files_are_removed_once_they_are_installed() {
     assert!(received(&cluster).is_empty());
     assert_eq!(cluster.stored(away, "b").as_deref(), Some("29"));
 }
+
+/// What a worker has read for a snapshot is what the snapshot holds, told once: it is made at a
+/// rate by that. Jobs that read nothing cost nothing.
+#[test]
+fn a_worker_tells_what_it_read_for_snapshots() {
+    let (mut cluster, region, _) = one_away();
+    for number in 0..9 {
+        cluster.put(&format!("b{number}"), "value").unwrap();
+    }
+    let leader = cluster.leader(region).unwrap();
+    let node = cluster.nodes.get_mut(&leader).unwrap();
+    let now = cluster.now;
+    let worker = &mut node.workers.region;
+    // That of snapshots which the cluster has made so far.
+    worker.take_read_bytes();
+    worker.push(RegionJob::Generate { region_id: region });
+    let mut told = Vec::new();
+    while worker.has_work(now) {
+        worker.step(now, 16).unwrap();
+        told.push(worker.take_read_bytes());
+    }
+    let of_region = node.core.directory().entry(region).unwrap();
+    let (start, end) = (&of_region.region.start_key, &of_region.region.end_key);
+    let mut held = 0;
+    for cf in [Cf::Default, Cf::Lock, Cf::Write, Cf::Raw, Cf::Raw2] {
+        let (from, to) = keys::data_range(start, end);
+        let mut visit = |key: &[u8], value: &[u8]| {
+            held += (key.len() + value.len()) as u64;
+            ControlFlow::Continue(())
+        };
+        let view = node.engines.kv.snapshot();
+        view.scan(cf, &from, Some(&to), Direction::Forward, &mut visit)
+            .unwrap();
+    }
+    assert!(held > 0, "the region has keys");
+    assert_eq!(told.iter().sum::<u64>(), held, "{told:?}");
+    let pieces = told.iter().filter(|read| **read > 0).count();
+    assert!(pieces > 1, "{told:?}: it is told piece by piece");
+    let worker = &mut node.workers.region;
+    worker.push(RegionJob::Generate { region_id: 999 });
+    worker.step(now, 16).unwrap();
+    assert_eq!(worker.take_read_bytes(), 0, "there is no such region");
+}

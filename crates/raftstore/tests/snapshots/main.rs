@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +13,15 @@ use strata_proto::eraftpb::{Message, MessageType};
 use strata_proto::metapb::Peer;
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
 use strata_raftstore::{
-    Answer, DirectoryCell, Error, ShardEvent, StoreEffect, StoreEvent, StoreFsm, StoreOptions,
-    StoreRequest, SystemStateMachine,
+    Answer, DirectoryCell, Error, RegionJob, ShardEvent, StoreEffect, StoreEvent, StoreFsm,
+    StoreOptions, StoreRequest, SystemStateMachine,
 };
 use strata_storage::snapshot::{
     Generated, Generator, Origin, SnapshotError, SnapshotInfo, SnapshotKey, to_raft,
 };
 use strata_storage::{
-    Cf, Durability, Engine, Engines, MemEngine, WriteBatch, keys, read_apply_state,
-    read_raft_state, read_region_state,
+    Cf, Direction, Durability, Engine, Engines, MemEngine, ReadView, WriteBatch, keys,
+    read_apply_state, read_raft_state, read_region_state,
 };
 
 mod files;

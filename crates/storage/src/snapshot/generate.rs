@@ -52,6 +52,8 @@ pub struct Generator<E: SnapshotEngine> {
     phase: Phase<E::Writer>,
     /// Bytes of the tables that are finished.
     finished_bytes: u64,
+    /// Bytes of keys and values that were read.
+    read_bytes: u64,
 }
 
 enum Phase<W> {
@@ -122,6 +124,7 @@ impl<E: SnapshotEngine> Generator<E> {
             },
             phase: Phase::Idle,
             finished_bytes: 0,
+            read_bytes: 0,
         })
     }
 
@@ -129,6 +132,12 @@ impl<E: SnapshotEngine> Generator<E> {
     #[must_use]
     pub fn index(&self) -> u64 {
         self.meta.index
+    }
+
+    /// Bytes of keys and values that were read so far.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     /// The planted fault of an index that is older than the data: what is read from now on
@@ -215,6 +224,7 @@ impl<E: SnapshotEngine> Generator<E> {
             return Err(error);
         }
         writing.bytes += read as u64;
+        self.read_bytes += read as u64;
         self.making.set_bytes(self.finished_bytes + writing.bytes)?;
         if let Some(next) = went_on {
             self.sum(&mut writing, &name)?;
