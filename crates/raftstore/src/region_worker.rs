@@ -164,6 +164,13 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         })
     }
 
+    /// True if there is nothing but snapshots to be made: a step may wait then. No other job is
+    /// under way or waits behind them.
+    pub fn only_makes(&self) -> bool {
+        let makes = |job: &RegionJob| matches!(job, RegionJob::Generate { .. });
+        !matches!(self.current, Some(Current::Install { .. })) && self.queue.iter().all(makes)
+    }
+
     /// Bytes of keys and values that were read for snapshots since the last call.
     pub fn take_read_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.read_bytes)

@@ -5,7 +5,8 @@
 //!
 //! A snapshot is made at no more than `snapshot_bytes_per_second` ([`Pace`]): at full speed it
 //! would take a processor and much of the disk from those who write meanwhile, for the sake of one
-//! follower that waits for the slower sending anyway. Jobs behind it wait as long.
+//! follower that waits for the slower sending anyway. While a job of another kind waits behind it,
+//! such as an install, it goes at full speed, and that counts for nothing.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ pub(super) fn run_region_worker<E: SnapshotEngine>(
     };
     loop {
         let wait = match worker.has_work(clock::monotonic()) {
-            true => pace.wait(clock::monotonic()),
+            true if worker.only_makes() => pace.wait(clock::monotonic()),
+            true => Duration::ZERO,
             false => WORKER_WAIT,
         };
         match jobs.recv_timeout(wait) {
@@ -81,12 +83,15 @@ pub(super) fn run_region_worker<E: SnapshotEngine>(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        if !pace.wait(clock::monotonic()).is_zero() {
+        if worker.only_makes() && !pace.wait(clock::monotonic()).is_zero() {
             continue;
         }
         match worker.step(clock::monotonic(), WORKER_BUDGET_BYTES) {
             Ok(done) => {
-                pace.on_read(clock::monotonic(), worker.take_read_bytes());
+                let read = worker.take_read_bytes();
+                if worker.only_makes() {
+                    pace.on_read(clock::monotonic(), read);
+                }
                 record.note(clock::monotonic(), &worker, done.as_ref());
                 done.into_iter().for_each(|done| answer_job(inboxes, done));
             }

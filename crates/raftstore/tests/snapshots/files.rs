@@ -354,6 +354,7 @@ fn a_worker_tells_what_it_read_for_snapshots() {
     // That of snapshots which the cluster has made so far.
     worker.take_read_bytes();
     worker.push(RegionJob::Generate { region_id: region });
+    assert!(worker.only_makes());
     let mut told = Vec::new();
     while worker.has_work(now) {
         worker.step(now, 16).unwrap();
@@ -378,6 +379,12 @@ fn a_worker_tells_what_it_read_for_snapshots() {
     assert!(pieces > 1, "{told:?}: it is told piece by piece");
     let worker = &mut node.workers.region;
     worker.push(RegionJob::Generate { region_id: 999 });
+    let cleared = Region {
+        id: 998,
+        ..Region::default()
+    };
+    worker.push(RegionJob::Clear { region: cleared });
+    assert!(!worker.only_makes(), "a clear waits");
     worker.step(now, 16).unwrap();
     assert_eq!(worker.take_read_bytes(), 0, "there is no such region");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{Cluster, get};
 use strata_proto::eraftpb::{Message, MessageType};
-use strata_proto::metapb::Peer;
+use strata_proto::metapb::{Peer, Region};
 use strata_proto::raft_serverpb::{PeerState, RaftMessage};
 use strata_raftstore::{
     Answer, DirectoryCell, Error, RegionJob, ShardEvent, StoreEffect, StoreEvent, StoreFsm,
