@@ -11,6 +11,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import bench_profile
@@ -53,7 +54,8 @@ LARGE_VALUE_BYTES = 8_000_000
 PROFILES = (("put", 1, None, VALUE_BYTES), ("put", 64, None, VALUE_BYTES),
             ("put", 256, None, VALUE_BYTES), ("put", 256, 512, VALUE_BYTES),
             ("put", 1, None, LARGE_VALUE_BYTES), ("get", 64, None, VALUE_BYTES),
-            ("get", 256, None, VALUE_BYTES), ("scan", MANY_CLIENTS, None, VALUE_BYTES),
+            ("get", 256, None, VALUE_BYTES), ("get", 256, 1, VALUE_BYTES),
+            ("get", 256, 512, VALUE_BYTES), ("scan", MANY_CLIENTS, None, VALUE_BYTES),
             ("idle", 0, 2000, VALUE_BYTES))
 # Regions of the nodes that idle or restart, and data before a restart: 2 GiB of values.
 MANY_REGIONS = 2000
@@ -256,12 +258,29 @@ def answers(cluster, node, probe):
     return printed.strip() == "01"
 
 
+def device_written_bytes(folder):
+    """What was written to the disk that holds a folder since the system started, by anybody;
+    none where the system does not tell."""
+    number = os.stat(folder).st_dev
+    counters = pathlib.Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat")
+    # The seventh field, in sectors of 512 bytes whatever the disk's own are.
+    return int(counters.read_text(encoding="ascii").split()[6]) * 512 if counters.exists() else None
+
+
 def written(run):
-    """What sustained puts cause to be written to disk, on both systems."""
+    """What sustained puts cause to be written to disk, on both systems. At the disk everything is
+    counted that the machine writes meanwhile; for the processes the kernel counts whole pages of
+    its cache, and these may be large."""
     rows = []
     for made in run.both():
         with made as cluster:
-            rows.append(cluster.bench("put", CLIENTS[-1], run.pick(max(60, run.seconds), 5)))
+            os.sync()
+            before = device_written_bytes(run.folder)
+            row = cluster.bench("put", CLIENTS[-1], run.pick(max(60, run.seconds), 5))
+            os.sync()
+            after = device_written_bytes(run.folder)
+            rows.append(row | {"device_written_bytes":
+                               None if before is None else after - before})
     return {"rows": rows}
 
 
@@ -434,11 +453,14 @@ def profile(run):
     seconds = run.pick(5, 2)
     rows = []
     for kind, clients, regions, value_bytes in PROFILES:
-        with run.strata(**({} if regions is None else {"regions": regions})) as cluster:
+        # One region is one of those that a cluster has.
+        layout = {} if regions in (None, 1) else {"regions": regions}
+        more = ["--single-region"] if regions == 1 else []
+        with run.strata(**layout) as cluster:
             load = None
             if kind != "idle":
-                load = start_bench(cluster.bench_words(kind, clients, seconds + 6, keys=KEYS // 5,
-                                                       value_bytes=value_bytes))
+                load = start_bench(cluster.bench_words(kind, clients, seconds + 6, *more,
+                                                       keys=KEYS // 5, value_bytes=value_bytes))
             # Keys are written before gets and scans, and an idle cluster comes to rest.
             time.sleep(4 if load else run.pick(15, 5))
             found = bench_profile.sample(run.folder, cluster.pids(), seconds)
@@ -446,7 +468,25 @@ def profile(run):
                 end_bench(load)
         rows.append({"kind": kind, "clients": clients, "regions": regions,
                      "value_bytes": value_bytes} | found)
+    rows.append(profile_of_snapshot(run))
     return {"rows": rows}
+
+
+def profile_of_snapshot(run):
+    """As the others, of both nodes while one makes a snapshot and sends it to the other, without
+    a limit."""
+    samples = []
+    with run.strata(environment={"STRATA_SNAPSHOT_RATE_LIMIT": "0B"}) as cluster:
+        place = dead_follower(cluster, run.pick(SNAPSHOT_KEYS, SNAPSHOT_KEYS // 4))
+
+        def sample():
+            pids = [cluster.processes[place[node]].pid for node in ("leader", "follower")]
+            samples.append(bench_profile.sample(run.folder, pids, run.pick(3, 1)))
+        sampling = threading.Thread(target=sample)
+        come_back(cluster, place, sampling.start)
+        sampling.join()
+    return {"kind": "snapshot", "clients": 0, "regions": None,
+            "value_bytes": SNAPSHOT_VALUE_BYTES} | samples[0]
 
 
 PARTS = {

@@ -45,6 +45,9 @@ THREADS = {
     "log": "log writers",
     "apply": "apply",
     "read": "readers",
+    "region-worker": "region worker",
+    "rocksdb:low": "RocksDB's own",
+    "rocksdb:high": "RocksDB's own",
 }
 
 

@@ -19,13 +19,13 @@ import subprocess
 import sys
 import tempfile
 
-import bench
 import hot_paths
+from bench_clusters import CACHE, STRATA, TOP, VALUE_BYTES, run_bench, wait_for
+from bench_parts import Run
 
 CLIENTS = 256
 # Fewer keys than `make bench` has: the keys that gets read are written before.
 KEYS = 20_000
-VALUE_BYTES = bench.VALUE_BYTES
 KINDS = ("put", "get")
 
 
@@ -33,27 +33,26 @@ def fastest(cluster, kind, seconds):
     """The row with most operations a second: etcd is asked in two ways."""
     asked = [None]
     if cluster.name == "etcd":
-        leader = bench.wait_for("a leader", cluster.leader)
-        asked.append(f"{bench.HOST}:{cluster.port + leader - 1}")
+        asked.append(cluster.endpoint(wait_for("a leader", cluster.leader)))
     rows = []
     for endpoints in asked:
         # Gets of the first run write the keys, before their clock starts.
         more = ["--loaded"] if kind == "get" and rows else []
         words = cluster.bench_words(kind, CLIENTS, seconds, *more, keys=KEYS, endpoints=endpoints)
-        rows += bench.run_bench(words)
+        rows += run_bench(words)
     return max(rows, key=lambda row: row["ops_per_second"])
 
 
-def measure(folder, etcd, seconds):
+def measure(run):
     """Rows by server and kind."""
     rows = {}
-    for cluster in (bench.Strata(folder), bench.Etcd(folder, etcd)):
-        with cluster:
+    for made in run.both():
+        with made as cluster:
             for kind in KINDS:
-                rows[cluster.name, kind] = fastest(cluster, kind, seconds)
-    noop = bench.run_bench([
-        bench.STRATA, "--format", "json", "bench", "noop", "--clients", str(CLIENTS),
-        "--seconds", str(seconds), "--keys", str(KEYS), "--value-size", str(VALUE_BYTES)])
+                rows[cluster.name, kind] = fastest(cluster, kind, run.seconds)
+    noop = run_bench([
+        STRATA, "--format", "json", "bench", "noop", "--clients", str(CLIENTS),
+        "--seconds", str(run.seconds), "--keys", str(KEYS), "--value-size", str(VALUE_BYTES)])
     for row in noop:
         rows["noop", row["kind"].replace("noop-", "")] = row
     return rows
@@ -81,17 +80,17 @@ def main():
     options.add_argument("--seconds", type=int, default=4, help="length of each run")
     options.add_argument("--update", action="store_true", help="write docs/benchmarks.json")
     options = options.parse_args()
-    etcd = bench.first_line(str(bench.TOP / "scripts" / "setup-etcd.sh"))
+    etcd = hot_paths.first_line(str(TOP / "scripts" / "setup-etcd.sh"))
     if not etcd:
         sys.exit("no etcd to compare with")
-    bench.CACHE.mkdir(parents=True, exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     # Not in /tmp, which may be memory: the comparison is one of synced writes.
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="bench-quick-", dir=bench.CACHE))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="bench-quick-", dir=CACHE))
     # Either ends the servers and removes the folder.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit("stopped"))
     try:
-        rows = measure(folder, etcd, options.seconds)
+        rows = measure(Run(folder, etcd, options.seconds, kills=0, quick=True))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = ratios(rows)
@@ -101,7 +100,7 @@ def main():
     wrong = sum(row["errors"] + row["wrong_answers"] for row in rows.values())
     if wrong:
         print(f"{wrong} errors and wrong answers", file=sys.stderr)
-    words = [str(bench.TOP / "scripts" / "hot_paths.py"), *(["--update"] * options.update)]
+    words = [str(TOP / "scripts" / "hot_paths.py"), *(["--update"] * options.update)]
     counted = subprocess.run(words, check=False).returncode
     return 1 if wrong else counted
 

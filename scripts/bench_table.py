@@ -140,14 +140,16 @@ def regions_table(part):
 def written_table(part):
     lines = []
     for row in part["rows"]:
-        written = row["servers"]["written_bytes"]
         user = row["written_user_bytes"] * part["nodes"]
-        ratio = "not counted here" if written is None else f"{written / max(user, 1):.1f}"
+        counted = (row.get("device_written_bytes"), row["servers"]["written_bytes"])
+        ratios = ["not counted here" if written is None else f"{written / max(user, 1):.1f}"
+                  for written in counted]
         lines.append([NAMES[row["target"]], f"{row['seconds']:.0f}",
-                      f"{row['ops_per_second']:,.0f}", ratio])
+                      f"{row['ops_per_second']:,.0f}", *ratios])
     return [f"Bytes written to disk for each byte of keys and values and each replica, under "
             f"{part['rows'][0]['clients']} clients' puts {measured(part)}:", "",
-            *table(["server", "seconds", "puts/s", "times"], lines)]
+            *table(["server", "seconds", "puts/s", "times, counted at the disk",
+                    "times, as the kernel counts them for the processes"], lines)]
 
 
 def idle_table(part):
@@ -223,8 +225,11 @@ def profile_table(part):
     def name(row):
         if row["kind"] == "idle":
             return f"idle, {row['regions']:,} regions"
+        if row["kind"] == "snapshot":
+            return "snapshot, both nodes"
         clients = f"{row['clients']} client{'s' if row['clients'] > 1 else ''}"
         regions = f", {row['regions']} regions" if row["regions"] else ""
+        regions = ", one region" if row["regions"] == 1 else regions
         size = row.get("value_bytes", 0)
         large = f", values of {size / 1e6:.0f} MB" if size >= 1e6 else ""
         return f"{row['kind']}, {clients}{regions}{large}"
@@ -233,7 +238,7 @@ def profile_table(part):
         found = [(one, [row[figure].get(one, 0) for row in part["rows"]]) for one in names]
         return [[one, *(f"{share:.0%}" for share in cells)] for one, cells in found
                 if max(cells) >= 0.005]
-    threads = [*bench_profile.THREADS.values(), "other threads"]
+    threads = [*dict.fromkeys(bench_profile.THREADS.values()), "other threads"]
     columns = [name(row) for row in part["rows"]]
     return [f"Where the processors' time of the nodes goes, sampled under load {measured(part)}:",
             "", *table(["area", *columns], lines("areas", bench_profile.AREAS)),
