@@ -319,7 +319,7 @@ def snapshot(run):
     copy = copy_seconds(run.folder, keys * SNAPSHOT_VALUE_BYTES)
     say(f"  a copy of as many bytes: {copy:.2f} s")
     with run.strata() as cluster:
-        limited = beside_puts(cluster, keys, run.pick(20, 5))
+        limited = beside_puts(cluster, keys, run.pick(12, 5))
     say(f"  limited: {limited}")
     return {"value_bytes": keys * SNAPSHOT_VALUE_BYTES, "copy_seconds": copy,
             "unlimited": unlimited, "limited": limited}

@@ -99,8 +99,8 @@ pub struct StoreOptions {
     /// How long a snapshot that was made is sent to followers, and one that was received
     /// waits to be installed. 30 min.
     pub snapshot_keep_time: Duration,
-    /// Bytes of keys and values a second with which snapshots are made, one after the other; 0: no
-    /// limit. 100 MiB.
+    /// Bytes of keys and values a second with which snapshots are made, one after the other, while
+    /// no install and no clear waits for that; 0: no limit. 400 MiB.
     pub snapshot_bytes_per_second: u64,
     /// How often snapshot files that nobody wants are removed. 1 min.
     pub snapshot_gc_interval: Duration,
@@ -159,7 +159,7 @@ impl Default for StoreOptions {
             log_gc_threshold: 50,
             snapshot_send_timeout: Duration::from_secs(600),
             snapshot_keep_time: Duration::from_secs(1800),
-            snapshot_bytes_per_second: 100 << 20,
+            snapshot_bytes_per_second: 400 << 20,
             snapshot_gc_interval: Duration::from_secs(60),
             session_ttl: Duration::from_secs(600),
             max_sessions_per_region: 4096,

@@ -2,7 +2,7 @@
 //!
 //! Jobs run in the order in which they came, each in small pieces ([`RegionWorker::step`]),
 //! so that a clear never crosses an install (crash rule 11). Only a check, which changes
-//! nothing, goes before those that wait.
+//! nothing, goes before all others, also the one that is under way.
 //!
 //! Generate  From an engine snapshot taken when the job begins.
 //! Check     Whether a snapshot that was made can still be sent.
@@ -127,7 +127,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         }
     }
 
-    /// Takes a job over; it runs behind those that are here, a check before them.
+    /// Takes a job over; it runs behind those that are here, a check in the next step.
     ///
     /// # Panics
     /// On a `GcLog`, which is the log gc worker's.
@@ -146,7 +146,12 @@ impl<E: SnapshotEngine> RegionWorker<E> {
 
     /// True if a step at `now` would do a piece of a job.
     pub fn has_work(&self, now: Duration) -> bool {
-        (self.current.is_some() || !self.queue.is_empty()) && self.not_before <= now
+        let waits = self.current.is_some() || !self.queue.is_empty();
+        (waits && self.not_before <= now) || self.has_check()
+    }
+
+    fn has_check(&self) -> bool {
+        matches!(self.queue.front(), Some(RegionJob::CheckGenerated { .. }))
     }
 
     /// The snapshot that is being made or installed. Clears have no duration: each is one
@@ -192,6 +197,11 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         budget_bytes: usize,
     ) -> Result<Option<JobDone>, WorkerFault> {
         self.collect_files(now)?;
+        if self.has_check()
+            && let Some(check) = self.queue.pop_front()
+        {
+            return self.begin(check);
+        }
         if now < self.not_before {
             return Ok(None);
         }

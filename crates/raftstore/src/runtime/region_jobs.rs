@@ -4,9 +4,8 @@
 //! and its time is counted. An install that waits for room says so once for each reason.
 //!
 //! A snapshot is made at no more than `snapshot_bytes_per_second` ([`Pace`]): at full speed it
-//! would take a processor and much of the disk from those who write meanwhile, for the sake of one
-//! follower that waits for the slower sending anyway. While a job of another kind waits behind it,
-//! such as an install, it goes at full speed, and that counts for nothing.
+//! would take a processor and much of the disk from those who write meanwhile. While a job of another
+//! kind waits behind it, such as an install, it goes at full speed, and that counts for nothing.
 
 use std::time::Duration;
 
@@ -22,14 +21,20 @@ use crate::metrics::StoreMetrics;
 use crate::region_worker::{CurrentJob, RegionWorker};
 use crate::snapshot_transfer::RateLimit;
 
-/// Bytes of keys and values that the region worker reads in one piece of work.
-const WORKER_BUDGET_BYTES: usize = 1 << 20;
+/// Bytes of keys and values that the region worker reads in one piece of work, at most and, where
+/// little is allowed in a second, at least.
+const BUDGET_BYTES_MOST: u64 = 1 << 20;
+const BUDGET_BYTES_LEAST: u64 = 16 << 10;
+/// Pieces that are done in a second at least, within these bounds.
+const PIECES_PER_SECOND: u64 = 10;
 /// How often the region worker looks for files to collect, and for work to try again.
 const WORKER_WAIT: Duration = Duration::from_millis(200);
 
 /// How fast snapshots are made.
 pub(super) struct Pace {
     rate: RateLimit,
+    /// Bytes that are read in one piece of work.
+    budget_bytes: usize,
     /// No piece of work is done before.
     not_before: Duration,
 }
@@ -37,8 +42,13 @@ pub(super) struct Pace {
 impl Pace {
     /// 0 bytes a second: no limit.
     pub(super) fn new(bytes_per_second: u64) -> Self {
+        let budget = match bytes_per_second {
+            0 => BUDGET_BYTES_MOST,
+            rate => (rate / PIECES_PER_SECOND).clamp(BUDGET_BYTES_LEAST, BUDGET_BYTES_MOST),
+        };
         Pace {
             rate: RateLimit::new(bytes_per_second),
+            budget_bytes: budget as usize,
             not_before: Duration::ZERO,
         }
     }
@@ -86,7 +96,7 @@ pub(super) fn run_region_worker<E: SnapshotEngine>(
         if worker.only_makes() && !pace.wait(clock::monotonic()).is_zero() {
             continue;
         }
-        match worker.step(clock::monotonic(), WORKER_BUDGET_BYTES) {
+        match worker.step(clock::monotonic(), pace.budget_bytes) {
             Ok(done) => {
                 let read = worker.take_read_bytes();
                 if worker.only_makes() {
@@ -183,9 +193,154 @@ fn begun(job: CurrentJob) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use crossbeam::channel::{Sender, unbounded};
+    use slog::{Discard, o};
+    use strata_proto::metapb::{Peer, Region, RegionEpoch};
+    use strata_proto::raft_serverpb::RegionLocalState;
+    use strata_proto::stratapb::{RaftApplyState, SnapshotMeta};
+    use strata_storage::snapshot::{MemFiles, SnapshotManager};
+    use strata_storage::{
+        Cf, Durability, Engine, EngineKind, MemEngine, WriteBatch, keys, write_apply_state,
+        write_region_state,
+    };
+
+    use super::super::inbox::ShardMail;
+    use super::super::mailbox::MailReceiver;
     use super::*;
+    use crate::directory::DirectoryCell;
+    use crate::options::StoreOptions;
 
     const MIB: u64 = 1 << 20;
+    const REGION: u64 = 7;
+    /// Keys and values of that region.
+    const REGION_BYTES: u64 = 64 << 10;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const A_WHILE: Duration = Duration::from_millis(600);
+
+    /// The thread, on an engine that holds one region.
+    struct Running {
+        jobs: Sender<RegionJob>,
+        answers: MailReceiver<ShardMail>,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    fn run(bytes_per_second: u64) -> Running {
+        let kv = MemEngine::new(EngineKind::Kv);
+        let region = Region {
+            id: REGION,
+            region_epoch: Some(RegionEpoch::default()),
+            peers: vec![Peer::default()],
+            ..Region::default()
+        };
+        let state = RegionLocalState {
+            region: Some(region),
+            ..RegionLocalState::default()
+        };
+        let apply = RaftApplyState {
+            applied_index: 9,
+            applied_term: 6,
+            ..RaftApplyState::default()
+        };
+        let mut batch = WriteBatch::new();
+        write_region_state(&mut batch, &state);
+        write_apply_state(&mut batch, REGION, &apply);
+        for key in 0..8 {
+            let value = vec![7; REGION_BYTES as usize / 8];
+            batch.put(Cf::Raw, keys::data_key(&[key]), value);
+        }
+        kv.write(&batch, Durability::Unsynced).unwrap();
+        let snapshots = SnapshotManager::open(MemFiles::new(), 1 << 30).unwrap();
+        let directory = Arc::new(DirectoryCell::default());
+        let worker = RegionWorker::new(&StoreOptions::default(), kv, snapshots, directory);
+        let (jobs, taken) = unbounded();
+        let (inbox, answers) = Inbox::new(16);
+        let thread = std::thread::spawn(move || {
+            let (metrics, logger) = (StoreMetrics::default(), Logger::root(Discard, o!()));
+            let pace = Pace::new(bytes_per_second);
+            run_region_worker(worker, pace, &taken, &[inbox], &metrics, &logger);
+        });
+        Running {
+            jobs,
+            answers,
+            thread,
+        }
+    }
+
+    impl Running {
+        fn make(&self) {
+            let job = RegionJob::Generate { region_id: REGION };
+            self.jobs.send(job).unwrap();
+        }
+
+        fn check(&self) {
+            let job = RegionJob::CheckGenerated {
+                region_id: REGION,
+                meta: Box::new(SnapshotMeta::default()),
+            };
+            self.jobs.send(job).unwrap();
+        }
+
+        fn clear(&self) {
+            let region = Region {
+                id: REGION + 1,
+                start_key: vec![1].into(),
+                end_key: vec![2].into(),
+                ..Region::default()
+            };
+            self.jobs.send(RegionJob::Clear { region }).unwrap();
+        }
+
+        /// Jobs that were answered within a time, or as many as are waited for.
+        fn answered(&self, wanted: usize, time: Duration) -> usize {
+            let (began, mut mails) = (Instant::now(), Vec::new());
+            while mails.len() < wanted && began.elapsed() < time {
+                self.answers.take(&mut mails);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            mails.len()
+        }
+
+        fn stop(self) {
+            drop(self.jobs);
+            self.thread.join().unwrap();
+        }
+    }
+
+    /// At this rate the region's snapshot would take minutes.
+    #[test]
+    fn snapshot_is_made_at_the_rate_and_holds_up_neither_checks_nor_the_end() {
+        let running = run(REGION_BYTES / 256);
+        running.make();
+        assert_eq!(running.answered(1, A_WHILE), 0);
+        running.check();
+        assert_eq!(running.answered(1, PATIENCE), 1, "the check alone");
+        assert_eq!(running.answered(1, A_WHILE), 0, "the rate holds behind it");
+        running.stop();
+    }
+
+    #[test]
+    fn snapshot_for_which_another_job_waits_is_made_at_once() {
+        let running = run(REGION_BYTES / 256);
+        running.make();
+        assert_eq!(running.answered(1, A_WHILE), 0);
+        running.clear();
+        assert_eq!(running.answered(2, PATIENCE), 2);
+        // The rate holds again for the next one.
+        running.make();
+        assert_eq!(running.answered(1, A_WHILE), 0);
+        running.stop();
+    }
+
+    #[test]
+    fn snapshot_without_a_rate_is_made_at_once() {
+        let running = run(0);
+        running.make();
+        assert_eq!(running.answered(1, PATIENCE), 1);
+        running.stop();
+    }
 
     /// Pieces of so many bytes that are read in a second, each in a millisecond.
     fn pieces(mut pace: Pace, bytes: u64) -> u64 {
@@ -201,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_are_made_at_the_rate() {
+    fn pieces_wait_by_what_was_read() {
         // A second, and the burst of an idle bucket.
         let made = pieces(Pace::new(100 * MIB), MIB);
         assert!((100..=112).contains(&made), "{made}");
@@ -210,6 +365,15 @@ mod tests {
         assert_eq!(pieces(Pace::new(0), MIB), 1000, "no limit");
         // Installs, clears, and the parts of a region without keys.
         assert_eq!(pieces(Pace::new(100 * MIB), 0), 1000, "nothing was read");
+    }
+
+    #[test]
+    fn pieces_are_small_where_little_is_allowed() {
+        let budget = |rate| Pace::new(rate).budget_bytes as u64;
+        assert_eq!(budget(0), MIB);
+        assert_eq!(budget(u64::MAX), MIB);
+        assert_eq!(budget(MIB), MIB / 10);
+        assert_eq!(budget(1), BUDGET_BYTES_LEAST);
     }
 
     #[test]

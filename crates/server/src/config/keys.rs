@@ -261,8 +261,8 @@ settings! {
         chunk_size: Size = "snapshot.chunk-size", "1MiB", "4KiB" ..= "1MiB";
         /// Snapshots that this node sends at one time, and as many that it receives.
         max_concurrent: u64 = "snapshot.max-concurrent", "8", "1" ..= "1024";
-        /// Bytes a second that all snapshots together are sent with, and as many with which they
-        /// are made; 0B is no limit.
+        /// Bytes a second that all snapshots together are sent with; they are made at no more
+        /// than four times as many, unless other work waits for that. 0B is no limit.
         rate_limit: Size = "snapshot.rate-limit", "100MiB", "0B" ..= "1024GiB";
         /// A snapshot of which nothing new arrives for so long is given up; its region
         /// tries again when it still needs one.
