@@ -21,7 +21,7 @@ pub enum RegionJob {
         region_id: u64,
     },
     /// Look whether a snapshot that was made is here still, undamaged as far as is known. It
-    /// goes before jobs that wait.
+    /// goes before all others.
     CheckGenerated {
         /// The region.
         region_id: u64,

@@ -197,6 +197,7 @@ impl<E: SnapshotEngine> RegionWorker<E> {
         budget_bytes: usize,
     ) -> Result<Option<JobDone>, WorkerFault> {
         self.collect_files(now)?;
+        // It changes nothing, and who asks would wait for all of a large snapshot.
         if self.has_check()
             && let Some(check) = self.queue.pop_front()
         {

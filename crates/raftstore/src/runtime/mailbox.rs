@@ -118,6 +118,19 @@ impl<T> Drop for MailSender<T> {
     }
 }
 
+#[cfg(test)]
+impl<T> MailReceiver<T> {
+    /// What has come within a time, or as much as is waited for.
+    pub fn take_within(&self, wanted: usize, time: std::time::Duration) -> Vec<T> {
+        let (began, mut mails) = (std::time::Instant::now(), Vec::new());
+        while mails.len() < wanted && began.elapsed() < time {
+            self.take(&mut mails);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        mails
+    }
+}
+
 impl<T> MailReceiver<T> {
     /// Appends all that waits to `mails`; nothing if nothing does.
     pub fn take(&self, mails: &mut impl Extend<T>) {

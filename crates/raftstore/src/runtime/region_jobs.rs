@@ -21,11 +21,12 @@ use crate::metrics::StoreMetrics;
 use crate::region_worker::{CurrentJob, RegionWorker};
 use crate::snapshot_transfer::RateLimit;
 
-/// Bytes of keys and values that the region worker reads in one piece of work, at most and, where
-/// little is allowed in a second, at least.
+/// Most bytes of keys and values that the region worker reads in one piece of work.
 const BUDGET_BYTES_MOST: u64 = 1 << 20;
+/// As many it reads where little is allowed in a second: smaller pieces would cost more than they
+/// read.
 const BUDGET_BYTES_LEAST: u64 = 16 << 10;
-/// Pieces that are done in a second at least, within these bounds.
+/// Pieces in which a second's bytes are read at least, within these bounds.
 const PIECES_PER_SECOND: u64 = 10;
 /// How often the region worker looks for files to collect, and for work to try again.
 const WORKER_WAIT: Duration = Duration::from_millis(200);
@@ -194,7 +195,6 @@ fn begun(job: CurrentJob) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Instant;
 
     use crossbeam::channel::{Sender, unbounded};
     use slog::{Discard, o};
@@ -295,12 +295,7 @@ mod tests {
 
         /// Jobs that were answered within a time, or as many as are waited for.
         fn answered(&self, wanted: usize, time: Duration) -> usize {
-            let (began, mut mails) = (Instant::now(), Vec::new());
-            while mails.len() < wanted && began.elapsed() < time {
-                self.answers.take(&mut mails);
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            mails.len()
+            self.answers.take_within(wanted, time).len()
         }
 
         fn stop(self) {
