@@ -22,6 +22,9 @@ pub const DEADLINE: Duration = Duration::from_secs(2);
 const ACCEPTED_MAX: Duration = Duration::from_secs(1);
 /// How long small writes may stand still beside a largest one, likewise.
 const STALL_MAX: Duration = Duration::from_millis(200);
+/// Times that this is tried: a machine that others use pauses now and then, and what is wrong
+/// with a node shows each time.
+const STALL_ROUNDS: usize = 3;
 /// Resident memory of a node with small values.
 pub const MEMORY_MAX: u64 = 150 << 20;
 /// Clients in front of which the pace of the disk shows.
@@ -30,9 +33,11 @@ const CLOSED_CLIENTS: usize = 128;
 const SYSTEM_REGION: u64 = 1;
 /// How much is offered of what is served.
 const OFFERED_TIMES: f64 = 3.0;
+/// For how long.
+const OFFERED_TIME: Duration = Duration::from_secs(6);
 
 /// Three nodes whose logs are slow to sync.
-fn slow_disks() -> ClusterOptions {
+pub fn slow_disks() -> ClusterOptions {
     let mut environment = SyncShim::build().slow_environment(SLOW_SYNC);
     for (key, value) in [
         ("STRATA_RAFT_MAX_INFLIGHT_MESSAGES", "1"),
@@ -105,12 +110,11 @@ pub fn assert_memory(cluster: &mut Cluster, bytes_max: u64) -> u64 {
     most >> 20
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn overload_excess_is_refused_and_what_is_accepted_is_in_time() {
-    let mut cluster = Cluster::start_with(slow_disks()).await;
-    let puts = direct_puts(&cluster, b"overload", 8).await;
-    let idle = closed(&puts, 1, 2).await;
-    let served = closed(&puts, CLOSED_CLIENTS, 4).await;
+/// Offers three times what `puts` show to be served, and asserts what must hold meanwhile and
+/// afterwards. No node may have more than `memory_max` resident bytes.
+pub async fn assert_excess_is_refused(cluster: &mut Cluster, puts: &DirectPuts, memory_max: u64) {
+    let idle = closed(puts, 1, 2).await;
+    let served = closed(puts, CLOSED_CLIENTS, 4).await;
     println!("idle: {}", idle.summary());
     println!("served: {}", served.summary());
     assert!(
@@ -119,19 +123,19 @@ async fn overload_excess_is_refused_and_what_is_accepted_is_in_time() {
         served.other
     );
 
-    let before = terms(&cluster).await;
+    let before = terms(cluster).await;
     let load = puts.clone();
     let rate = OFFERED_TIMES * served.rate();
-    let offered = open_loop(rate, Duration::from_secs(6), move |number| load.put(number)).await;
-    let after = closed(&puts, 1, 2).await;
-    let memory = assert_memory(&mut cluster, MEMORY_MAX);
+    let offered = open_loop(rate, OFFERED_TIME, move |number| load.put(number)).await;
+    let after = closed(puts, 1, 2).await;
+    let memory = assert_memory(cluster, memory_max);
     println!("offered {rate:.0} a second: {}", offered.summary());
     println!(
         "afterwards: {}; at most {memory} MiB a node",
         after.summary()
     );
 
-    assert_eq!(before, terms(&cluster).await, "somebody was elected");
+    assert_eq!(before, terms(cluster).await, "somebody was elected");
     assert_eq!((&offered.other, offered.unsent), (&BTreeMap::new(), 0));
     // A third is served, the rest refused; the bounds leave room for a machine whose pace
     // changes on the way.
@@ -141,11 +145,12 @@ async fn overload_excess_is_refused_and_what_is_accepted_is_in_time() {
         offered.acknowledged.len() * 8 >= all,
         "too few are acknowledged"
     );
+    // Where the machine is quiet the second figure is the smaller one.
     let usual = percentile(&served.acknowledged, 0.99);
     let accepted = percentile(&offered.acknowledged, 0.99);
     assert!(
-        accepted <= ACCEPTED_MAX.max(usual * 8),
-        "an accepted write takes {accepted:?}"
+        accepted <= ACCEPTED_MAX.max(usual * 4),
+        "an accepted write takes {accepted:?}, usual is {usual:?}"
     );
     let refused = percentile(&offered.busy, 0.99);
     assert!(refused <= DEADLINE, "a refusal takes {refused:?}");
@@ -164,17 +169,24 @@ async fn overload_excess_is_refused_and_what_is_accepted_is_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn overload_largest_value_beside_small_clients() {
+async fn overload_excess_is_refused_and_what_is_accepted_is_in_time() {
+    let mut cluster = Cluster::start_with(slow_disks()).await;
+    let puts = direct_puts(&cluster, b"overload", 8).await;
+    assert_excess_is_refused(&mut cluster, &puts, MEMORY_MAX).await;
+}
+
+/// What small writes took at most beside largest ones, and what they may: both without the
+/// other, and half as much again for what the machine does.
+async fn stall_of_small_clients(cluster: &mut Cluster) -> (Duration, Duration) {
     const SMALL_CLIENTS: usize = 255;
     const SECONDS: u64 = 3;
-    let mut cluster = Cluster::start().await;
-    let puts = direct_puts(&cluster, b"large", 8).await;
+    let puts = direct_puts(cluster, b"large", 8).await;
     closed(&puts, SMALL_CLIENTS, 1).await;
     let usual = closed(&puts, SMALL_CLIENTS, SECONDS).await;
     println!("alone: {}", usual.summary());
 
     let large = DirectPuts {
-        connections: direct_puts(&cluster, b"large", 1).await.connections,
+        connections: direct_puts(cluster, b"large", 1).await.connections,
         prefix: Bytes::from_static(b"large-one"),
         // Room for the entry around it.
         value: Bytes::from(vec![b'L'; (8 << 20) - 1024]),
@@ -182,7 +194,7 @@ async fn overload_largest_value_beside_small_clients() {
     };
     let large_alone = closed(&large, 1, 1).await;
     println!("large alone: {}", large_alone.summary());
-    let before = terms(&cluster).await;
+    let before = terms(cluster).await;
     let large = tokio::spawn(async move {
         let begun = Instant::now();
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -197,13 +209,13 @@ async fn overload_largest_value_beside_small_clients() {
     });
     let beside = closed(&puts, SMALL_CLIENTS, SECONDS).await;
     let large = large.await.unwrap();
-    let memory = assert_memory(&mut cluster, 3 * MEMORY_MAX);
+    let memory = assert_memory(cluster, 3 * MEMORY_MAX);
     println!(
         "beside: {}; large: {large:?}; at most {memory} MiB a node",
         beside.summary()
     );
 
-    assert_eq!(before, terms(&cluster).await, "somebody was elected");
+    assert_eq!(before, terms(cluster).await, "somebody was elected");
     for (answer, _) in &large {
         assert_eq!(*answer, strata_tests::CallAnswer::Acknowledged);
     }
@@ -214,9 +226,20 @@ async fn overload_largest_value_beside_small_clients() {
     );
     // The nodes share this machine's disk and processor, which write the value three times.
     let alone = percentile(&usual.acknowledged, 1.0) + percentile(&large_alone.acknowledged, 1.0);
-    let stall = percentile(&beside.acknowledged, 1.0);
-    assert!(
-        stall <= STALL_MAX + alone * 3,
-        "stalled for {stall:?}, alone {alone:?}"
-    );
+    let bound = STALL_MAX.max(alone * 3 / 2);
+    (percentile(&beside.acknowledged, 1.0), bound)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overload_largest_value_beside_small_clients() {
+    let mut cluster = Cluster::start().await;
+    let mut rounds = Vec::new();
+    for _ in 0..STALL_ROUNDS {
+        let (stall, bound) = stall_of_small_clients(&mut cluster).await;
+        rounds.push((stall, bound));
+        if stall <= bound {
+            return;
+        }
+    }
+    panic!("small writes stood still, and might have for: {rounds:?}");
 }

@@ -1,7 +1,10 @@
-//! Thousands of clients, each with a connection of its own.
+//! Thousands of clients, each with a connection of its own: what they ask for is served while it
+//! is little, and where it is more than the disks of the logs can take the excess is refused.
 
 use crate::direct::place;
-use crate::overload::{DEADLINE, MEMORY_MAX, assert_memory, terms};
+use crate::overload::{
+    DEADLINE, MEMORY_MAX, assert_excess_is_refused, assert_memory, slow_disks, terms,
+};
 use bytes::Bytes;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
@@ -17,7 +20,7 @@ const OTHER_DESCRIPTORS: u64 = 4_096;
 const CONNECTING_MAX: usize = 64;
 /// Resident memory of a node for each connection.
 const CONNECTION_MEMORY_MAX: u64 = 48 << 10;
-/// Calls a second of all clients together.
+/// Calls a second of all clients together that are not too many.
 const RATE: f64 = 500.0;
 
 /// Raises the limit of open descriptors, for this process and the nodes that it starts, and
@@ -49,10 +52,10 @@ async fn connect(address: &str, clients: usize) -> Vec<TikvClient<Channel>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn overload_five_thousand_clients_are_served_within_the_memory() {
+async fn overload_five_thousand_clients_are_served_and_their_excess_is_refused() {
     let clients = clients_that_fit();
     assert!(clients >= 100, "too few descriptors to show anything");
-    let mut cluster = Cluster::start().await;
+    let mut cluster = Cluster::start_with(slow_disks()).await;
     let client = cluster.client().await;
     let place = place(&cluster, &client, b"many").await;
     let puts = DirectPuts {
@@ -82,4 +85,5 @@ async fn overload_five_thousand_clients_are_served_within_the_memory() {
         answers.other
     );
     assert_eq!(answers.acknowledged.len(), 2 * clients);
+    assert_excess_is_refused(&mut cluster, &puts, bytes_max).await;
 }
