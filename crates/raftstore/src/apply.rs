@@ -130,7 +130,8 @@ pub(crate) struct ApplyPeer {
 /// Applies the entries of the regions that belong to it.
 pub struct ApplyShard {
     store_id: u64,
-    peers: BTreeMap<u64, ApplyPeer>,
+    /// Boxed: a search goes over keys that lie close together.
+    peers: BTreeMap<u64, Box<ApplyPeer>>,
     system: Arc<dyn SystemStateMachine>,
     metrics: Arc<StoreMetrics>,
     max_batch_bytes: usize,
@@ -162,7 +163,7 @@ impl ApplyShard {
             sessions: SessionTable::default(),
             removed: false,
         };
-        self.peers.insert(peer.region.id, peer);
+        self.peers.insert(peer.region.id, Box::new(peer));
     }
 
     /// Executes tasks into one batch, at least an entry and as many as it has room for.

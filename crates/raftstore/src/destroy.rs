@@ -135,7 +135,11 @@ impl<E: Engine> Shard<E> {
     /// Step 1 and the order for step 2, for every peer doomed since the last flush.
     pub(crate) fn begin_destroys(&mut self, now: crate::time::Now) {
         for region_id in std::mem::take(&mut self.out.doomed) {
-            if self.peers.get(&region_id).is_some_and(Peer::is_installing) {
+            if self
+                .peers
+                .get(&region_id)
+                .is_some_and(|peer| peer.is_installing())
+            {
                 // The install would write Normal over the tombstone: it ends first.
                 self.out.doomed.push(region_id);
                 continue;
@@ -143,7 +147,6 @@ impl<E: Engine> Shard<E> {
             let Some(peer) = self.peers.remove(&region_id) else {
                 continue;
             };
-            self.dirty.remove(&region_id);
             let mut context = StepContext {
                 now,
                 store_id: self.store_id,

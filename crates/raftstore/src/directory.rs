@@ -159,17 +159,21 @@ impl PeerView {
             self.leader.store(numbers.leader, Ordering::SeqCst);
         }
         let set = |target: &AtomicU64, value: u64| target.store(value, Ordering::Relaxed);
+        // Only this shard stores here, and an ordered store waits for all before it.
+        let set_ordered = |target: &AtomicU64, value: u64| {
+            if target.load(Ordering::Relaxed) != value {
+                target.store(value, Ordering::SeqCst);
+            }
+        };
         // Before a message that carries the commit index leaves; see `is_applied_to_commit`.
-        self.committed.store(numbers.committed, Ordering::SeqCst);
-        self.applied.store(numbers.applied, Ordering::SeqCst);
+        set_ordered(&self.committed, numbers.committed);
+        set_ordered(&self.applied, numbers.applied);
         set(&self.first, numbers.first);
         set(&self.last, numbers.last);
         set(&self.truncated, numbers.truncated);
         set(&self.truncated_term, numbers.truncated_term);
         set(&self.clock_ms, numbers.clock_ms);
-        if lease != self.lease_until.load(Ordering::Relaxed) {
-            self.lease_until.store(lease, Ordering::SeqCst);
-        }
+        set_ordered(&self.lease_until, lease);
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) const MAX_COMMITTED_BYTES_PER_READY: u64 = 1 << 20;
 pub struct Peer<E: Engine> {
     /// Ticks that need not come here.
     pub(crate) rest: Rest,
+    /// An event has come here since it was last collected.
+    pub(crate) touched: bool,
     pub(crate) region: Arc<Region>,
     pub(crate) peer: metapb::Peer,
     pub(crate) raft: RawNode<PeerStorage<E>>,
@@ -147,6 +149,7 @@ impl<E: Engine> Peer<E> {
             u128::from(options.seed) << 64 | now.monotonic.as_nanos() & u128::from(u64::MAX);
         let this = Peer {
             rest: Rest::awake(0),
+            touched: false,
             peer,
             raft,
             view,

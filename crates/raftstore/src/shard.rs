@@ -18,7 +18,7 @@
 //! Elsewhere: what gathers until a flush (`outbox`), what a peer does with an event (`peer`, `replicate`, `propose`, `read_index`,
 //! `transfer`, `heartbeat`), the threads (`runtime`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use strata_proto::metapb::{self, Region};
@@ -189,13 +189,14 @@ pub struct Shard<E: Engine> {
     pub(crate) metrics: Arc<StoreMetrics>,
     admitted: bool,
     disk_nearly_full: bool,
-    pub(crate) peers: BTreeMap<u64, Peer<E>>,
+    /// Boxed: a search goes over keys that lie close together.
+    pub(crate) peers: BTreeMap<u64, Box<Peer<E>>>,
     /// Peers on their way out, by region; none of these is in `peers`.
     pub(crate) destroying: BTreeMap<u64, Destroying>,
     /// Messages for unknown regions that the store FSM has not judged yet.
     pub(crate) unknown_out: usize,
-    /// Peers that an event has touched since the last flush.
-    pub(crate) dirty: BTreeSet<u64>,
+    /// Regions whose peers an event has touched since the last flush, each once.
+    dirty: Vec<u64>,
     /// Ticks so far.
     ticks: u64,
     pub(crate) out: Outbox,
@@ -227,7 +228,7 @@ impl<E: Engine> Shard<E> {
             peers: BTreeMap::new(),
             destroying: BTreeMap::new(),
             unknown_out: 0,
-            dirty: BTreeSet::new(),
+            dirty: Vec::new(),
             ticks: 0,
             out: Outbox::default(),
             log: LogLane::default(),
@@ -239,14 +240,15 @@ impl<E: Engine> Shard<E> {
     pub fn add_peer(&mut self, mut peer: Peer<E>) {
         let job = peer.install.as_ref().map(|i| i.job(peer.region_id()));
         self.out.jobs.extend(job);
-        self.dirty.insert(peer.region_id());
         peer.rest = Rest::awake(self.ticks);
-        self.peers.insert(peer.region_id(), peer);
+        peer.touched = true;
+        self.dirty.push(peer.region_id());
+        self.peers.insert(peer.region_id(), Box::new(peer));
     }
 
     /// The peers, in the order of their regions.
     pub fn peers(&self) -> impl Iterator<Item = &Peer<E>> {
-        self.peers.values()
+        self.peers.values().map(Box::as_ref)
     }
 
     /// Takes an event. Its effects come with the next flush.
@@ -306,16 +308,20 @@ impl<E: Engine> Shard<E> {
     /// Returns what is to be done since the last flush.
     pub fn flush(&mut self, now: Now) -> Vec<ShardAction> {
         let (ticks, admitted) = (self.ticks, self.admitted);
-        for region_id in std::mem::take(&mut self.dirty) {
-            self.step(now, region_id, |peer, context| {
-                peer.collect(context);
-                if admitted {
-                    peer.settle(context.options, ticks);
-                }
-            });
-            // Stepping marks the peer as touched; it has just been collected.
-            self.dirty.remove(&region_id);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        for region_id in dirty.drain(..) {
+            let Some((peer, mut context)) = self.peer_of(now, region_id) else {
+                continue;
+            };
+            peer.collect(&mut context);
+            if admitted {
+                peer.settle(context.options, ticks);
+            }
+            peer.touched = false;
         }
+        // Its room serves again; nothing has been touched meanwhile.
+        self.dirty = dirty;
         self.begin_destroys(now);
         let mut actions = Vec::new();
         self.emit_messages(&mut actions);
@@ -347,8 +353,24 @@ impl<E: Engine> Shard<E> {
             || !self.dirty.is_empty()
             || readys.any(|(region_id, _)| {
                 let peer = self.peers.get(region_id);
-                peer.is_none_or(Peer::waits_for_sync)
+                peer.is_none_or(|peer| peer.waits_for_sync())
             })
+    }
+
+    /// A peer, woken, with the context of a step.
+    fn peer_of(&mut self, now: Now, region_id: u64) -> Option<(&mut Peer<E>, StepContext<'_>)> {
+        let peer = self.peers.get_mut(&region_id)?;
+        peer.wake(self.ticks);
+        let context = StepContext {
+            now,
+            store_id: self.store_id,
+            shard: self.index,
+            disk_nearly_full: self.disk_nearly_full,
+            options: &self.options,
+            metrics: &self.metrics,
+            out: &mut self.out,
+        };
+        Some((peer, context))
     }
 
     /// Runs `action` on a peer with the context of a step, and marks the peer as touched.
@@ -359,22 +381,26 @@ impl<E: Engine> Shard<E> {
         region_id: u64,
         action: impl FnOnce(&mut Peer<E>, &mut StepContext<'_>),
     ) -> bool {
-        let Some(peer) = self.peers.get_mut(&region_id) else {
-            return false;
+        let action = |peer: &mut Peer<E>, context: &mut StepContext<'_>, ()| action(peer, context);
+        self.step_with(now, region_id, (), action).is_ok()
+    }
+
+    /// The same with what `action` takes over, which comes back if there is no such peer.
+    fn step_with<T>(
+        &mut self,
+        now: Now,
+        region_id: u64,
+        taken: T,
+        action: impl FnOnce(&mut Peer<E>, &mut StepContext<'_>, T),
+    ) -> Result<(), T> {
+        let Some((peer, mut context)) = self.peer_of(now, region_id) else {
+            return Err(taken);
         };
-        peer.wake(self.ticks);
-        let mut context = StepContext {
-            now,
-            store_id: self.store_id,
-            shard: self.index,
-            disk_nearly_full: self.disk_nearly_full,
-            options: &self.options,
-            metrics: &self.metrics,
-            out: &mut self.out,
-        };
-        action(peer, &mut context);
-        self.dirty.insert(region_id);
-        true
+        action(peer, &mut context, taken);
+        if !std::mem::replace(&mut peer.touched, true) {
+            self.dirty.push(region_id);
+        }
+        Ok(())
     }
 
     fn on_message(&mut self, now: Now, message: RaftMessage) {
@@ -384,40 +410,38 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let region_id = message.region_id;
-        if !self.peers.contains_key(&region_id) {
-            self.on_unknown_region(message);
-            return;
-        }
-        self.step(now, region_id, |peer, context| {
-            peer.on_raft_message(context, message)
+        let stepped = self.step_with(now, region_id, message, |peer, context, message| {
+            peer.on_raft_message(context, message);
         });
+        if let Err(message) = stepped {
+            self.on_unknown_region(message);
+        }
     }
 
     fn on_request(&mut self, now: Now, mut pending: PendingRequest) {
         pending.taken = now.monotonic;
         let region_id = pending.request.header.region_id;
-        if !self.peers.contains_key(&region_id) {
-            self.out
-                .replies
-                .push((pending.reply, Err(Error::RegionNotFound { region_id })));
-            return;
-        }
-        self.step(now, region_id, |peer, context| {
-            peer.on_request(context, pending)
+        let stepped = self.step_with(now, region_id, pending, |peer, context, pending| {
+            peer.on_request(context, pending);
         });
+        if let Err(pending) = stepped {
+            self.refuse_unknown(pending.reply, region_id);
+        }
     }
 
     fn on_clock_wanted(&mut self, now: Now, read: ReadTask) {
         let region_id = read.region.id;
-        if !self.peers.contains_key(&region_id) {
-            self.out
-                .replies
-                .push((read.reply, Err(Error::RegionNotFound { region_id })));
-            return;
-        }
-        self.step(now, region_id, |peer, context| {
-            peer.on_clock_wanted(context, read)
+        let stepped = self.step_with(now, region_id, read, |peer, context, read| {
+            peer.on_clock_wanted(context, read);
         });
+        if let Err(read) = stepped {
+            self.refuse_unknown(read.reply, region_id);
+        }
+    }
+
+    fn refuse_unknown(&mut self, reply: Reply, region_id: u64) {
+        let error = Error::RegionNotFound { region_id };
+        self.out.replies.push((reply, Err(error)));
     }
 
     fn on_tick(&mut self, now: Now) {
@@ -431,7 +455,7 @@ impl<E: Engine> Shard<E> {
             metrics: &self.metrics,
             out: &mut self.out,
         };
-        for (region_id, peer) in &mut self.peers {
+        for peer in self.peers.values_mut() {
             if self.options.rest && peer.rest.covers(self.ticks, now.monotonic) {
                 continue;
             }
@@ -440,7 +464,9 @@ impl<E: Engine> Shard<E> {
             let due = peer.on_tick(&mut context, self.admitted);
             peer.rest = Rest::awake(self.ticks);
             if due {
-                self.dirty.insert(*region_id);
+                if !std::mem::replace(&mut peer.touched, true) {
+                    self.dirty.push(peer.region_id());
+                }
             } else if self.admitted {
                 peer.settle(context.options, self.ticks);
             }
@@ -477,11 +503,10 @@ impl<E: Engine> Shard<E> {
         *in_flight -= batches;
         for applied in regions {
             let region_id = applied.region_id;
-            if self.peers.contains_key(&region_id) {
-                self.step(now, region_id, |peer, context| {
-                    peer.on_applied(context, applied)
-                });
-            } else if applied.changes.contains(&RegionChange::Destroyed) {
+            let stepped = self.step_with(now, region_id, applied, |peer, context, applied| {
+                peer.on_applied(context, applied);
+            });
+            if stepped.is_err_and(|left| left.changes.contains(&RegionChange::Destroyed)) {
                 self.on_tombstone_synced(region_id);
             }
         }

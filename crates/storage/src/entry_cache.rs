@@ -16,6 +16,9 @@ use strata_raft::entry_bytes;
 
 pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
+    /// Index of the first of `entries`, if there is one: asked for with every entry, it must not
+    /// be a look into memory that is long out of the processor's caches.
+    first: Option<u64>,
     /// Sum of `entry_bytes` over `entries`.
     bytes: u64,
     /// Beyond it the oldest persisted entries are evicted.
@@ -26,6 +29,7 @@ impl EntryCache {
     pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
             entries: VecDeque::new(),
+            first: None,
             bytes: 0,
             bytes_max,
         }
@@ -33,7 +37,12 @@ impl EntryCache {
 
     /// Index of the first cached entry; `None` if the cache is empty.
     pub(crate) fn first_index(&self) -> Option<u64> {
-        self.entries.front().map(|entry| entry.index)
+        self.first
+    }
+
+    /// Index behind the last cached entry.
+    fn end(&self) -> Option<u64> {
+        Some(self.first? + self.entries.len() as u64)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -64,13 +73,15 @@ impl EntryCache {
         let Some(first_new) = new.first().map(|entry| entry.index) else {
             return;
         };
-        while self.entries.back().is_some_and(|e| e.index >= first_new) {
-            let entry = self.entries.pop_back().expect("back was there");
+        while self.end().is_some_and(|end| end > first_new) {
+            let entry = self.entries.pop_back().expect("entries end behind a first");
             self.bytes -= entry_bytes(&entry);
+            if self.entries.is_empty() {
+                self.first = None;
+            }
         }
-        if let Some(last) = self.entries.back() {
-            assert_eq!(last.index + 1, first_new, "hole in the entry cache");
-        }
+        let end = *self.first.get_or_insert(first_new) + self.entries.len() as u64;
+        assert_eq!(end, first_new, "hole in the entry cache");
         for entry in new {
             self.bytes += entry_bytes(entry);
             self.entries.push_back(entry.clone());
@@ -80,6 +91,7 @@ impl EntryCache {
     /// Drops everything: a snapshot takes the place of the log.
     pub(crate) fn clear(&mut self) {
         self.entries = VecDeque::new();
+        self.first = None;
         self.bytes = 0;
     }
 
@@ -108,6 +120,7 @@ impl EntryCache {
     fn pop_front(&mut self) {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes -= entry_bytes(&entry);
+            self.first = (!self.entries.is_empty()).then_some(entry.index + 1);
         }
         // A cache that was large once must not keep the room for ever.
         if self.entries.capacity() > 1024 && self.entries.len() < self.entries.capacity() / 4 {

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::form::{RECORD_HEADER_BYTES, StoredChange, StoredChanges, Unparsed};
 use crate::keys;
@@ -88,12 +89,78 @@ pub(super) struct Wanted {
     pub bytes: u64,
 }
 
+/// The key of a record, in place for all that the store writes: a search follows no pointers.
+type RecordKey = SmallVec<[u8; 24]>;
+
+/// Where the entries of a region lie.
+#[derive(Clone, Debug, Default)]
+struct Entries {
+    /// Index of the last of `places`, so that most appends need not look at it.
+    last: Option<u64>,
+    /// Ascending by index.
+    places: VecDeque<(u64, Place)>,
+}
+
+impl Entries {
+    /// Puts an entry's place in; returns the one that it had before.
+    fn put(&mut self, index: u64, place: Place) -> Option<Place> {
+        if self.last.is_none_or(|last| last < index) {
+            self.places.push_back((index, place));
+            self.last = Some(index);
+            return None;
+        }
+        match self.places.binary_search_by_key(&index, |(at, _)| *at) {
+            Ok(found) => Some(std::mem::replace(&mut self.places[found].1, place)),
+            Err(missing) => {
+                self.places.insert(missing, (index, place));
+                None
+            }
+        }
+    }
+
+    /// Positions of the entries with indexes in `[low, high)`; without `high` to the end.
+    fn positions(&self, low: u64, high: Option<u64>) -> std::ops::Range<usize> {
+        let from = self.places.partition_point(|(index, _)| *index < low);
+        let to = match high {
+            None => self.places.len(),
+            Some(high) => self.places.partition_point(|(index, _)| *index < high),
+        };
+        from..to.max(from)
+    }
+
+    /// Removes the entries with indexes in `[low, high)`; returns where they lay.
+    fn remove(&mut self, low: u64, high: Option<u64>) -> Vec<Place> {
+        let gone = self.places.drain(self.positions(low, high));
+        let gone = gone.map(|(_, place)| place).collect();
+        self.last = self.places.back().map(|(index, _)| *index);
+        if self.places.capacity() > ROOM_MAX * self.places.len().max(ROOM_MIN) {
+            // A log that was long once does not keep its room.
+            self.places.shrink_to(2 * self.places.len());
+        }
+        gone
+    }
+
+    fn get(&self, index: u64) -> Option<Place> {
+        // Most logs have no holes.
+        let guess = index.checked_sub(self.places.front()?.0)?;
+        match self.places.get(usize::try_from(guess).ok()?) {
+            Some((at, place)) if *at == index => Some(*place),
+            _ => {
+                let found = self
+                    .places
+                    .binary_search_by_key(&index, |(at, _)| *at)
+                    .ok()?;
+                Some(self.places[found].1)
+            }
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    /// Entries by region, ascending by index.
-    regions: BTreeMap<u64, VecDeque<(u64, Place)>>,
-    records: BTreeMap<Bytes, (Place, Bytes)>,
+    regions: BTreeMap<u64, Entries>,
+    records: BTreeMap<RecordKey, (Place, Bytes)>,
     /// By file; files of which nothing is wanted are absent.
     wanted: BTreeMap<u32, Wanted>,
     /// Sum over `wanted`.
@@ -131,14 +198,17 @@ impl Index {
     /// Puts a value that lies at `place`.
     pub fn put(&mut self, key: &[u8], value: &[u8], place: Place) {
         let before = match keys::parse_raft_log(key) {
-            Some((region_id, index)) => self.put_entry(region_id, index, place),
+            Some((region_id, index)) => {
+                let entries = self.regions.entry(region_id).or_default();
+                entries.put(index, place)
+            }
             None => {
                 // A copy: the value would keep the whole batch in memory.
                 let held = (place, Bytes::copy_from_slice(value));
                 match self.records.get_mut(key) {
                     Some(found) => Some(std::mem::replace(found, held).0),
                     None => {
-                        self.records.insert(Bytes::copy_from_slice(key), held);
+                        self.records.insert(RecordKey::from_slice(key), held);
                         None
                     }
                 }
@@ -151,21 +221,6 @@ impl Index {
         self.wanted_bytes += bytes;
         if let Some(before) = before {
             self.unwant(before);
-        }
-    }
-
-    fn put_entry(&mut self, region_id: u64, index: u64, place: Place) -> Option<Place> {
-        let entries = self.regions.entry(region_id).or_default();
-        if entries.back().is_none_or(|(last, _)| *last < index) {
-            entries.push_back((index, place));
-            return None;
-        }
-        match entries.binary_search_by_key(&index, |(at, _)| *at) {
-            Ok(found) => Some(std::mem::replace(&mut entries[found].1, place)),
-            Err(missing) => {
-                entries.insert(missing, (index, place));
-                None
-            }
         }
     }
 
@@ -190,7 +245,7 @@ impl Index {
         }
         let bounds = (Bound::Included(start), Bound::Excluded(end));
         let found = self.records.range::<[u8], _>(bounds);
-        let records: Vec<Bytes> = found.map(|(key, _)| key.clone()).collect();
+        let records: Vec<RecordKey> = found.map(|(key, _)| key.clone()).collect();
         for key in records {
             if let Some((place, _)) = self.records.remove(&key) {
                 self.unwant(place);
@@ -206,21 +261,9 @@ impl Index {
         let Some(entries) = self.regions.get_mut(&region_id) else {
             return Vec::new();
         };
-        let from = entries.partition_point(|(index, _)| *index < low);
-        let to = match high {
-            None => entries.len(),
-            Some(high) => entries.partition_point(|(index, _)| *index < high),
-        };
-        let gone = if from < to {
-            entries.drain(from..to).map(|(_, place)| place).collect()
-        } else {
-            Vec::new()
-        };
-        if entries.is_empty() {
+        let gone = entries.remove(low, high);
+        if entries.places.is_empty() {
             self.regions.remove(&region_id);
-        } else if entries.capacity() > ROOM_MAX * entries.len().max(ROOM_MIN) {
-            // A log that was long once does not keep its room.
-            entries.shrink_to(2 * entries.len());
         }
         gone
     }
@@ -257,16 +300,7 @@ impl Index {
     }
 
     fn entry(&self, region_id: u64, index: u64) -> Option<Place> {
-        let entries = self.regions.get(&region_id)?;
-        // Most logs have no holes.
-        let guess = index.checked_sub(entries.front()?.0)?;
-        match entries.get(usize::try_from(guess).ok()?) {
-            Some((at, place)) if *at == index => Some(*place),
-            _ => {
-                let found = entries.binary_search_by_key(&index, |(at, _)| *at).ok()?;
-                Some(entries[found].1)
-            }
-        }
+        self.regions.get(&region_id)?.get(index)
     }
 
     /// Everything in `[start, end)`, or from `start` on, in the order of keys.
@@ -279,35 +313,27 @@ impl Index {
             .records
             .range::<[u8], _>((Bound::Included(start), upper))
             .peekable();
+        let item = |(key, (_, value)): (&RecordKey, &(Place, Bytes))| {
+            let key = Key::Record(Bytes::copy_from_slice(key));
+            (key, Held::Record(value.clone()))
+        };
         let mut found = Vec::new();
         for (region_id, low, high) in self.parts(start, end) {
             let prefix = keys::raft_log_range(region_id).0;
-            while let Some((key, (_, value))) = records.next_if(|(key, _)| ***key < *prefix) {
-                found.push((Key::Record(key.clone()), Held::Record(value.clone())));
+            while let Some(record) = records.next_if(|(key, _)| ***key < *prefix) {
+                found.push(item(record));
             }
             let entries = &self.regions[&region_id];
-            let from = entries.partition_point(|(index, _)| *index < low);
-            let to = match high {
-                None => entries.len(),
-                Some(high) => entries.partition_point(|(index, _)| *index < high),
-            };
-            let mut at = from;
-            while at < to {
-                let (index, place) = entries[at];
+            for (index, place) in entries.places.range(entries.positions(low, high)) {
                 // No other key lies between two entries, unless it is longer than theirs.
-                while let Some((key, (_, value))) =
-                    records.next_if(|(key, _)| ***key < *keys::raft_log(region_id, index))
-                {
-                    found.push((Key::Record(key.clone()), Held::Record(value.clone())));
+                let key = keys::raft_log(region_id, *index);
+                while let Some(record) = records.next_if(|(at, _)| ***at < *key) {
+                    found.push(item(record));
                 }
-                found.push((Key::Entry(region_id, index), Held::Entry(place)));
-                at += 1;
+                found.push((Key::Entry(region_id, *index), Held::Entry(*place)));
             }
         }
-        found.extend(
-            records
-                .map(|(key, (_, value))| (Key::Record(key.clone()), Held::Record(value.clone()))),
-        );
+        found.extend(records.map(item));
         found
     }
 
