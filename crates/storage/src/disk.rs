@@ -15,7 +15,7 @@ use crate::engine::{
 use crate::expiry::ExpiryLookup;
 use crate::raft_log::{RaftLogEngine, RaftLogSnapshot};
 use crate::rocks::{
-    EngineOptions, OpenError, OpenWith, RocksEngine, RocksReader, RocksSnapshot, SstWriter,
+    EngineOptions, OpenError, OpenWith, RocksEngine, RocksReader, RocksSnapshot, SnapshotTable,
     check_raft_folder,
 };
 use crate::snapshot::{DiskFiles, SnapshotEngine, SnapshotError};
@@ -214,9 +214,9 @@ impl Engine for DiskEngine {
 
 impl SnapshotEngine for DiskEngine {
     type Files = DiskFiles;
-    type Writer = SstWriter;
+    type Writer = SnapshotTable;
 
-    fn table_writer(files: &DiskFiles, name: &str) -> Result<SstWriter, SnapshotError> {
+    fn table_writer(files: &DiskFiles, name: &str) -> Result<SnapshotTable, SnapshotError> {
         RocksEngine::table_writer(files, name)
     }
 

@@ -3,8 +3,9 @@
 //! [`options`] says how the two engines are tuned and refuses what would lose data, [`opening`]
 //! looks at a folder before RocksDB does, [`engine`] opens, writes and reads, [`snapshot`] reads
 //! an earlier moment, [`filter`] drops expired raw values in compaction, [`table`] writes and
-//! takes in the sorted tables of snapshots, [`reader`] opens without writing.
-//! RocksDB has threads of its own for flushes and compaction; nothing else here has.
+//! takes in the sorted tables of snapshots, [`table_thread`] has each written in a thread of its own,
+//! [`reader`] opens without writing. RocksDB has threads for flushes and compaction; nothing else
+//! here has.
 
 mod engine;
 mod filter;
@@ -13,6 +14,7 @@ mod options;
 mod reader;
 mod snapshot;
 mod table;
+mod table_thread;
 
 pub(crate) use engine::OpenWith;
 pub use engine::RocksEngine;
@@ -21,7 +23,7 @@ pub(crate) use opening::check_raft_folder;
 pub use options::{EngineOptions, OptionsError};
 pub use reader::RocksReader;
 pub use snapshot::RocksSnapshot;
-pub use table::SstWriter;
+pub use table::SnapshotTable;
 
 #[cfg(test)]
 mod tests;

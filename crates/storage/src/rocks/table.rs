@@ -1,7 +1,8 @@
 //! Sorted tables of RocksDB as files of a snapshot.
 //!
 //! Write   One table a file, without a bloom filter: the filter's builder would hold eight
-//!         bytes in memory for each key until the end. Compaction adds it later.
+//!         bytes in memory for each key until the end. Compaction adds it later. A thread of its
+//!         own compresses and writes (`table_thread`).
 //! Ingest  Through a second, hard-linked name that RocksDB moves away, so that the
 //!         snapshot keeps its file; by copy where the file system has no links.
 //!         RocksDB does not write into a table (its sequence number stands in the
@@ -13,12 +14,16 @@ use std::mem::ManuallyDrop;
 use rocksdb::{BlockBasedOptions, DBCompressionType, Options, SstFileWriter};
 
 use super::engine::{IngestError, RocksEngine};
+use super::table_thread::ThreadedWriter;
 use crate::engine::Cf;
 use crate::snapshot::{DiskFiles, FileStore, INGEST_ENDING, SnapshotEngine};
 use crate::snapshot::{SnapshotError, TableWriter};
 
 /// Bytes of a block before compression, as in the engine's own files.
 const BLOCK_BYTES: usize = 16 << 10;
+
+/// Writes one sorted table, in a thread of its own.
+pub type SnapshotTable = ThreadedWriter<SstWriter>;
 
 /// Writes one sorted table.
 pub struct SstWriter {
@@ -87,10 +92,10 @@ impl TableWriter for SstWriter {
 
 impl SnapshotEngine for RocksEngine {
     type Files = DiskFiles;
-    type Writer = SstWriter;
+    type Writer = SnapshotTable;
 
-    fn table_writer(files: &DiskFiles, name: &str) -> Result<SstWriter, SnapshotError> {
-        SstWriter::create(files, name)
+    fn table_writer(files: &DiskFiles, name: &str) -> Result<Self::Writer, SnapshotError> {
+        ThreadedWriter::start(SstWriter::create(files, name)?, files.display(name))
     }
 
     fn ingest_table(&self, files: &DiskFiles, name: &str, cf: Cf) -> Result<(), SnapshotError> {

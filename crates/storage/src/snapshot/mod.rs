@@ -67,7 +67,7 @@ pub use table::{SnapshotEngine, TableWriter};
 
 pub(crate) use name::INGEST_ENDING;
 
-pub use crate::rocks::SstWriter;
+pub use crate::rocks::SnapshotTable;
 
 #[cfg(test)]
 mod tests;
