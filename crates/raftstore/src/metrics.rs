@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::write_stages::WriteStages;
 
-/// A counter or gauge that many threads may touch.
+/// A counter that many threads may touch.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -17,11 +17,6 @@ impl Counter {
     /// Adds one.
     pub fn increment(&self) {
         self.add(1);
-    }
-
-    /// Sets a gauge.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
     }
 
     /// The present value.
