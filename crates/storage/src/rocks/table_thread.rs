@@ -2,16 +2,19 @@
 //!
 //! Fill    Keys and values gather in a buffer.
 //! Hand    A full buffer goes to the thread, which puts what it holds into the table and gives it
-//!         back empty. There are [`BUFFERS`]; who fills waits while the thread has the others.
+//!         back empty. There are [`BUFFERS`]; who fills waits while the thread has the others. One
+//!         with a large value is waited for at once, so that there is one such value at a time.
 //! End     The thread finishes the table when it is told to. Where the writer is dropped instead,
 //!         the thread ends, and has closed the file before the drop returns.
 //!
 //! Why: to make a snapshot is to read, and to compress and write what was read, each about half
 //! of the work; two processors do both at one time.
 //!
-//! An error of the table comes with a later call than the one that brought the key. Whichever that
-//! was, the table is of no use then, and nothing that is made of it has a name yet.
+//! An error of the table comes with a later call than the one that brought the key, and with all
+//! calls behind that. Whichever it was, the table is of no use then, and nothing that is made of it
+//! has a name yet.
 
+use std::marker::PhantomData;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -19,19 +22,25 @@ use crate::snapshot::{SnapshotError, TableWriter};
 
 /// Buffers of a table, the one that is filled included.
 const BUFFERS: usize = 3;
-/// Bytes of keys and values in a buffer from which on it is handed over. It holds one key and value
-/// more than that at most.
+/// Bytes of keys and values in a buffer from which on it is handed over.
 const HANDED_BYTES: usize = 256 << 10;
 
 /// Hands what is put into it to a thread, which writes the table.
 pub struct ThreadedWriter<W> {
+    /// What is not handed over.
     filling: Buffer,
-    empty: Receiver<Buffer>,
+    /// Empty buffers that are here.
+    spare: Vec<Buffer>,
+    /// Those that come back from the thread.
+    emptied: Receiver<Buffer>,
     /// None when nothing more is to come.
-    full: Option<Sender<Work>>,
-    /// None when it was waited for. It never returns a table, which is finished or given up there.
+    works: Option<Sender<Work>>,
+    /// None when it was waited for.
     thread: Option<JoinHandle<Result<(), SnapshotError>>>,
-    table: std::marker::PhantomData<W>,
+    /// Why the table is of no use.
+    failed: Option<SnapshotError>,
+    /// The thread has the table.
+    table: PhantomData<W>,
 }
 
 /// What the thread is told.
@@ -83,15 +92,11 @@ impl<W: TableWriter + 'static> ThreadedWriter<W> {
     /// # Errors
     /// `File`: the system gives no thread.
     pub fn start(table: W, name: String) -> Result<Self, SnapshotError> {
-        let (full, works) = channel();
-        let (give_back, empty) = channel();
-        for _ in 1..BUFFERS {
-            // The other end is in this function.
-            let _ = give_back.send(Buffer::default());
-        }
+        let (works, to_do) = channel();
+        let (give_back, emptied) = channel();
         let thread = Builder::new()
             .name("table-writer".to_owned())
-            .spawn(move || write(table, &works, &give_back))
+            .spawn(move || write(table, &to_do, &give_back))
             .map_err(|error| SnapshotError::File {
                 path: name,
                 action: "begin a thread to write",
@@ -99,41 +104,60 @@ impl<W: TableWriter + 'static> ThreadedWriter<W> {
             })?;
         Ok(Self {
             filling: Buffer::default(),
-            empty,
-            full: Some(full),
+            spare: (1..BUFFERS).map(|_| Buffer::default()).collect(),
+            emptied,
+            works: Some(works),
             thread: Some(thread),
-            table: std::marker::PhantomData,
+            failed: None,
+            table: PhantomData,
         })
     }
 
     fn hand_over(&mut self) -> Result<(), SnapshotError> {
-        // The thread ends before it is told to only by an error.
-        let Ok(next) = self.empty.recv() else {
-            return self.wait();
+        let next = match self.spare.pop() {
+            Some(next) => next,
+            None => self.take_back()?,
         };
         let full = std::mem::replace(&mut self.filling, next);
         self.tell(Work::Put(full));
         Ok(())
     }
 
-    /// Where the thread has ended already, waiting for it tells why.
-    fn tell(&self, work: Work) {
-        if let Some(full) = &self.full {
-            let _ = full.send(work);
+    /// Waits until the thread has nothing to do.
+    fn wait_for_all(&mut self) -> Result<(), SnapshotError> {
+        while self.spare.len() + 1 < BUFFERS {
+            let back = self.take_back()?;
+            self.spare.push(back);
+        }
+        Ok(())
+    }
+
+    /// Waits for a buffer. The thread ends before it is told to only by an error.
+    fn take_back(&mut self) -> Result<Buffer, SnapshotError> {
+        match self.emptied.recv() {
+            Ok(buffer) => Ok(buffer),
+            Err(_) => Err(self.end().expect_err("it was not told to end")),
         }
     }
 
-    /// Waits for the thread; returns what came of it.
-    fn wait(&mut self) -> Result<(), SnapshotError> {
-        self.full = None;
-        let thread = self
-            .thread
-            .take()
-            .expect("a writer is of no use after an error");
-        match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
+    /// Where the thread has ended already, waiting for it tells why.
+    fn tell(&self, work: Work) {
+        if let Some(works) = &self.works {
+            let _ = works.send(work);
         }
+    }
+
+    /// Waits for the end of the thread; returns what came of it.
+    fn end(&mut self) -> Result<(), SnapshotError> {
+        self.works = None;
+        let Some(thread) = self.thread.take() else {
+            return self.failed.clone().map_or(Ok(()), Err);
+        };
+        let result = thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        self.failed = result.clone().err();
+        result
     }
 }
 
@@ -158,27 +182,33 @@ fn write<W: TableWriter>(
 
 impl<W: TableWriter + 'static> TableWriter for ThreadedWriter<W> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), SnapshotError> {
-        self.filling.push(key, value);
-        match self.filling.bytes.len() < HANDED_BYTES {
-            true => Ok(()),
-            false => self.hand_over(),
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
         }
+        let large = key.len() + value.len() > HANDED_BYTES;
+        self.filling.push(key, value);
+        if self.filling.bytes.len() >= HANDED_BYTES {
+            self.hand_over()?;
+        }
+        if large { self.wait_for_all() } else { Ok(()) }
     }
 
     fn finish(mut self) -> Result<(), SnapshotError> {
         let last = std::mem::take(&mut self.filling);
         self.tell(Work::Put(last));
         self.tell(Work::Finish);
-        self.wait()
+        self.end()
     }
 }
 
 impl<W> Drop for ThreadedWriter<W> {
     fn drop(&mut self) {
-        self.full = None;
-        if let Some(thread) = self.thread.take() {
-            // Given up: what became of the table does not matter any more.
-            let _ = thread.join();
+        self.works = None;
+        // Given up: what became of the table does not matter any more. A panic does.
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
         }
     }
 }
@@ -270,6 +300,13 @@ mod tests {
         }
         assert_eq!(writer.finish(), Err(full()));
         assert!(told.lock().dropped && !told.lock().finished);
+
+        let (mut writer, told) = start(0);
+        let large = vec![0; HANDED_BYTES];
+        assert_eq!(writer.put(b"large", &large), Err(full()), "waited for");
+        assert_eq!(writer.put(b"next", b"small"), Err(full()));
+        assert_eq!(writer.finish(), Err(full()));
+        assert!(told.lock().pairs.is_empty());
 
         let (mut writer, told) = start(3);
         let mut puts = (0..100)

@@ -6,7 +6,8 @@
 //! Write   One table for each content that has keys, under a temporary name.
 //! Sum     What was written is read back for the checksum: that of what is in the file. It
 //!         happens after each piece, while the system still has it in memory: RocksDB has it
-//!         dropped from there soon.
+//!         dropped from there soon. The writer may be at work meanwhile, and behind what it was
+//!         given; the rest follows when it has ended.
 //! Name    The id is known once all checksums are; the tables take their final names.
 //!
 //! Nothing is synced: what was made here is of no use after the process ends, and the
@@ -248,7 +249,10 @@ impl<E: SnapshotEngine> Generator<E> {
     }
 
     /// Reads back what the writer has put into the file since the last time. A writer only
-    /// appends, so these bytes stay as they are.
+    /// appends, by writes of the system that give the file its new length last, so what is within
+    /// the length is there and stays as it is, also while a thread writes on. (RocksDB promises
+    /// that to nobody who reads along; its writer neither maps the file nor reserves room with
+    /// length.)
     fn sum(&self, writing: &mut Writing<E::Writer>, name: &str) -> Result<(), SnapshotError> {
         let files = self.making.manager.files();
         let length = files.length(name)?.unwrap_or(0);

@@ -61,19 +61,45 @@ fn path_of(files: &DiskFiles, ending: &str) -> PathBuf {
     files.path(&name.unwrap())
 }
 
+/// Values of more than some chunks, of bytes that do not compress.
+fn fill_large(kv: &DiskEngine) {
+    let mut rng = rng(1);
+    for number in 0..1200 {
+        let value: Vec<u8> = (0..4096).map(|_| rand::Rng::random(&mut rng)).collect();
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::Raw, format!("zbig{number:04}"), value);
+        kv.write(&batch, Durability::Unsynced).unwrap();
+    }
+}
+
+#[test]
+fn generator_of_real_files_that_is_dropped_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = node(&folder.path().join("from"), true);
+    fill(&from.engines.kv);
+    fill_large(&from.engines.kv);
+    let manager = open(&from.files);
+    let mut generator =
+        Generator::<DiskEngine>::begin(&manager, from.engines.kv.snapshot(), REGION).unwrap();
+    let mut most = 0;
+    while most < 2 * CHUNK_BYTES as u64 {
+        let worked = generator.step(64 << 10).unwrap();
+        assert!(matches!(worked, Generated::Working), "{most} bytes at most");
+        let lengths = names(&from.files).into_iter();
+        let lengths = lengths.filter_map(|name| from.files.length(&name).unwrap());
+        most = lengths.max().unwrap_or(0);
+    }
+    drop(generator);
+    assert!(names(&from.files).is_empty());
+    assert_eq!(manager.used_bytes(), 0);
+}
+
 #[test]
 fn snapshot_of_real_files_installs_and_keeps_them() {
     let folder = tempfile::tempdir().unwrap();
     let from = node(&folder.path().join("from"), true);
     fill(&from.engines.kv);
-    // More than one chunk, of bytes that do not compress.
-    let mut rng = rng(1);
-    for number in 0..600 {
-        let value: Vec<u8> = (0..4096).map(|_| rand::Rng::random(&mut rng)).collect();
-        let mut batch = WriteBatch::new();
-        batch.put(Cf::Raw, format!("zbig{number:04}"), value);
-        from.engines.kv.write(&batch, Durability::Unsynced).unwrap();
-    }
+    fill_large(&from.engines.kv);
     let manager = open(&from.files);
     let mut generator =
         Generator::<DiskEngine>::begin(&manager, from.engines.kv.snapshot(), REGION).unwrap();
@@ -85,7 +111,7 @@ fn snapshot_of_real_files_installs_and_keeps_them() {
         }
     };
     assert!(steps > 30, "{steps} steps: not in bounded pieces");
-    assert!(snapshot.meta().files[3].length > 2 * CHUNK_BYTES as u64);
+    assert!(snapshot.meta().files[3].length > 4 * CHUNK_BYTES as u64);
     let to = node(&folder.path().join("to"), true);
     for cf in DATA {
         put(&to.engines.kv, cf, "zd", "old");
