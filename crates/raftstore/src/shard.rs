@@ -243,7 +243,9 @@ impl<E: Engine> Shard<E> {
         peer.rest = Rest::awake(self.ticks);
         peer.touched = true;
         self.dirty.push(peer.region_id());
-        self.peers.insert(peer.region_id(), Box::new(peer));
+        let region_id = peer.region_id();
+        let before = self.peers.insert(region_id, Box::new(peer));
+        assert!(before.is_none(), "region {region_id}: has a peer here");
     }
 
     /// The peers, in the order of their regions.

@@ -5,6 +5,7 @@
 //! that it has synced them, and until then they must not be evicted.
 //!
 //! Invariants
+//! * `first` names the first entry's index, exactly if there are entries.
 //! * The entries are contiguous, and the last one is the last of the log, unless the
 //!   cache is empty.
 //! * Beyond `bytes_max` the oldest entries go, but never one behind the persisted index.
@@ -82,7 +83,8 @@ impl EntryCache {
         }
         let end = *self.first.get_or_insert(first_new) + self.entries.len() as u64;
         assert_eq!(end, first_new, "hole in the entry cache");
-        for entry in new {
+        for (entry, index) in new.iter().zip(end..) {
+            assert_eq!(entry.index, index, "hole in what the entry cache takes");
             self.bytes += entry_bytes(entry);
             self.entries.push_back(entry.clone());
         }

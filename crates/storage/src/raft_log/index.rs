@@ -326,8 +326,9 @@ impl Index {
             let entries = &self.regions[&region_id];
             for (index, place) in entries.places.range(entries.positions(low, high)) {
                 // No other key lies between two entries, unless it is longer than theirs.
-                let key = keys::raft_log(region_id, *index);
-                while let Some(record) = records.next_if(|(at, _)| ***at < *key) {
+                while let Some(record) =
+                    records.next_if(|(key, _)| ***key < *keys::raft_log(region_id, *index))
+                {
                     found.push(item(record));
                 }
                 found.push((Key::Entry(region_id, *index), Held::Entry(*place)));
