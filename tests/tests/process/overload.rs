@@ -20,6 +20,8 @@ const SLOW_SYNC: Duration = Duration::from_millis(20);
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// What an accepted write may take, on a machine that has nothing else to do.
 const ACCEPTED_MAX: Duration = Duration::from_secs(1);
+/// What a refusal may take, likewise: far less than the deadline.
+const REFUSED_MAX: Duration = Duration::from_millis(400);
 /// How long small writes may stand still beside a largest one, likewise.
 const STALL_MAX: Duration = Duration::from_millis(200);
 /// Times that this is tried: a machine that others use pauses now and then, and what is wrong
@@ -145,15 +147,18 @@ pub async fn assert_excess_is_refused(cluster: &mut Cluster, puts: &DirectPuts, 
         offered.acknowledged.len() * 8 >= all,
         "too few are acknowledged"
     );
-    // Where the machine is quiet the second figure is the smaller one.
+    // Where the machine is quiet the second figure is the smaller one, here and below.
     let usual = percentile(&served.acknowledged, 0.99);
     let accepted = percentile(&offered.acknowledged, 0.99);
     assert!(
-        accepted <= ACCEPTED_MAX.max(usual * 4),
+        accepted <= ACCEPTED_MAX.max(usual * 8),
         "an accepted write takes {accepted:?}, usual is {usual:?}"
     );
     let refused = percentile(&offered.busy, 0.99);
-    assert!(refused <= DEADLINE, "a refusal takes {refused:?}");
+    assert!(
+        refused <= REFUSED_MAX.max(usual * 4),
+        "a refusal takes {refused:?}, a served write {usual:?}"
+    );
     // All that was accepted is answered; the first put behind it meets an idle region.
     let (usual, first) = (percentile(&idle.acknowledged, 0.99), after.acknowledged[0]);
     assert!(
@@ -175,8 +180,8 @@ async fn overload_excess_is_refused_and_what_is_accepted_is_in_time() {
     assert_excess_is_refused(&mut cluster, &puts, MEMORY_MAX).await;
 }
 
-/// What small writes took at most beside largest ones, and what they may: both without the
-/// other, and half as much again for what the machine does.
+/// What small writes took at most beside largest ones, and what they may: [`STALL_MAX`], or half as
+/// much again as both take without the other if that is more, as on a busy machine.
 async fn stall_of_small_clients(cluster: &mut Cluster) -> (Duration, Duration) {
     const SMALL_CLIENTS: usize = 255;
     const SECONDS: u64 = 3;
