@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -39,12 +38,12 @@ SNAPSHOT_KEYS = 1 << 18
 SNAPSHOT_VALUE_BYTES = 4096
 # Part of these keys that is written anew so that the log of a dead follower is compacted.
 SNAPSHOT_KEYS_AGAIN = 4
+# Snapshots of each kind; the median counts.
+SNAPSHOT_ROUNDS = 3
 # Longest wait for such a snapshot, in seconds.
 SNAPSHOT_WAIT = 600
 # Clients of the puts beside a snapshot.
 SNAPSHOT_CLIENTS = 64
-# Copies of as many bytes; their median is compared with.
-COPIES = 3
 # Numbers of regions that are compared; none: all keys in one region of a default cluster.
 LAYOUTS = (None, 8, 64, 512)
 # Bytes of a value of about the largest size: with what an entry adds it stays below
@@ -312,17 +311,25 @@ def snapshot(run):
     """A region travels as a snapshot: as fast as it goes, beside a copy of as many bytes on the
     same disk; and with the default rate limit beside puts."""
     keys = run.pick(SNAPSHOT_KEYS, SNAPSHOT_KEYS // 2)
+    rounds = run.pick(SNAPSHOT_ROUNDS, 1)
     with run.strata(environment={"STRATA_SNAPSHOT_RATE_LIMIT": "0B"}) as cluster:
-        unlimited = dead_follower(cluster, keys)
-        unlimited |= come_back(cluster, unlimited)
-    say(f"  unlimited: {unlimited}")
-    copy = copy_seconds(run.folder, keys * SNAPSHOT_VALUE_BYTES)
-    say(f"  a copy of as many bytes: {copy:.2f} s")
+        unlimited = [beside_copy(cluster, run.folder, keys, first=number == 0)
+                     for number in range(rounds)]
     with run.strata() as cluster:
-        limited = beside_puts(cluster, keys, run.pick(12, 5))
-    say(f"  limited: {limited}")
-    return {"value_bytes": keys * SNAPSHOT_VALUE_BYTES, "copy_seconds": copy,
+        limited = beside_puts(cluster, keys, run.pick(12, 5), rounds)
+    return {"value_bytes": keys * SNAPSHOT_VALUE_BYTES,
             "unlimited": unlimited, "limited": limited}
+
+
+def beside_copy(cluster, folder, keys, first):
+    """A snapshot of the first region, of which a part is written anew unless it is the first one;
+    and a copy of as many bytes when all is quiet again."""
+    found = dead_follower(cluster, keys if first else keys // SNAPSHOT_KEYS_AGAIN)
+    found |= come_back(cluster, found)
+    cluster.wait_until_quiet()
+    found["copy_seconds"] = copy_seconds(folder, keys * SNAPSHOT_VALUE_BYTES)
+    say(f"  unlimited: {found}")
+    return found
 
 
 def fill_region(cluster, keys):
@@ -383,11 +390,11 @@ def come_back(cluster, place, meanwhile=lambda: None):
     }
 
 
-def beside_puts(cluster, keys, seconds):
+def beside_puts(cluster, keys, seconds, rounds):
     """Puts into all regions before a snapshot travels with the default limit, while it does, and
-    afterwards: a machine that gets slower meanwhile shows in the last. The region is filled, and
-    the follower has led nothing since a restart, before all: else the runs would differ in more
-    than the snapshot."""
+    afterwards, which is before the next: a machine that gets slower meanwhile shows there. The
+    region is filled, and the follower has led nothing since a restart, before all: else the runs
+    would differ in more than the snapshot."""
     fill_region(cluster, keys)
     region = cluster.regions()[0]
     follower = region["leader_store_id"] % NODES + 1
@@ -395,40 +402,43 @@ def beside_puts(cluster, keys, seconds):
     cluster.start(follower)
     cluster.wait(follower)
     cluster.wait_until_quiet()
+    found = []
     before = cluster.bench("put", SNAPSHOT_CLIENTS, seconds)
-    place = dead_follower(cluster, keys // SNAPSHOT_KEYS_AGAIN)
-    words = cluster.bench_words("put", SNAPSHOT_CLIENTS, seconds)
-    loads = []
-    began = time.monotonic()
-    found = come_back(cluster, place, lambda: loads.append(start_bench(words)))
-    installed = time.monotonic() - began
-    during = end_bench(loads[0])[-1]
-    # Part of the second run in which the snapshot was on its way.
-    share = min(1.0, installed / during["seconds"])
-    cluster.wait_until_quiet()
-    after = cluster.bench("put", SNAPSHOT_CLIENTS, seconds)
-    return place | found | {"before": before, "during": during, "after": after,
-                            "share_of_run": share}
+    for _ in range(rounds):
+        place = dead_follower(cluster, keys // SNAPSHOT_KEYS_AGAIN)
+        words = cluster.bench_words("put", SNAPSHOT_CLIENTS, seconds)
+        loads = []
+        began = time.monotonic()
+        steps = come_back(cluster, place, lambda: loads.append(start_bench(words)))
+        installed = time.monotonic() - began
+        during = end_bench(loads[0])[-1]
+        # Part of the second run in which the snapshot was on its way.
+        share = min(1.0, installed / during["seconds"])
+        cluster.wait_until_quiet()
+        after = cluster.bench("put", SNAPSHOT_CLIENTS, seconds)
+        found.append(place | steps | {"before": before, "during": during, "after": after,
+                                      "share_of_run": share})
+        say(f"  limited: {found[-1]}")
+        before = after
+    return found
 
 
 def copy_seconds(folder, size):
     """Seconds that `cp` and `sync` take for a file of random bytes, which is read from memory
-    as it was just written; the median of some copies."""
+    as it was just written."""
     source, copy = folder / "copy-source", folder / "copy"
     with open(source, "wb") as file:
         for _ in range(size >> 20):
             file.write(os.urandom(1 << 20))
         file.flush()
         os.fsync(file.fileno())
-    seconds = []
-    for _ in range(COPIES):
-        began = time.monotonic()
-        subprocess.run(["cp", str(source), str(copy)], check=True)
-        subprocess.run(["sync", str(copy)], check=True)
-        seconds.append(time.monotonic() - began)
-        copy.unlink()
+    began = time.monotonic()
+    subprocess.run(["cp", str(source), str(copy)], check=True)
+    subprocess.run(["sync", str(copy)], check=True)
+    seconds = time.monotonic() - began
+    copy.unlink()
     source.unlink()
-    return statistics.median(seconds)
+    return seconds
 
 
 def raft(run):

@@ -46,6 +46,7 @@ THREADS = {
     "apply": "apply",
     "read": "readers",
     "region-worker": "region worker",
+    "table-writer": "region worker",
     "rocksdb:low": "RocksDB's own",
     "rocksdb:high": "RocksDB's own",
 }

@@ -14,7 +14,8 @@ import bench_plots
 import bench_profile
 import bench_stages
 from bench_bounds import (
-    MIB, aims, bounds, gaps, layouts, raft_ratios, snapshot_seconds)
+    MIB, aims, bounds, gaps, layouts, median_of, puts_kept, raft_ratios, snapshot_seconds,
+    snapshot_speed)
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 PAGE = TOP / "docs" / "benchmarks.md"
@@ -179,7 +180,9 @@ def kills_table(part):
 
 
 def snapshot_table(part):
-    ways = (("without a limit", part["unlimited"]), ("default limit", part["limited"]))
+    unlimited = median_of(part["unlimited"], snapshot_speed)
+    limited = median_of(part["limited"], puts_kept)
+    ways = (("without a limit", unlimited), ("default limit", limited))
     lines = [[what, *(f"{one[name]:.1f}" for _, one in ways)] for what, name in (
         ("making it, at the leader, s", "generate_seconds"),
         ("sending it, s", "send_seconds"),
@@ -189,16 +192,19 @@ def snapshot_table(part):
     lines += [[f"memory of the {name} grew at most, MiB",
                *(mib(one["grew_bytes"][name]) for _, one in ways)]
               for name in ("sender", "receiver")]
-    before, during, after = (part["limited"][when] for when in ("before", "during", "after"))
+    before, during, after = (limited[when] for when in ("before", "during", "after"))
+    speeds = ", ".join(f"{snapshot_speed(one):.0%}" for one in part["unlimited"])
+    kept = ", ".join(f"{puts_kept(one):.0%}" for one in part["limited"])
     return [f"A follower whose log is gone gets a region of {part['value_bytes'] / (1 << 30):g} "
             f"GiB by a snapshot {measured(part)}:", "",
             *table(["step", *(name for name, _ in ways)], lines), "",
             f"A copy of as many bytes with `cp` and `sync` on the same disk took "
-            f"{part['copy_seconds']:.1f} s, the three steps without a limit "
-            f"{snapshot_seconds(part['unlimited']):.1f} s. {before['clients']} clients put "
+            f"{unlimited['copy_seconds']:.1f} s, the three steps without a limit "
+            f"{snapshot_seconds(unlimited):.1f} s. {before['clients']} clients put "
             f"{before['ops_per_second']:,.0f} keys a second before the limited one, "
             f"{during['ops_per_second']:,.0f} while it travelled, and "
-            f"{after['ops_per_second']:,.0f} afterwards."]
+            f"{after['ops_per_second']:,.0f} afterwards. In all rounds it had {speeds} of the "
+            f"copy's speed, and puts kept {kept}."]
 
 
 def raft_table(part):
