@@ -14,6 +14,7 @@ import threading
 import time
 
 import bench_profile
+import bench_counts
 import bench_stages
 from bench_clusters import (
     KEYS, NODES, STRATA, STRATA_PORT, TARGET, VALUE_BYTES, Etcd, Strata, cpu_seconds,
@@ -151,7 +152,7 @@ def throughput_of(cluster, seconds):
                 more = ["--loaded"] if kind == "get" and not first else []
                 staged = kind == "put" and cluster.name == "strata"
                 before = bench_stages.scrape(cluster) if staged else None
-                row = cluster.bench(kind, clients, seconds, *more, endpoints=endpoints)
+                row = counted(cluster, kind, clients, seconds, *more, endpoints=endpoints)
                 if staged:
                     row["stages"] = bench_stages.between(before, bench_stages.scrape(cluster))
                 rows.append(row | {"asked": asked})
@@ -160,6 +161,15 @@ def throughput_of(cluster, seconds):
             row = cluster.bench(kind, CLIENTS[-1], seconds, "--single-region")
             rows.append(row | {"asked": "all"})
     return rows
+
+
+def counted(cluster, kind, *words, **more):
+    """A run, and of puts into StrataKV what each caused."""
+    if kind != "put" or cluster.name != "strata":
+        return cluster.bench(kind, *words, **more)
+    before = bench_counts.scrape(cluster)
+    row = cluster.bench(kind, *words, **more)
+    return row | {"counts": bench_counts.between(before, bench_counts.scrape(cluster))}
 
 
 def batch(run):
@@ -195,7 +205,7 @@ def regions(run):
             with run.strata(**({} if layout is None else {"regions": layout})) as cluster:
                 more = ["--single-region"] if layout is None else []
                 for kind in ("put", "get"):
-                    row = cluster.bench(kind, CLIENTS[-1], run.seconds, *more)
+                    row = counted(cluster, kind, CLIENTS[-1], run.seconds, *more)
                     rows.append(row | {"layout": layout or 1})
     return {"rows": rows}
 

@@ -12,6 +12,7 @@ import sys
 
 import bench_plots
 import bench_profile
+import bench_counts
 import bench_stages
 from bench_bounds import (
     MIB, aims, bounds, gaps, layouts, median_of, puts_kept, raft_ratios, snapshot_seconds,
@@ -109,7 +110,18 @@ def stages_table(part):
     return ["", f"Where the time of a put goes: mean / p50 / p99 in microseconds, from the "
             f"histograms of all nodes {measured(part)}. Percentiles are read from buckets whose "
             f"bounds double. `commit` is more than its two parts: messages go to the followers, "
-            f"and their answers come back:", "", *table(head, lines)]
+            f"and their answers come back:", "", *table(head, lines),
+            *counts_table(rows, head[2:])]
+
+
+def counts_table(rows, names):
+    """What a put caused, for rows under these names; nothing where none was counted."""
+    if not any(row.get("counts") for row in rows):
+        return []
+    lines = [[what, *(f"{row['counts'][name]:.2f}" if row.get("counts") else "" for row in rows)]
+             for name, what in bench_counts.COUNTED.items()]
+    return ["", "What each put caused, on all nodes together and with what they do besides, such as "
+            "heartbeats:", "", *table(["what", *names], lines)]
 
 
 def batch_table(part):
@@ -135,7 +147,13 @@ def regions_table(part):
     head = ["work", *(f"{count} region{'s' if count > 1 else ''}" for count in sorted(found["put"]))]
     lines = [[f"{kind}s/s", *(f"{speeds[count]:,.0f}" for count in sorted(speeds))]
              for kind, speeds in found.items()]
-    return [f"The same load on more and more regions {measured(part)}:", "", *table(head, lines)]
+    # Of the faster turn of each.
+    puts = {}
+    for row in sorted(part["rows"], key=lambda row: row["ops_per_second"]):
+        if row["kind"] == "put":
+            puts[row["layout"]] = row
+    return [f"The same load on more and more regions {measured(part)}:", "", *table(head, lines),
+            *counts_table([puts[count] for count in sorted(puts)], head[1:])]
 
 
 def written_table(part):

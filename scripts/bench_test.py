@@ -20,6 +20,7 @@ import bench_parts
 import bench_plots
 import bench_profile
 import bench_quick
+import bench_counts
 import bench_stages
 import bench_table
 
@@ -229,6 +230,29 @@ def metrics_page(times):
     return "\n".join(lines) + "\n"
 
 
+class Counts(unittest.TestCase):
+    def test_what_was_added_is_told_for_each_write(self):
+        page = ("# TYPE strata_store_proposals counter\nstrata_store_proposals 4\n"
+                "strata_store_proposed_commands 10\nstrata_store_log_syncs 9\nother_total 7\n")
+        more = page.replace("proposals 4", "proposals 9").replace("commands 10", "commands 20")
+        before, after = ([bench_counts.read(text) for text in texts]
+                         for texts in ((page, ""), (more, page)))
+        found = bench_counts.between(before, after)
+        self.assertEqual(found["strata_store_proposals"], (5 + 4) / 20)
+        self.assertEqual(found["strata_store_log_syncs"], 9 / 20)
+        self.assertEqual(found["strata_store_messages_sent"], 0)
+        self.assertEqual(bench_counts.between(before, before), {})
+
+    def test_the_tables_tell_what_a_put_caused(self):
+        results = good()
+        for one in results["parts"]["regions"]["rows"]:
+            if one["kind"] == "put":
+                one["counts"] = dict.fromkeys(bench_counts.COUNTED, one["layout"] / 100)
+        text = bench_table.tables(results)
+        self.assertIn("| what | 1 region | 8 regions | 64 regions | 512 regions |", text)
+        self.assertIn("| entries | 0.01 | 0.08 | 0.64 | 5.12 |", text)
+
+
 class Stages(unittest.TestCase):
     def test_a_page_is_read_into_histograms(self):
         found = bench_stages.read(metrics_page([10, 20, 90]))
@@ -280,9 +304,15 @@ class Stages(unittest.TestCase):
                                                                    "clients": clients})
         cluster.name = "strata"
         pages = iter(range(1000))
+        counts = ({bench_counts.WRITES: 10 * page} | dict.fromkeys(bench_counts.COUNTED, 20 * page)
+                  for page in range(1000))
         with mock.patch.object(bench_stages, "scrape", lambda _: next(pages)), \
-                mock.patch.object(bench_stages, "between", lambda early, late: (early, late)):
+                mock.patch.object(bench_stages, "between", lambda early, late: (early, late)), \
+                mock.patch.object(bench_counts, "scrape", lambda _: [next(counts)]):
             rows = bench_parts.throughput_of(cluster, 1)
+        self.assertEqual([one["counts"] for one in rows if "counts" in one], [
+            dict.fromkeys(bench_counts.COUNTED, 2.0)] * 3)
+        self.assertFalse([one for one in rows if "counts" in one and one["kind"] != "put"])
         found = {one["clients"]: one["stages"] for one in rows if "stages" in one}
         self.assertEqual(found, {1: (0, 1), 64: (2, 3), 256: (4, 5)})
         self.assertFalse([one for one in rows if "stages" in one and one["kind"] != "put"])
