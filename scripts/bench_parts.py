@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 
-import bench_profile
 import bench_counts
+import bench_profile
 import bench_stages
+from bench_bounds import median_of
 from bench_clusters import (
     KEYS, NODES, STRATA, STRATA_PORT, TARGET, VALUE_BYTES, Etcd, Strata, cpu_seconds,
     end_bench, end_with_parent, forget_peak, fresh, resident_bytes, run_bench, say, start_bench,
@@ -45,6 +46,8 @@ SNAPSHOT_ROUNDS = 3
 SNAPSHOT_WAIT = 600
 # Clients of the puts beside a snapshot.
 SNAPSHOT_CLIENTS = 64
+# Times that all rows of puts and gets are measured, each for half of the seconds of a run.
+THROUGHPUT_TURNS = 3
 # Numbers of regions that are compared; none: all keys in one region of a default cluster.
 LAYOUTS = (None, 8, 64, 512)
 # Bytes of a value of about the largest size: with what an entry adds it stays below
@@ -122,18 +125,28 @@ def idle_cores(pids, seconds):
 
 
 def throughput(run):
-    """Puts and gets of both systems at each number of clients, and the no-op server."""
+    """Puts and gets of both systems at each number of clients, and the no-op server: all of it in
+    turns, as a machine is not the same from one minute to the next. Of each row the turn with the
+    median speed counts."""
+    number, seconds = run.pick((THROUGHPUT_TURNS, max(1, run.seconds // 2)), (1, run.seconds))
+    turns = [throughput_turn(run, seconds) for _ in range(number)]
+    return {"rows": [median_of(rows, lambda row: row["ops_per_second"]) for rows in zip(*turns)],
+            "turns": [[row["ops_per_second"] for row in rows] for rows in turns]}
+
+
+def throughput_turn(run, seconds):
+    """Each row once, always in this order."""
     rows = []
     for made in run.both():
         with made as cluster:
-            rows += throughput_of(cluster, run.seconds)
+            rows += throughput_of(cluster, seconds)
     for connections in NOOP_CONNECTIONS:
         noop = run_bench([
             STRATA, "--format", "json", "bench", "noop", "--clients", str(CLIENTS[-1]),
-            "--seconds", str(run.seconds), "--keys", str(KEYS), "--value-size", str(VALUE_BYTES),
+            "--seconds", str(seconds), "--keys", str(KEYS), "--value-size", str(VALUE_BYTES),
             "--connections", str(connections)])
         rows += [row | {"asked": "all"} for row in noop]
-    return {"rows": rows}
+    return rows
 
 
 def throughput_of(cluster, seconds):

@@ -75,12 +75,21 @@ def throughput_table(part):
     most = max(row["connections"] for row in part["rows"] if row["target"] != "noop")
     to_each = "one connection" if most == 1 else f"up to {most} connections"
     return [
-        f"Puts and gets, one key a request over {to_each} to each node, each run "
-        f"{part['seconds']} s with {part['keys']:,} keys and values of {part['value_bytes']} bytes "
+        f"Puts and gets, one key a request over {to_each} to each node, {runs_of(part)} "
+        f"with {part['keys']:,} keys and values of {part['value_bytes']} bytes "
         f"{measured(part)}:",
         "", *table(["work", "clients", "server", "ops/s", *LOAD_HEAD], lines),
         "", "![Operations a second over clients](benchmarks/throughput.svg)",
         "", "![Percentiles of latency](benchmarks/latency.svg)", *stages_table(part)]
+
+
+def runs_of(part):
+    """How long each row of a part was measured, and how often."""
+    turns = part.get("turns", [])
+    seconds = part["rows"][0].get("seconds", part["seconds"])
+    if len(turns) > 1:
+        return f"of {len(turns)} runs of {seconds:.0f} s the median,"
+    return f"each run {seconds:.0f} s"
 
 
 def stages_table(part):

@@ -230,6 +230,23 @@ def metrics_page(times):
     return "\n".join(lines) + "\n"
 
 
+class Turns(unittest.TestCase):
+    def test_of_each_row_the_median_turn_counts(self):
+        speeds = iter((5, 100, 9, 300, 7, 200))
+
+        def turn(_, seconds):
+            return [{"kind": kind, "seconds": seconds, "ops_per_second": next(speeds)}
+                    for kind in ("put", "get")]
+        with mock.patch.object(bench_parts, "throughput_turn", turn):
+            run = bench_parts.Run(folder=None, etcd="", seconds=8, kills=1, quick=False)
+            found = bench_parts.throughput(run)
+        self.assertEqual([(row["kind"], row["ops_per_second"], row["seconds"])
+                          for row in found["rows"]], [("put", 7, 4), ("get", 200, 4)])
+        self.assertEqual(found["turns"], [[5, 100], [9, 300], [7, 200]])
+        self.assertEqual(bench_table.runs_of(found | {"seconds": 8}),
+                         "of 3 runs of 4 s the median,")
+
+
 class Counts(unittest.TestCase):
     def test_what_was_added_is_told_for_each_write(self):
         page = ("# TYPE strata_store_proposals counter\nstrata_store_proposals 4\n"
