@@ -22,7 +22,7 @@ use crate::snapshot::{SnapshotError, TableWriter};
 
 /// Buffers of a table, the one that is filled included.
 const BUFFERS: usize = 3;
-/// Bytes of keys and values in a buffer from which on it is handed over.
+/// Bytes of keys, values and their lengths in a buffer from which on it is handed over.
 const HANDED_BYTES: usize = 256 << 10;
 
 /// Hands what is put into it to a thread, which writes the table.
@@ -62,6 +62,11 @@ impl Buffer {
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
         self.lengths.push((key.len(), value.len()));
+    }
+
+    /// Bytes that it holds, with those that note them.
+    fn size(&self) -> usize {
+        self.bytes.len() + std::mem::size_of_val(self.lengths.as_slice())
     }
 
     fn put_into(&self, table: &mut impl TableWriter) -> Result<(), SnapshotError> {
@@ -187,7 +192,7 @@ impl<W: TableWriter + 'static> TableWriter for ThreadedWriter<W> {
         }
         let large = key.len() + value.len() > HANDED_BYTES;
         self.filling.push(key, value);
-        if self.filling.bytes.len() >= HANDED_BYTES {
+        if self.filling.size() >= HANDED_BYTES {
             self.hand_over()?;
         }
         if large { self.wait_for_all() } else { Ok(()) }

@@ -23,7 +23,7 @@ pub trait TableWriter: Send + Sized {
 pub trait SnapshotEngine: Engine {
     /// Where its tables lie.
     type Files: FileStore;
-    /// What writes them, with memory that does not grow with the values.
+    /// What writes them, with memory for one value, but not for all.
     type Writer: TableWriter;
 
     /// Begins a table in a new file.

@@ -61,26 +61,28 @@ fn path_of(files: &DiskFiles, ending: &str) -> PathBuf {
     files.path(&name.unwrap())
 }
 
-/// Values of more than some chunks, of bytes that do not compress.
-fn fill_large(kv: &DiskEngine) {
+/// A node with values of more than some chunks, of bytes that do not compress, and the beginning of
+/// its region's snapshot.
+fn large(folder: &Path) -> (Node, SnapshotManager<DiskFiles>, Generator<DiskEngine>) {
+    let from = node(&folder.join("from"), true);
+    fill(&from.engines.kv);
     let mut rng = rng(1);
     for number in 0..1200 {
         let value: Vec<u8> = (0..4096).map(|_| rand::Rng::random(&mut rng)).collect();
         let mut batch = WriteBatch::new();
         batch.put(Cf::Raw, format!("zbig{number:04}"), value);
-        kv.write(&batch, Durability::Unsynced).unwrap();
+        from.engines.kv.write(&batch, Durability::Unsynced).unwrap();
     }
+    let manager = open(&from.files);
+    let view = from.engines.kv.snapshot();
+    let generator = Generator::begin(&manager, view, REGION).unwrap();
+    (from, manager, generator)
 }
 
 #[test]
 fn generator_of_real_files_that_is_dropped_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let from = node(&folder.path().join("from"), true);
-    fill(&from.engines.kv);
-    fill_large(&from.engines.kv);
-    let manager = open(&from.files);
-    let mut generator =
-        Generator::<DiskEngine>::begin(&manager, from.engines.kv.snapshot(), REGION).unwrap();
+    let (from, manager, mut generator) = large(folder.path());
     let mut most = 0;
     while most < 2 * CHUNK_BYTES as u64 {
         let worked = generator.step(64 << 10).unwrap();
@@ -97,12 +99,7 @@ fn generator_of_real_files_that_is_dropped_leaves_nothing() {
 #[test]
 fn snapshot_of_real_files_installs_and_keeps_them() {
     let folder = tempfile::tempdir().unwrap();
-    let from = node(&folder.path().join("from"), true);
-    fill(&from.engines.kv);
-    fill_large(&from.engines.kv);
-    let manager = open(&from.files);
-    let mut generator =
-        Generator::<DiskEngine>::begin(&manager, from.engines.kv.snapshot(), REGION).unwrap();
+    let (from, _, mut generator) = large(folder.path());
     let mut steps = 0;
     let snapshot = loop {
         steps += 1;
