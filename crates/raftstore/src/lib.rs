@@ -30,6 +30,7 @@ mod core;
 mod create;
 mod destroy;
 mod directory;
+mod emit;
 mod error;
 mod expiry;
 mod gate;

@@ -15,8 +15,9 @@
 //! * What promises something about this store's disk leaves after the batch is synced.
 //! * A view is published before any message of the same flush leaves.
 //!
-//! Elsewhere: what gathers until a flush (`outbox`), what a peer does with an event (`peer`, `replicate`, `propose`, `read_index`,
-//! `transfer`, `heartbeat`), the threads (`runtime`).
+//! Elsewhere: what gathers until a flush (`outbox`), what leaves with it and what is on its way
+//! (`emit`), what a peer does with an event (`peer`, `replicate`, `propose`, `read_index`, `transfer`,
+//! `heartbeat`), the threads (`runtime`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use strata_storage::{Engine, Engines};
 use crate::apply::{Applied, ApplyTask, RegionChange};
 use crate::destroy::Destroying;
 use crate::directory::PeerView;
+use crate::emit::{ApplyLane, LogLane};
 use crate::error::Error;
 use crate::job::{JobDone, RegionJob};
 use crate::metrics::StoreMetrics;
@@ -165,21 +167,6 @@ pub enum ShardAction {
     Store(StoreRequest),
 }
 
-/// Log batches on their way to the disk.
-#[derive(Debug, Default)]
-struct LogLane {
-    last_number: u64,
-    /// Number of each batch that is out, with the Readys in it.
-    in_flight: std::collections::VecDeque<(u64, Vec<(u64, u64)>)>,
-}
-
-/// Tasks on their way to one apply shard.
-#[derive(Debug, Default)]
-struct ApplyLane {
-    in_flight: usize,
-    waiting: Vec<ApplyTask>,
-}
-
 /// Owns the peers of the regions that belong to it.
 pub struct Shard<E: Engine> {
     pub(crate) index: usize,
@@ -187,7 +174,7 @@ pub struct Shard<E: Engine> {
     pub(crate) options: StoreOptions,
     pub(crate) engines: Engines<E>,
     pub(crate) metrics: Arc<StoreMetrics>,
-    admitted: bool,
+    pub(crate) admitted: bool,
     disk_nearly_full: bool,
     /// Boxed: a search goes over keys that lie close together.
     pub(crate) peers: BTreeMap<u64, Box<Peer<E>>>,
@@ -200,8 +187,8 @@ pub struct Shard<E: Engine> {
     /// Ticks so far.
     ticks: u64,
     pub(crate) out: Outbox,
-    log: LogLane,
-    apply: Vec<ApplyLane>,
+    pub(crate) log: LogLane,
+    pub(crate) apply: Vec<ApplyLane>,
 }
 
 impl<E: Engine> Shard<E> {
@@ -377,7 +364,7 @@ impl<E: Engine> Shard<E> {
 
     /// Runs `action` on a peer with the context of a step, and marks the peer as touched.
     /// Returns false if there is no such peer.
-    fn step(
+    pub(crate) fn step(
         &mut self,
         now: Now,
         region_id: u64,
@@ -527,91 +514,6 @@ impl<E: Engine> Shard<E> {
             self.step(now, region_id, |peer, context| {
                 peer.report_if_leader(context)
             });
-        }
-    }
-
-    fn emit_messages(&mut self, actions: &mut Vec<ShardAction>) {
-        if let Some(most) = self.out.messages.values().map(Vec::len).max() {
-            self.out.messages_expected = most;
-        }
-        for (to_store_id, messages) in std::mem::take(&mut self.out.messages) {
-            if !self.admitted {
-                self.metrics
-                    .messages_dropped_not_admitted
-                    .add(messages.len() as u64);
-                continue;
-            }
-            self.metrics.messages_sent.add(messages.len() as u64);
-            actions.push(ShardAction::Send {
-                to_store_id,
-                messages,
-            });
-        }
-    }
-
-    /// Snapshots leave; those of a store that is not admitted have failed.
-    fn emit_snapshots(&mut self, now: Now, actions: &mut Vec<ShardAction>) {
-        for (to_store_id, message) in std::mem::take(&mut self.out.snapshots) {
-            if self.admitted {
-                actions.push(ShardAction::SendSnapshot {
-                    to_store_id,
-                    message,
-                });
-                continue;
-            }
-            self.metrics.messages_dropped_not_admitted.increment();
-            let to_peer_id = message.to_peer.map_or(0, |peer| peer.id);
-            self.step(now, message.region_id, |peer, context| {
-                peer.on_snapshot_sent(context, to_peer_id, false)
-            });
-        }
-    }
-
-    /// One batch for all peers, if there is something to sync and a credit for it.
-    fn emit_log(&mut self, actions: &mut Vec<ShardAction>) {
-        if !self.out.log_sync || self.log.in_flight.len() >= self.options.log_credits {
-            return;
-        }
-        let sync = !self.out.logged.is_empty();
-        self.out.log_sync = false;
-        self.log.last_number += 1;
-        let number = self.log.last_number;
-        let batch = std::mem::take(&mut self.out.log);
-        let mut after_sync = std::mem::take(&mut self.out.after_sync);
-        let waiting: usize = after_sync.values().map(Vec::len).sum();
-        if self.admitted {
-            self.metrics.messages_sent.add(waiting as u64);
-        } else {
-            self.metrics
-                .messages_dropped_not_admitted
-                .add(waiting as u64);
-            after_sync.clear();
-        }
-        self.log
-            .in_flight
-            .push_back((number, std::mem::take(&mut self.out.logged)));
-        actions.push(ShardAction::WriteLog(LogBatch {
-            number,
-            batch,
-            sync,
-            after_sync,
-        }));
-    }
-
-    fn emit_apply(&mut self, actions: &mut Vec<ShardAction>) {
-        let lanes = self.apply.len();
-        for task in self.out.apply.drain(..) {
-            self.apply[apply_shard_of(task.region_id(), lanes)]
-                .waiting
-                .push(task);
-        }
-        for (apply_shard, lane) in self.apply.iter_mut().enumerate() {
-            if lane.waiting.is_empty() || lane.in_flight >= self.options.apply_credits {
-                continue;
-            }
-            lane.in_flight += 1;
-            let tasks = std::mem::take(&mut lane.waiting);
-            actions.push(ShardAction::Apply { apply_shard, tasks });
         }
     }
 }
