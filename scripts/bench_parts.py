@@ -130,8 +130,20 @@ def throughput(run):
     median speed counts."""
     number, seconds = run.pick((THROUGHPUT_TURNS, max(1, run.seconds // 2)), (1, run.seconds))
     turns = [throughput_turn(run, seconds) for _ in range(number)]
-    return {"rows": [median_of(rows, lambda row: row["ops_per_second"]) for rows in zip(*turns)],
+    return {"rows": [median_turn(rows) for rows in zip(*turns)],
             "turns": [[row["ops_per_second"] for row in rows] for rows in turns]}
+
+
+def median_turn(rows):
+    """The turn of a row with the median speed, with the errors and wrong answers of all, and the
+    most memory of any."""
+    found = dict(median_of(rows, lambda row: row["ops_per_second"]))
+    for count in ("errors", "wrong_answers"):
+        found[count] = sum(row[count] for row in rows)
+    if found.get("servers"):
+        most = max((row["servers"]["resident_bytes"] for row in rows), key=max)
+        found["servers"] = found["servers"] | {"resident_bytes": most}
+    return found
 
 
 def throughput_turn(run, seconds):

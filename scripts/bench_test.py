@@ -235,13 +235,20 @@ class Turns(unittest.TestCase):
         speeds = iter((5, 100, 9, 300, 7, 200))
 
         def turn(_, seconds):
-            return [{"kind": kind, "seconds": seconds, "ops_per_second": next(speeds)}
+            rows = [{"kind": kind, "seconds": seconds, "ops_per_second": next(speeds)}
                     for kind in ("put", "get")]
+            return [row | {"errors": int(row["ops_per_second"] == 5), "wrong_answers": 0,
+                           "servers": {"resident_bytes": [1, row["ops_per_second"]]}}
+                    for row in rows]
         with mock.patch.object(bench_parts, "throughput_turn", turn):
             run = bench_parts.Run(folder=None, etcd="", seconds=8, kills=1, quick=False)
             found = bench_parts.throughput(run)
         self.assertEqual([(row["kind"], row["ops_per_second"], row["seconds"])
                           for row in found["rows"]], [("put", 7, 4), ("get", 200, 4)])
+        # What went wrong in another turn, and what a node took there, counts, too.
+        self.assertEqual([row["errors"] for row in found["rows"]], [1, 0])
+        self.assertEqual([row["servers"]["resident_bytes"] for row in found["rows"]],
+                         [[1, 9], [1, 300]])
         self.assertEqual(found["turns"], [[5, 100], [9, 300], [7, 200]])
         self.assertEqual(bench_table.runs_of(found | {"seconds": 8}),
                          "of 3 runs of 4 s the median,")
