@@ -2,6 +2,7 @@
 
 mod crash;
 mod expiry;
+mod image;
 mod same_answers;
 
 use std::ops::ControlFlow;

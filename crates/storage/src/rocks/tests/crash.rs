@@ -1,7 +1,6 @@
 //! Crash rules 7, 8, 9 and 10 on real files.
 //!
-//! A crash is played by copying an engine's folder while it is open: the copy holds what
-//! the process has handed to the system and nothing that a close would add.
+//! A crash is played by copying an engine's folder while it is open (`image.rs`).
 
 use std::fs;
 use std::io::Write as _;
@@ -18,6 +17,7 @@ use strata_proto::stratapb::RaftApplyState;
 use strata_raft::Storage;
 use tempfile::TempDir;
 
+use super::image::copy;
 use super::{open, options};
 use crate::batch::WriteBatch;
 use crate::disk::DiskEngine;
@@ -31,19 +31,6 @@ use crate::wal::WalFault;
 use crate::{DataFolder, FolderError, keys};
 
 const BLOCK: u64 = 32 * 1024;
-
-fn copy(from: &Path) -> TempDir {
-    let to = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        match fs::copy(&path, to.path().join(path.file_name().unwrap())) {
-            // RocksDB removes files that it no longer needs in the background.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            copied => assert!(copied.is_ok(), "{copied:?}"),
-        }
-    }
-    to
-}
 
 fn open_raft(folder: &Path) -> Result<DiskEngine, OpenError> {
     DiskEngine::open(EngineKind::Raft, folder, &options())
