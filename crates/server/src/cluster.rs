@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::config::TransportConfig;
+use crate::config::{Config, TransportConfig};
 
 /// This node's identity and its address book.
 pub(crate) struct Cluster {
@@ -15,6 +15,8 @@ pub(crate) struct Cluster {
     pub(crate) incarnation: u64,
     /// Seconds since 1970 when this process started.
     pub(crate) start_timestamp: i64,
+    /// For how long replicas here keep from voting after word from a leader.
+    pub(crate) election_timeout: Duration,
     transport: TransportConfig,
     nodes: Mutex<BTreeMap<u64, Node>>,
 }
@@ -32,7 +34,7 @@ impl Cluster {
         incarnation: u64,
         start_timestamp: i64,
         addresses: BTreeMap<u64, String>,
-        transport: TransportConfig,
+        config: &Config,
     ) -> Self {
         let nodes = addresses
             .into_iter()
@@ -46,7 +48,8 @@ impl Cluster {
             store_id,
             incarnation,
             start_timestamp,
-            transport,
+            election_timeout: config.raft.tick_interval * config.raft.election_ticks as u32,
+            transport: config.transport.clone(),
             nodes: Mutex::new(nodes),
         }
     }
@@ -127,13 +130,11 @@ pub(crate) fn endpoint(address: &str, config: &TransportConfig) -> Option<Endpoi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     #[test]
     fn addresses_follow_what_stores_say() {
         let addresses = BTreeMap::from([(1, "a:1".to_owned()), (2, "b:1".to_owned())]);
-        let transport = Config::default().transport;
-        let cluster = Cluster::new(9, 1, 7, 0, addresses, transport);
+        let cluster = Cluster::new(9, 1, 7, 0, addresses, &Config::default());
         cluster.set_address(2, "c:1");
         cluster.set_address(1, "d:1");
         cluster.set_address(3, "e:1");

@@ -349,7 +349,7 @@ fn cluster_of(options: &NodeOptions, ident: &StoreIdent) -> Arc<Cluster> {
         ident.incarnation,
         started_seconds as i64,
         addresses,
-        options.config.transport.clone(),
+        &options.config,
     ))
 }
 

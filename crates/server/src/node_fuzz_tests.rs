@@ -99,6 +99,7 @@ fn services(context: &Context, cluster_id: u64) -> Vec<Service> {
         to_store_id: 1,
         address: "127.0.0.1:1".to_owned(),
         keepalive_ms: 0,
+        election_timeout_us: 400_000,
     };
     let frames = [
         Frame::Hello(hello),
@@ -298,6 +299,7 @@ async fn fuzz_every_call_and_page_of_a_node() {
         cluster_id: served.cluster_id,
         store_id: 2,
         to_store_id: 1,
+        election_timeout_us: 400_000,
         ..StoreHello::default()
     };
     for seed in 0..200 {

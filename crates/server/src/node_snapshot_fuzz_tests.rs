@@ -142,6 +142,7 @@ async fn send(served: &Served, stream: Vec<Bytes>, goes_on: bool) -> Option<Repl
         to_store_id: 1,
         address: "127.0.0.1:1".to_owned(),
         keepalive_ms: 0,
+        election_timeout_us: 400_000,
     };
     let hello = SnapshotFrame {
         frame: Some(Frame::Hello(hello)),

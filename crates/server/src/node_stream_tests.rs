@@ -87,6 +87,7 @@ async fn greet(served: &Served, keepalive_ms: u64) -> End {
         to_store_id: 1,
         address: "127.0.0.1:1".to_owned(),
         keepalive_ms,
+        election_timeout_us: 400_000,
     };
     let mut end = End::new(TcpStream::connect(&served.address).await.unwrap());
     let mut greeting = PREFACE.to_vec();

@@ -195,6 +195,7 @@ async fn bad_input_stranger_on_the_port() {
             to_store_id: id,
             address: "127.0.0.1:1".into(),
             keepalive_ms: 0,
+            election_timeout_us: 400_000,
         };
         let answer = speak(&address, &hello.encode_to_vec());
         let reply = stratapb::StoreReply::decode(&answer[4..]).unwrap();
@@ -260,6 +261,38 @@ async fn write(client: &RawClient, name: &str, count: usize) -> Acknowledged {
         acknowledged.note(key.clone(), key);
     }
     acknowledged
+}
+
+/// Its replicas might vote while a leader elsewhere still reads under its lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_node_with_another_election_timeout() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let mut acknowledged = write(&client, "before", 20).await;
+    cluster.kill(3);
+    cluster.spec_mut(3).environment = vec![("STRATA_RAFT_ELECTION_TICKS".into(), "6".into())];
+    cluster.start_node(3);
+    eventually_sync("a refusal on either side", || {
+        let said = |id| {
+            cluster
+                .output(id)
+                .contains("raft.election-ticks is the same")
+        };
+        if (said(1) || said(2)) && said(3) {
+            Ok(())
+        } else {
+            Err("no line yet")
+        }
+    })
+    .await;
+    acknowledged.extend(write(&client, "beside", 20).await);
+    // It takes part again with the setting of the others.
+    cluster.kill(3);
+    cluster.spec_mut(3).environment.clear();
+    cluster.start_node(3);
+    cluster.wait_ready().await;
+    acknowledged.assert_present(&client).await;
+    cluster.assert_replicas_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,10 +114,13 @@ fn read_bounded<T: Setting + PartialOrd>(
 settings! {
     /// Consensus of each region.
     raft RaftConfig {
-        /// How often time is counted. All other raft times are multiples of it.
+        /// How often time is counted. All other raft times are multiples of it. The same on all
+        /// nodes, see election-ticks.
         tick_interval: Duration = "raft.tick-interval", "50ms", "1ms" ..= "10s";
         /// Ticks without a leader after which a replica campaigns; the real time-out is
-        /// drawn between this and twice this.
+        /// drawn between this and twice this. A leader reads under a lease for as long as the
+        /// others keep from voting, which is this time by their settings: nodes that differ in it
+        /// refuse each other. Change it while all are stopped.
         election_ticks: u64 = "raft.election-ticks", "8", "3" ..= "1000";
         /// Ticks between two heartbeats of a leader; below a third of election-ticks.
         heartbeat_ticks: u64 = "raft.heartbeat-ticks", "2", "1" ..= "300";
@@ -131,7 +134,7 @@ settings! {
         max_uncommitted_size: Size = "raft.max-uncommitted-size", "16MiB", "1MiB" ..= "4GiB";
         /// Part of the minimum election time-out by which clocks of two nodes may differ
         /// in speed; a leader's lease is that much shorter.
-        max_clock_drift: f64 = "raft.max-clock-drift", "0.1", "0" ..= "0.5";
+        max_clock_drift: f64 = "raft.max-clock-drift", "0.1", "0.01" ..= "0.5";
         /// A replica without a leader for so long asks the others whether it is a member
         /// still, and destroys itself if it is not.
         peer_stale_time: Duration = "raft.peer-stale-time", "2h", "1m" ..= "24h";

@@ -210,7 +210,7 @@ mod tests {
         let view = read_system(&handle, Duration::from_secs(10)).await.unwrap();
         let config = Config::default();
         let addresses = BTreeMap::from([(1, "a:1".to_owned())]);
-        let cluster = Arc::new(Cluster::new(9, 1, 7, 0, addresses, config.transport));
+        let cluster = Arc::new(Cluster::new(9, 1, 7, 0, addresses, &config));
         let lead_of = |term| {
             Leadership::new(
                 term,

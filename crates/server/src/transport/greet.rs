@@ -1,8 +1,8 @@
 //! How two stores meet: who connects, what both say first, and what each checks.
 //!
 //! A stream is refused with one line, on both sides, unless its greeting names this
-//! cluster, this store, a member as its sender and that member's known incarnation. The
-//! answer is sent only when the sender's incarnation is synced here.
+//! cluster, this store, a member as its sender, that member's known incarnation, and the election
+//! time-out of this store. The answer is sent only when the sender's incarnation is synced here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +60,7 @@ pub(super) fn hello(cluster: &Cluster, to_store_id: u64) -> StoreHello {
         to_store_id,
         address: cluster.address(cluster.store_id).unwrap_or_default(),
         keepalive_ms: 0,
+        election_timeout_us: cluster.election_timeout.as_micros() as u64,
     }
 }
 
@@ -181,7 +182,8 @@ impl Refusals {
     }
 }
 
-/// The line that refuses a greeting from another cluster or for another store.
+/// The line that refuses a greeting from another cluster, for another store, or of a store whose
+/// replicas might vote while a lease of this one's runs.
 fn check_hello(cluster: &Cluster, hello: &StoreHello) -> Result<(), String> {
     if hello.cluster_id != cluster.cluster_id {
         return Err(format!(
@@ -202,6 +204,17 @@ fn check_hello(cluster: &Cluster, hello: &StoreHello) -> Result<(), String> {
             hello.store_id
         ));
     }
+    let own_us = cluster.election_timeout.as_micros() as u64;
+    if hello.election_timeout_us != own_us {
+        return Err(format!(
+            "store {} has an election time-out of {} ms, store {} of {} ms; reads may be stale \
+             unless raft.tick-interval times raft.election-ticks is the same on all nodes",
+            hello.store_id,
+            hello.election_timeout_us as f64 / 1000.0,
+            cluster.store_id,
+            own_us as f64 / 1000.0
+        ));
+    }
     Ok(())
 }
 
@@ -218,13 +231,14 @@ mod tests {
             to_store_id: 1,
             address: "b:1".to_owned(),
             keepalive_ms: 0,
+            election_timeout_us: 400_000,
         }
     }
 
     #[test]
     fn bad_input_stranger_greets_another_cluster_store_or_id() {
         let addresses = BTreeMap::from([(1, "a:1".to_owned()), (2, "b:1".to_owned())]);
-        let cluster = Cluster::new(9, 1, 7, 0, addresses, Config::default().transport);
+        let cluster = Cluster::new(9, 1, 7, 0, addresses, &Config::default());
         check_hello(&cluster, &hello()).unwrap();
         let refused = |change: &dyn Fn(&mut StoreHello)| {
             let mut hello = hello();
@@ -235,6 +249,24 @@ mod tests {
         assert!(refused(&|h| h.to_store_id = 3).contains("--initial-cluster"));
         assert!(refused(&|h| h.store_id = 1).contains("no other member"));
         assert!(refused(&|h| h.store_id = 5).contains("no other member"));
+    }
+
+    /// A leader's lease rests on how long the others keep from voting, by their own settings.
+    #[test]
+    fn bad_input_store_with_another_election_timeout() {
+        let addresses = BTreeMap::from([(1, "a:1".to_owned()), (2, "b:1".to_owned())]);
+        let cluster = Cluster::new(9, 1, 7, 0, addresses, &Config::default());
+        for other_us in [0, 200_000, 399_999, 400_001, u64::MAX] {
+            let hello = StoreHello {
+                election_timeout_us: other_us,
+                ..hello()
+            };
+            let line = check_hello(&cluster, &hello).unwrap_err();
+            assert!(line.contains("raft.election-ticks"), "{line}");
+            assert_eq!(line.lines().count(), 1, "{line}");
+        }
+        // What this store says of itself to another passes there.
+        assert_eq!(super::hello(&cluster, 2).election_timeout_us, 400_000);
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Node {
             .map(|(id, address)| (id, address.to_owned()))
             .into();
         let transport = config.transport.clone();
-        let cluster = Cluster::new(9, store_id, 70 + store_id, 0, addresses, transport.clone());
+        let cluster = Cluster::new(9, store_id, 70 + store_id, 0, addresses, config);
         let cluster = Arc::new(cluster);
         let manager = SnapshotManager::open(files.clone(), 1 << 30).unwrap();
         let metrics = Arc::new(ServerMetrics::new());
