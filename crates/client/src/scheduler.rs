@@ -480,9 +480,17 @@ fn is_passing(error: &pdpb::Error) -> bool {
     error.r#type == pdpb::ErrorType::NotBootstrapped as i32
 }
 
-/// True when no other node would answer otherwise.
+/// True when no other node would answer otherwise. A connection that was given up is no answer,
+/// whatever code stands for its reason: the call may have been executed before.
 pub(crate) fn is_final(status: &tonic::Status) -> bool {
     use tonic::Code;
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<h2::Error>() {
+            return false;
+        }
+        cause = error.source();
+    }
     matches!(
         status.code(),
         Code::InvalidArgument
@@ -509,4 +517,24 @@ pub(crate) fn first_line(text: &str) -> String {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_given_up_is_no_answer() {
+        for reason in [
+            h2::Reason::ENHANCE_YOUR_CALM,
+            h2::Reason::INADEQUATE_SECURITY,
+            h2::Reason::CANCEL,
+        ] {
+            let status = tonic::Status::from_error(h2::Error::from(reason).into());
+            assert!(!is_final(&status), "{status:?}");
+        }
+        assert!(is_final(&tonic::Status::resource_exhausted("too large")));
+        assert!(is_final(&tonic::Status::permission_denied("not here")));
+        assert!(!is_final(&tonic::Status::unavailable("later")));
+    }
 }

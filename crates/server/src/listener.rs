@@ -196,6 +196,9 @@ impl<T: Tikv> PortServer<T> {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.server.max_connection_streams as u32)
+            // Calls that were given up before they were looked at, as they are while a node stands
+            // still. A few are taken for an attack by default, and cost the connection.
+            .max_pending_accept_reset_streams(self.server.max_connection_streams as usize)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES_MAX)

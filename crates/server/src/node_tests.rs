@@ -31,6 +31,8 @@ use super::*;
 mod forward;
 #[path = "node_fuzz_tests.rs"]
 mod fuzz;
+#[path = "node_reset_tests.rs"]
+mod reset;
 #[path = "node_snapshot_fuzz_tests.rs"]
 mod snapshot_fuzz;
 #[path = "node_stream_tests.rs"]

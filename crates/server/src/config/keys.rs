@@ -235,7 +235,8 @@ settings! {
         /// Connections that are served at one time; further ones are closed at once. Each is
         /// an open file: fewer are served where the system lets a process open too few.
         max_connections: u64 = "server.max-connections", "8192", "16" ..= "1048576";
-        /// Calls under way on one connection; further ones wait at the client.
+        /// Calls under way on one connection; further ones wait at the client. As many may have been
+        /// given up by it before they are looked at, or the connection is closed.
         max_connection_streams: u64 = "server.max-connection-streams", "2048", "16" ..= "65536";
         /// Time that calls under way are given when the node stops.
         shutdown_time: Duration = "server.shutdown-time", "3s", "0ms" ..= "1m";
