@@ -82,9 +82,19 @@ pub(crate) fn normalize(endpoint: &str) -> Result<String> {
 
 /// True when a call failed because no connection could be opened: the request never left.
 pub(crate) fn was_never_sent(status: &tonic::Status) -> bool {
+    is_caused_by::<tonic::ConnectError>(status)
+}
+
+/// True when HTTP/2 ended the call, or the connection with all calls on it: its code stands for that
+/// and is no word of the service, and the call may have been executed.
+pub(crate) fn was_broken_off(status: &tonic::Status) -> bool {
+    is_caused_by::<h2::Error>(status)
+}
+
+fn is_caused_by<E: std::error::Error + 'static>(status: &tonic::Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        if error.is::<tonic::ConnectError>() {
+        if error.is::<E>() {
             return true;
         }
         cause = error.source();

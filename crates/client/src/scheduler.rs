@@ -480,18 +480,10 @@ fn is_passing(error: &pdpb::Error) -> bool {
     error.r#type == pdpb::ErrorType::NotBootstrapped as i32
 }
 
-/// True when no other node would answer otherwise. A connection that was given up is no answer,
-/// whatever code stands for its reason: the call may have been executed before.
+/// True when no other node would answer otherwise. A call that was broken off has no answer.
 pub(crate) fn is_final(status: &tonic::Status) -> bool {
     use tonic::Code;
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        if error.is::<h2::Error>() {
-            return false;
-        }
-        cause = error.source();
-    }
-    matches!(
+    let final_code = matches!(
         status.code(),
         Code::InvalidArgument
             | Code::Unimplemented
@@ -500,7 +492,8 @@ pub(crate) fn is_final(status: &tonic::Status) -> bool {
             | Code::FailedPrecondition
             | Code::PermissionDenied
             | Code::ResourceExhausted
-    )
+    );
+    final_code && !channels::was_broken_off(status)
 }
 
 /// A server's words as a part of one line: the first of theirs, not longer than a reader

@@ -48,7 +48,7 @@ impl Cluster {
             store_id,
             incarnation,
             start_timestamp,
-            election_timeout: config.raft.tick_interval * config.raft.election_ticks as u32,
+            election_timeout: config.raft.election_timeout(),
             transport: config.transport.clone(),
             nodes: Mutex::new(nodes),
         }

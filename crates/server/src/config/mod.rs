@@ -77,6 +77,15 @@ pub enum ConfigError {
     Contradiction(String),
 }
 
+impl RaftConfig {
+    /// The shortest time without a leader after which a replica campaigns, and for which it keeps
+    /// from voting after word from one (Raft dissertation, section 6.4.1).
+    #[must_use]
+    pub fn election_timeout(&self) -> std::time::Duration {
+        self.tick_interval * self.election_ticks as u32
+    }
+}
+
 impl Config {
     /// Reads the settings: defaults, then `file`, then `environment`. Returns them with
     /// the warnings that the caller should log.
@@ -240,7 +249,7 @@ impl Config {
                     .to_owned(),
             );
         }
-        let longest_election = self.raft.tick_interval * self.raft.election_ticks as u32 * 2;
+        let longest_election = self.raft.election_timeout() * 2;
         if self.raft.peer_stale_time < longest_election {
             return refuse(format!(
                 "raft.peer-stale-time ({}) must be at least the longest election time-out ({}), \
